@@ -1,0 +1,2 @@
+//! luo-trace
+fn main() {}

@@ -1,0 +1,2 @@
+//! `cargo xtask`: everything that is done to luo-trace rather than by it.
+fn main() {}

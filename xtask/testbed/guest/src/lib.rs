@@ -1,0 +1,1 @@
+//! What the virtual machine runs, and the scenario language it shares with xtask.
