@@ -1,2 +1,14 @@
-//! ABI
+//! The ABI between luo-trace's eBPF programs and its agent, and nothing else.
+//!
+//! Both sides compile this crate, so neither can disagree about a layout:
+//!
+//! - [`events`]: what the programs send through the ring buffer, and what a journal holds;
+//! - [`hooks`]: the table of kernel functions that are traced, from which attaching, `luo-trace hooks` and metric labels come;
+//! - [`fields`]: the members of kernel structures the programs read, whose offsets the agent looks up in the running kernel's BTF;
+//! - [`text`]: names of fixed size as the kernel keeps them, and how they are shown.
 #![no_std]
+
+pub mod events;
+pub mod fields;
+pub mod hooks;
+pub mod text;

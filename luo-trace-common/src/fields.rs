@@ -1,0 +1,123 @@
+//! Members of kernel structures that the programs read.
+//!
+//! The programs are built once for every kernel, so they know no offset: the agent looks each member up in the running
+//! kernel's BTF and hands the offsets over as read-only data before the programs are loaded.
+
+/// Offset of a member that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $field:ident $structure:literal $path:literal;)*) => {
+        /// A member of a kernel structure. The number is its index in the programs' table of offsets.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum Field { $($(#[$doc])* $field,)* }
+
+        impl Field {
+            /// Every member, in the order of their numbers.
+            pub const ALL: &[Field] = &[$(Field::$field,)*];
+
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The structure's name in BTF.
+            pub const fn structure(self) -> &'static str {
+                match self { $(Field::$field => $structure,)* }
+            }
+
+            /// The member's name; dots lead into members of members.
+            pub const fn path(self) -> &'static str {
+                match self { $(Field::$field => $path,)* }
+            }
+        }
+    };
+}
+
+fields! {
+    /// The session's name.
+    SessionName "luo_session" "name";
+    /// Set on sessions that came from the previous kernel and were retrieved.
+    SessionRetrieved "luo_session" "retrieved";
+    /// The session's files.
+    SessionFileSet "luo_session" "file_set";
+    /// Head of the list of files, in the order they were preserved.
+    FileSetList "luo_file_set" "files_list";
+    /// How many files the set holds.
+    FileSetCount "luo_file_set" "count";
+    /// Link in the list of files.
+    LuoFileList "luo_file" "list";
+    /// The handler that took the file.
+    LuoFileHandler "luo_file" "fh";
+    /// The open file.
+    LuoFileFile "luo_file" "file";
+    /// The handler's serialized data.
+    LuoFileData "luo_file" "serialized_data";
+    /// The file's token.
+    LuoFileToken "luo_file" "token";
+    /// Previous element of a list; of a head, the last.
+    ListPrev "list_head" "prev";
+    /// Next element of a list; of a head, the first.
+    ListNext "list_head" "next";
+    /// The handler's callbacks.
+    HandlerOps "liveupdate_file_handler" "ops";
+    /// The handler's compatible string.
+    HandlerCompatible "liveupdate_file_handler" "compatible";
+    /// The FLB's callbacks.
+    FlbOps "liveupdate_flb" "ops";
+    /// The FLB's compatible string.
+    FlbCompatible "liveupdate_flb" "compatible";
+    /// Users of the outgoing global state.
+    FlbOutgoingCount "liveupdate_flb" "private.outgoing.count";
+    /// Users of the incoming global state.
+    FlbIncomingCount "liveupdate_flb" "private.incoming.count";
+    /// Argument of a file callback: the handler.
+    FileArgsHandler "liveupdate_file_op_args" "handler";
+    /// Argument of a file callback: the open file.
+    FileArgsFile "liveupdate_file_op_args" "file";
+    /// Argument of a file callback: the serialized data.
+    FileArgsData "liveupdate_file_op_args" "serialized_data";
+    /// Argument of a file callback, from 7.0: what became of an earlier retrieve.
+    FileArgsRetrieveStatus "liveupdate_file_op_args" "retrieve_status";
+    /// The same in 6.19, as a flag.
+    FileArgsRetrieved "liveupdate_file_op_args" "retrieved";
+    /// Argument of an FLB callback: the FLB.
+    FlbArgsFlb "liveupdate_flb_op_args" "flb";
+    /// Argument of an FLB callback: the data handle.
+    FlbArgsData "liveupdate_flb_op_args" "data";
+    /// A file handler's `preserve`.
+    FileOpsPreserve "liveupdate_file_ops" "preserve";
+    /// A file handler's `unpreserve`.
+    FileOpsUnpreserve "liveupdate_file_ops" "unpreserve";
+    /// A file handler's `freeze`.
+    FileOpsFreeze "liveupdate_file_ops" "freeze";
+    /// A file handler's `unfreeze`.
+    FileOpsUnfreeze "liveupdate_file_ops" "unfreeze";
+    /// A file handler's `retrieve`.
+    FileOpsRetrieve "liveupdate_file_ops" "retrieve";
+    /// A file handler's `can_finish`.
+    FileOpsCanFinish "liveupdate_file_ops" "can_finish";
+    /// A file handler's `finish`.
+    FileOpsFinish "liveupdate_file_ops" "finish";
+    /// A file handler's `get_id`, from 7.1.
+    FileOpsGetId "liveupdate_file_ops" "get_id";
+    /// An FLB's `preserve`.
+    FlbOpsPreserve "liveupdate_flb_ops" "preserve";
+    /// An FLB's `unpreserve`.
+    FlbOpsUnpreserve "liveupdate_flb_ops" "unpreserve";
+    /// An FLB's `retrieve`.
+    FlbOpsRetrieve "liveupdate_flb_ops" "retrieve";
+    /// An FLB's `finish`.
+    FlbOpsFinish "liveupdate_flb_ops" "finish";
+    /// The file's inode.
+    FileInode "file" "f_inode";
+    /// What a session's descriptor points at.
+    FilePrivate "file" "private_data";
+    /// Inode number.
+    InodeNumber "inode" "i_ino";
+    /// Size in bytes.
+    InodeSize "inode" "i_size";
+    /// The inode's file system.
+    InodeSuper "inode" "i_sb";
+    /// Tells file systems apart.
+    SuperMagic "super_block" "s_magic";
+}

@@ -1,0 +1,223 @@
+//! The table of hooks: which kernel functions are traced, by which programs, and what each needs.
+//!
+//! Attach order, `luo-trace hooks`, `luo-trace doctor`, metric labels and the README's table come from here. The programs
+//! themselves are written by hand, one file per family, in `luo-trace-ebpf`; each is named here exactly once.
+
+use crate::fields::Field;
+
+/// Which part of LUO a hook watches; a file in `luo-trace-ebpf/src` and in `luo-trace/src/model/invariants` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// `kernel/liveupdate/luo_session.c`.
+    Session,
+    /// `kernel/liveupdate/luo_file.c`.
+    File,
+    /// `kernel/liveupdate/luo_flb.c`.
+    Flb,
+    /// `kernel/liveupdate/luo_core.c` and `kernel/kexec_core.c`.
+    Reboot,
+}
+
+impl Family {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::Session => "session",
+            Family::File => "file",
+            Family::Flb => "flb",
+            Family::Reboot => "reboot",
+        }
+    }
+}
+
+/// How a hook's programs reach the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// fentry and fexit on one function that BTF knows.
+    Function {
+        /// Names the function had over time, newest first; the first that this kernel has is taken.
+        targets: &'static [&'static str],
+        /// How many parameters it has: its result follows them in the program's context.
+        args: usize,
+    },
+    /// kprobe and kretprobe on every function whose one parameter points to this structure: callbacks of any handler.
+    Callbacks {
+        /// The structure's name in BTF.
+        argument: &'static str,
+    },
+}
+
+/// What the agent does when a hook cannot be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It refuses to start.
+    Required,
+    /// It goes on; what the hook would have told is unknown.
+    Optional,
+}
+
+macro_rules! hooks {
+    ($($(#[doc = $doc:literal])* $hook:ident $id:literal $family:ident $need:ident
+        enter: $enter:expr, exit: $exit:expr, attach: $attach:expr, fields: [$($field:ident)*];)*) => {
+        /// One row of the table. The number tells hooks apart in the programs' own maps.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Hook { $($(#[doc = $doc])* $hook,)* }
+
+        impl Hook {
+            /// Every hook, in the order they are attached.
+            pub const ALL: &[Hook] = &[$(Hook::$hook,)*];
+
+            /// The stable id users see.
+            pub const fn id(self) -> &'static str { match self { $(Hook::$hook => $id,)* } }
+
+            /// Which part of LUO it watches.
+            pub const fn family(self) -> Family { match self { $(Hook::$hook => Family::$family,)* } }
+
+            /// What it tells, in a sentence.
+            pub const fn doc(self) -> &'static str { match self { $(Hook::$hook => concat!($($doc,)*),)* } }
+
+            /// What the agent does without it.
+            pub const fn need(self) -> Need { match self { $(Hook::$hook => Need::$need,)* } }
+
+            /// The program that runs when the function is entered.
+            pub const fn enter(self) -> Option<&'static str> { match self { $(Hook::$hook => $enter,)* } }
+
+            /// The program that runs when the function returns.
+            pub const fn exit(self) -> Option<&'static str> { match self { $(Hook::$hook => $exit,)* } }
+
+            /// How its programs reach the kernel.
+            pub const fn attach(self) -> Attach { match self { $(Hook::$hook => $attach,)* } }
+
+            /// The kernel fields it cannot do without.
+            pub const fn fields(self) -> &'static [Field] { match self { $(Hook::$hook => &[$(Field::$field,)*],)* } }
+        }
+    };
+}
+
+const fn function(targets: &'static [&'static str], args: usize) -> Attach {
+    Attach::Function { targets, args }
+}
+
+hooks! {
+    /// A session is made.
+    SessionCreate "session-create" Session Required
+        enter: Some("session_create_enter"), exit: Some("session_create"),
+        attach: function(&["luo_session_create"], 2), fields: [SessionName FilePrivate];
+    /// A session of the previous kernel is asked for by name.
+    SessionRetrieve "session-retrieve" Session Required
+        enter: Some("session_retrieve_enter"), exit: Some("session_retrieve"),
+        attach: function(&["luo_session_retrieve"], 2), fields: [SessionName FilePrivate];
+    /// The last descriptor of a session is closed.
+    SessionRelease "session-release" Session Required
+        enter: Some("session_release_enter"), exit: Some("session_release"),
+        attach: function(&["luo_session_release"], 2), fields: [SessionName SessionRetrieved SessionFileSet FileSetCount FilePrivate];
+    /// The sessions of the previous kernel are read in, at the first open of the device.
+    SessionDeserialize "session-deserialize" Session Required
+        enter: Some("session_deserialize_enter"), exit: Some("session_deserialize"),
+        attach: function(&["luo_session_deserialize"], 0), fields: [];
+    /// Every session is frozen and written for the next kernel.
+    SessionSerialize "session-serialize" Session Required
+        enter: Some("session_serialize_enter"), exit: Some("session_serialize"),
+        attach: function(&["luo_session_serialize"], 0), fields: [];
+
+    /// A file is preserved under a token.
+    FilePreserve "file-preserve" File Required
+        enter: Some("file_preserve_enter"), exit: Some("file_preserve"),
+        attach: function(&["luo_preserve_file"], 3),
+        fields: [SessionName SessionFileSet FileSetList ListPrev LuoFileList LuoFileHandler LuoFileFile LuoFileData HandlerCompatible];
+    /// A file is brought back by its token.
+    FileRetrieve "file-retrieve" File Required
+        enter: Some("file_retrieve_enter"), exit: Some("file_retrieve"),
+        attach: function(&["luo_retrieve_file"], 3), fields: [SessionName SessionFileSet];
+    /// The files of an abandoned session are given back.
+    FilesUnpreserve "files-unpreserve" File Required
+        enter: Some("files_unpreserve_enter"), exit: Some("files_unpreserve"),
+        attach: function(&["luo_file_unpreserve_files"], 1), fields: [SessionName SessionFileSet FileSetCount];
+    /// The files of an incoming session are finished.
+    FilesFinish "files-finish" File Required
+        enter: Some("files_finish_enter"), exit: Some("files_finish"),
+        attach: function(&["luo_file_finish"], 1), fields: [SessionName SessionFileSet FileSetCount];
+    /// The files of a session are frozen.
+    FilesFreeze "files-freeze" File Optional
+        enter: Some("files_freeze_enter"), exit: Some("files_freeze"),
+        attach: function(&["luo_file_freeze"], 2), fields: [SessionName SessionFileSet FileSetCount];
+    /// A session's freeze is undone.
+    FilesUnfreeze "files-unfreeze" File Optional
+        enter: Some("files_unfreeze_enter"), exit: Some("files_unfreeze"),
+        attach: function(&["luo_file_unfreeze"], 2), fields: [SessionName SessionFileSet FileSetCount];
+    /// The files of an incoming session are read in.
+    FilesDeserialize "files-deserialize" File Optional
+        enter: Some("files_deserialize_enter"), exit: Some("files_deserialize"),
+        attach: function(&["luo_file_deserialize"], 2), fields: [SessionName SessionFileSet FileSetCount];
+    /// A file handler is called: preserve, unpreserve, freeze, unfreeze, retrieve, can_finish, finish.
+    FileCallback "file-callback" File Optional
+        enter: Some("file_callback_enter"), exit: Some("file_callback"),
+        attach: Attach::Callbacks { argument: "liveupdate_file_op_args" },
+        fields: [FileArgsHandler FileArgsFile FileArgsData HandlerOps HandlerCompatible
+            FileOpsPreserve FileOpsUnpreserve FileOpsFreeze FileOpsUnfreeze FileOpsRetrieve FileOpsCanFinish FileOpsFinish];
+
+    /// A file joins the FLBs of its handler.
+    FlbPreserve "flb-file-preserve" Flb Optional
+        enter: Some("flb_file_preserve_enter"), exit: Some("flb_file_preserve"),
+        attach: function(&["luo_flb_file_preserve"], 1), fields: [HandlerCompatible];
+    /// An outgoing file leaves the FLBs of its handler.
+    FlbUnpreserve "flb-file-unpreserve" Flb Optional
+        enter: Some("flb_file_unpreserve_enter"), exit: Some("flb_file_unpreserve"),
+        attach: function(&["luo_flb_file_unpreserve"], 1), fields: [HandlerCompatible];
+    /// An incoming file leaves the FLBs of its handler.
+    FlbFinish "flb-file-finish" Flb Optional
+        enter: Some("flb_file_finish_enter"), exit: Some("flb_file_finish"),
+        attach: function(&["luo_flb_file_finish"], 1), fields: [HandlerCompatible];
+    /// The global state in use is written for the next kernel.
+    FlbSerialize "flb-serialize" Flb Optional
+        enter: Some("flb_serialize_enter"), exit: Some("flb_serialize"),
+        attach: function(&["luo_flb_serialize"], 0), fields: [];
+    /// Global state is made, brought back or taken down.
+    FlbCallback "flb-callback" Flb Optional
+        enter: Some("flb_callback_enter"), exit: Some("flb_callback"),
+        attach: Attach::Callbacks { argument: "liveupdate_flb_op_args" },
+        fields: [FlbArgsFlb FlbArgsData FlbOps FlbCompatible FlbOpsPreserve FlbOpsUnpreserve FlbOpsRetrieve FlbOpsFinish];
+
+    /// `reboot(LINUX_REBOOT_CMD_KEXEC)` begins, or comes back without a jump.
+    Kexec "kexec" Reboot Required
+        enter: Some("kexec_enter"), exit: Some("kexec_return"),
+        attach: function(&["kernel_kexec"], 0), fields: [];
+    /// LUO freezes and serializes everything for the jump.
+    LiveupdateReboot "liveupdate-reboot" Reboot Required
+        enter: Some("liveupdate_reboot_enter"), exit: Some("liveupdate_reboot"),
+        attach: function(&["liveupdate_reboot"], 0), fields: [];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_programs_are_named_once() {
+        for (i, a) in Hook::ALL.iter().enumerate() {
+            for b in &Hook::ALL[i + 1..] {
+                assert_ne!(a.id(), b.id());
+                assert!(
+                    a.exit().is_none() || a.exit() != b.exit(),
+                    "{} and {} share a program",
+                    a.id(),
+                    b.id()
+                );
+                assert!(
+                    a.enter().is_none() || a.enter() != b.enter(),
+                    "{} and {} share a program",
+                    a.id(),
+                    b.id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_hook_says_what_it_tells() {
+        for hook in Hook::ALL {
+            assert!(hook.doc().trim().ends_with('.'), "{} has no sentence", hook.id());
+        }
+    }
+}

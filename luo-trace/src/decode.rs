@@ -1,0 +1,268 @@
+//! Bytes to [`Event`]s, or to a counted error. The same for the ring buffer and for a journal.
+
+use std::fmt;
+
+use luo_trace_common::events::{FileCall, FlbCall, Header, Kind};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::event::{Body, Event};
+
+/// Why a record was not decoded. Each is counted and skipped; none stops the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Shorter than a header.
+    Short {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// The header's size is not the record's.
+    Size {
+        /// What the header says.
+        header: u16,
+        /// The record's length in bytes.
+        len: usize,
+    },
+    /// A kind or callback that this version does not know: a newer writer's.
+    Unknown {
+        /// The raw kind.
+        kind: u16,
+    },
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { len } => write!(f, "record of {len} bytes is shorter than an event's header"),
+            Self::Size { header, len } => write!(f, "record of {len} bytes says that it has {header}"),
+            Self::Unknown { kind } => {
+                write!(
+                    f,
+                    "event kind {kind} is unknown to this version; a newer luo-trace wrote it"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Turns records into events, and keeps account of what is missing.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    lost: u64,
+    errors: u64,
+}
+
+/// What one record gave: at most a gap and an event, in this order.
+pub type Decoded = (Option<Event>, Result<Event, DecodeError>);
+
+impl Decoder {
+    /// Decodes one record. Where its header tells of losses not yet told, a [`Body::Gap`] comes before the event.
+    pub fn decode(&mut self, record: &[u8]) -> Decoded {
+        let result = event(record);
+        let gap = match &result {
+            Ok(event) => self.lost_is_now(event.header.lost, event.header),
+            Err(_) => {
+                self.errors += 1;
+                None
+            }
+        };
+        (gap, result)
+    }
+
+    /// Takes a newer count of lost events, such as the one read from the kernel after the last event, and gives a gap
+    /// where it is higher than what was known.
+    pub fn lost_is_now(&mut self, lost: u64, header: Header) -> Option<Event> {
+        let newly = lost.checked_sub(self.lost).filter(|&n| n > 0)?;
+        self.lost = lost;
+        Some(Event {
+            header,
+            body: Body::Gap { lost: newly },
+        })
+    }
+
+    /// How many events are known to be lost.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// How many records could not be decoded.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+}
+
+fn event(record: &[u8]) -> Result<Event, DecodeError> {
+    let (header, payload) = Header::read_from_prefix(record).map_err(|_| DecodeError::Short { len: record.len() })?;
+    if usize::from(header.size) != record.len() {
+        return Err(DecodeError::Size {
+            header: header.size,
+            len: record.len(),
+        });
+    }
+    let unknown = DecodeError::Unknown { kind: header.kind };
+    let body = match Kind::from_raw(header.kind).ok_or(unknown)? {
+        Kind::SessionCreate => Body::SessionCreate(prefix(payload)),
+        Kind::SessionRetrieve => Body::SessionRetrieve(prefix(payload)),
+        Kind::SessionRelease => Body::SessionRelease(prefix(payload)),
+        Kind::SessionDeserialize => Body::SessionDeserialize(prefix(payload)),
+        Kind::SessionSerialize => Body::SessionSerialize(prefix(payload)),
+        Kind::FilePreserve => Body::FilePreserve(prefix(payload)),
+        Kind::FileRetrieve => Body::FileRetrieve(prefix(payload)),
+        Kind::FilesUnpreserve => Body::FilesUnpreserve(prefix(payload)),
+        Kind::FilesFinish => Body::FilesFinish(prefix(payload)),
+        Kind::FilesFreeze => Body::FilesFreeze(prefix(payload)),
+        Kind::FilesUnfreeze => Body::FilesUnfreeze(prefix(payload)),
+        Kind::FilesDeserialize => Body::FilesDeserialize(prefix(payload)),
+        Kind::FlbPreserve => Body::FlbPreserve(prefix(payload)),
+        Kind::FlbUnpreserve => Body::FlbUnpreserve(prefix(payload)),
+        Kind::FlbFinish => Body::FlbFinish(prefix(payload)),
+        Kind::FlbSerialize => Body::FlbSerialize(prefix(payload)),
+        Kind::KexecEnter => Body::KexecEnter(prefix(payload)),
+        Kind::LiveupdateReboot => Body::LiveupdateReboot(prefix(payload)),
+        Kind::KexecReturn => Body::KexecReturn(prefix(payload)),
+        Kind::FileCallback => {
+            let payload: luo_trace_common::events::FileCallback = prefix(payload);
+            Body::FileCallback(FileCall::from_raw(payload.call).ok_or(unknown)?, payload)
+        }
+        Kind::FlbCallback => {
+            let payload: luo_trace_common::events::FlbCallback = prefix(payload);
+            Body::FlbCallback(FlbCall::from_raw(payload.call).ok_or(unknown)?, payload)
+        }
+    };
+    Ok(Event { header, body })
+}
+
+/// Reads what this version knows of a payload: a newer one's tail is left out, an older one's missing tail is zero.
+fn prefix<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
+    let mut value = T::new_zeroed();
+    let target = value.as_mut_bytes();
+    let len = bytes.len().min(target.len());
+    target[..len].copy_from_slice(&bytes[..len]);
+    value
+}
+
+/// Writes an event as the kernel would have: what a journal holds, and what tests and generators feed in.
+pub fn encode(event: &Event) -> Vec<u8> {
+    let (kind, payload) = match &event.body {
+        Body::SessionCreate(p) => (Kind::SessionCreate, p.as_bytes()),
+        Body::SessionRetrieve(p) => (Kind::SessionRetrieve, p.as_bytes()),
+        Body::SessionRelease(p) => (Kind::SessionRelease, p.as_bytes()),
+        Body::SessionDeserialize(p) => (Kind::SessionDeserialize, p.as_bytes()),
+        Body::SessionSerialize(p) => (Kind::SessionSerialize, p.as_bytes()),
+        Body::FilePreserve(p) => (Kind::FilePreserve, p.as_bytes()),
+        Body::FileRetrieve(p) => (Kind::FileRetrieve, p.as_bytes()),
+        Body::FilesUnpreserve(p) => (Kind::FilesUnpreserve, p.as_bytes()),
+        Body::FilesFinish(p) => (Kind::FilesFinish, p.as_bytes()),
+        Body::FilesFreeze(p) => (Kind::FilesFreeze, p.as_bytes()),
+        Body::FilesUnfreeze(p) => (Kind::FilesUnfreeze, p.as_bytes()),
+        Body::FilesDeserialize(p) => (Kind::FilesDeserialize, p.as_bytes()),
+        Body::FlbPreserve(p) => (Kind::FlbPreserve, p.as_bytes()),
+        Body::FlbUnpreserve(p) => (Kind::FlbUnpreserve, p.as_bytes()),
+        Body::FlbFinish(p) => (Kind::FlbFinish, p.as_bytes()),
+        Body::FlbSerialize(p) => (Kind::FlbSerialize, p.as_bytes()),
+        Body::KexecEnter(p) => (Kind::KexecEnter, p.as_bytes()),
+        Body::LiveupdateReboot(p) => (Kind::LiveupdateReboot, p.as_bytes()),
+        Body::KexecReturn(p) => (Kind::KexecReturn, p.as_bytes()),
+        Body::FileCallback(_, p) => (Kind::FileCallback, p.as_bytes()),
+        Body::FlbCallback(_, p) => (Kind::FlbCallback, p.as_bytes()),
+        // A gap is no record of its own: it shows in the next event's count of losses.
+        Body::Gap { .. } => return Vec::new(),
+    };
+    let size = size_of::<Header>() + payload.len();
+    let header = Header {
+        kind: kind as u16,
+        size: size as u16,
+        ..event.header
+    };
+    [header.as_bytes(), payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace_common::events::{Outcome, SessionOp, SessionRef};
+    use luo_trace_common::text::{Comm, SessionName};
+
+    use super::*;
+
+    fn create(seq: u64, lost: u64) -> Event {
+        let header = Header {
+            kind: Kind::SessionCreate as u16,
+            size: 56 + 88,
+            cpu: 1,
+            seq,
+            lost,
+            ktime: 1000 + seq,
+            pid: 7,
+            tgid: 7,
+            comm: Comm::new("vmm"),
+        };
+        let session = SessionRef {
+            id: 0xffff_8880_0000_1000,
+            name: SessionName::new("vm-web"),
+        };
+        Event {
+            header,
+            body: Body::SessionCreate(SessionOp {
+                session,
+                outcome: Outcome {
+                    result: 0,
+                    duration: 250,
+                },
+            }),
+        }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        let event = create(1, 0);
+        let (gap, decoded) = Decoder::default().decode(&encode(&event));
+        assert_eq!(gap, None);
+        assert_eq!(decoded, Ok(event));
+    }
+
+    #[test]
+    fn a_risen_count_of_losses_is_a_gap_before_the_event_and_told_once() {
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.decode(&encode(&create(1, 0))).0, None);
+        let (gap, event) = decoder.decode(&encode(&create(4, 2)));
+        assert_eq!(gap.map(|g| g.body), Some(Body::Gap { lost: 2 }));
+        assert_eq!(event, Ok(create(4, 2)));
+        assert_eq!(decoder.decode(&encode(&create(5, 2))).0, None);
+        assert_eq!(decoder.lost(), 2);
+    }
+
+    #[test]
+    fn a_longer_payload_of_a_newer_writer_is_read_as_far_as_known() {
+        let mut bytes = encode(&create(1, 0));
+        bytes.extend([9; 8]);
+        let size = bytes.len() as u16;
+        bytes[2..4].copy_from_slice(&size.to_le_bytes());
+        let decoded = Decoder::default().decode(&bytes).1.expect("decodes");
+        assert_eq!(decoded.body, create(1, 0).body);
+    }
+
+    #[test]
+    fn a_shorter_payload_of_an_older_writer_ends_in_unknowns() {
+        let mut bytes = encode(&create(1, 0));
+        bytes.truncate(bytes.len() - size_of::<Outcome>());
+        let size = bytes.len() as u16;
+        bytes[2..4].copy_from_slice(&size.to_le_bytes());
+        let decoded = Decoder::default().decode(&bytes).1.expect("decodes");
+        assert_eq!(decoded.outcome(), Some(&Outcome::default()));
+        assert_eq!(decoded.start(), None);
+    }
+
+    #[test]
+    fn damage_is_counted_and_never_a_panic() {
+        let good = encode(&create(1, 0));
+        let mut decoder = Decoder::default();
+        for len in 0..good.len() {
+            assert!(decoder.decode(&good[..len]).1.is_err());
+        }
+        let mut newer = good.clone();
+        newer[0..2].copy_from_slice(&999u16.to_le_bytes());
+        assert_eq!(decoder.decode(&newer).1, Err(DecodeError::Unknown { kind: 999 }));
+        assert_eq!(decoder.errors(), good.len() as u64 + 1);
+    }
+}

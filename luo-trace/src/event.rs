@@ -1,0 +1,300 @@
+//! An event as the rest of the agent knows it: checked, typed, and the same whether it came live or from a journal.
+
+use std::fmt;
+
+use luo_trace_common::events::{
+    self as abi, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, Kind, Outcome, Plain,
+    SessionOp, SessionRef, SessionRelease,
+};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+/// One thing that happened in the kernel, or a hole in the record of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where and when; for a gap, of the event that revealed it.
+    pub header: Header,
+    /// What.
+    pub body: Body,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the kind of its name in luo_trace_common::events")]
+pub enum Body {
+    SessionCreate(SessionOp),
+    SessionRetrieve(SessionOp),
+    SessionRelease(SessionRelease),
+    SessionDeserialize(Plain),
+    SessionSerialize(Plain),
+    FilePreserve(FileOp),
+    FileRetrieve(FileOp),
+    FilesUnpreserve(FilesOp),
+    FilesFinish(FilesOp),
+    FilesFreeze(FilesOp),
+    FilesUnfreeze(FilesOp),
+    FilesDeserialize(FilesOp),
+    FileCallback(FileCall, FileCallback),
+    FlbPreserve(FlbOp),
+    FlbUnpreserve(FlbOp),
+    FlbFinish(FlbOp),
+    FlbSerialize(Plain),
+    FlbCallback(FlbCall, FlbCallback),
+    KexecEnter(Plain),
+    LiveupdateReboot(Plain),
+    KexecReturn(Plain),
+    /// This many events were lost since the one before: nothing that depends on them can be decided.
+    Gap {
+        /// How many events were lost.
+        lost: u64,
+    },
+}
+
+/// Names one event within a record: CPU and number on that CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId {
+    /// The CPU.
+    pub cpu: u32,
+    /// The event's number on it.
+    pub seq: u64,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.cpu, self.seq)
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One detail of an event, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// Text, already escaped.
+    Text(String),
+    /// A plain number.
+    Number(u64),
+    /// A number that may be negative.
+    Signed(i64),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Text(text) => f.write_str(text),
+            Value::Number(number) => number.fmt(f),
+            Value::Signed(number) => number.fmt(f),
+        }
+    }
+}
+
+impl Body {
+    /// The kind of record this comes as; `None` for a gap, which is no record.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Body::SessionCreate(_) => Kind::SessionCreate,
+            Body::SessionRetrieve(_) => Kind::SessionRetrieve,
+            Body::SessionRelease(_) => Kind::SessionRelease,
+            Body::SessionDeserialize(_) => Kind::SessionDeserialize,
+            Body::SessionSerialize(_) => Kind::SessionSerialize,
+            Body::FilePreserve(_) => Kind::FilePreserve,
+            Body::FileRetrieve(_) => Kind::FileRetrieve,
+            Body::FilesUnpreserve(_) => Kind::FilesUnpreserve,
+            Body::FilesFinish(_) => Kind::FilesFinish,
+            Body::FilesFreeze(_) => Kind::FilesFreeze,
+            Body::FilesUnfreeze(_) => Kind::FilesUnfreeze,
+            Body::FilesDeserialize(_) => Kind::FilesDeserialize,
+            Body::FlbPreserve(_) => Kind::FlbPreserve,
+            Body::FlbUnpreserve(_) => Kind::FlbUnpreserve,
+            Body::FlbFinish(_) => Kind::FlbFinish,
+            Body::FlbSerialize(_) => Kind::FlbSerialize,
+            Body::KexecEnter(_) => Kind::KexecEnter,
+            Body::LiveupdateReboot(_) => Kind::LiveupdateReboot,
+            Body::KexecReturn(_) => Kind::KexecReturn,
+            Body::FileCallback(..) => Kind::FileCallback,
+            Body::FlbCallback(..) => Kind::FlbCallback,
+            Body::Gap { .. } => return None,
+        })
+    }
+}
+
+impl Event {
+    /// Which event of its record this is.
+    pub fn id(&self) -> EventId {
+        EventId {
+            cpu: self.header.cpu,
+            seq: self.header.seq,
+        }
+    }
+
+    /// When the operation began, in nanoseconds of `CLOCK_MONOTONIC`; `None` where its beginning was not seen.
+    pub fn start(&self) -> Option<u64> {
+        let duration = self.outcome()?.duration;
+        (duration > 0).then(|| self.header.ktime.saturating_sub(duration))
+    }
+
+    /// How the operation ended; `None` for a gap.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        Some(match &self.body {
+            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.outcome,
+            Body::SessionRelease(p) => &p.outcome,
+            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.outcome,
+            Body::FilesUnpreserve(p)
+            | Body::FilesFinish(p)
+            | Body::FilesFreeze(p)
+            | Body::FilesUnfreeze(p)
+            | Body::FilesDeserialize(p) => &p.outcome,
+            Body::FileCallback(_, p) => &p.outcome,
+            Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => &p.outcome,
+            Body::FlbCallback(_, p) => &p.outcome,
+            Body::SessionDeserialize(p)
+            | Body::SessionSerialize(p)
+            | Body::FlbSerialize(p)
+            | Body::KexecEnter(p)
+            | Body::LiveupdateReboot(p)
+            | Body::KexecReturn(p) => &p.outcome,
+            Body::Gap { .. } => return None,
+        })
+    }
+
+    /// The session it is about, where it is about one and the record tells which.
+    pub fn session(&self) -> Option<&SessionRef> {
+        let session = match &self.body {
+            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
+            Body::SessionRelease(p) => &p.session,
+            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
+            Body::FilesUnpreserve(p)
+            | Body::FilesFinish(p)
+            | Body::FilesFreeze(p)
+            | Body::FilesUnfreeze(p)
+            | Body::FilesDeserialize(p) => &p.session,
+            Body::FileCallback(_, p) => &p.session,
+            _ => return None,
+        };
+        (!session.name.is_empty()).then_some(session)
+    }
+
+    /// The event's name: a kind's, or for callbacks the operation's (`file-freeze`, `flb-create`).
+    pub fn name(&self) -> &'static str {
+        match &self.body {
+            Body::FileCallback(call, _) => match call {
+                FileCall::Preserve => "file-handler-preserve",
+                FileCall::Unpreserve => "file-unpreserve",
+                FileCall::Freeze => "file-freeze",
+                FileCall::Unfreeze => "file-unfreeze",
+                FileCall::Retrieve => "file-handler-retrieve",
+                FileCall::CanFinish => "file-can-finish",
+                FileCall::Finish => "file-finish",
+            },
+            // After the kexec the taking down of global state is called finish by the kernel; to users it is the same
+            // end of the same thing.
+            Body::FlbCallback(FlbCall::Finish, _) => FlbCall::Unpreserve.name(),
+            Body::FlbCallback(call, _) => call.name(),
+            Body::Gap { .. } => "gap",
+            body => body.kind().map_or("gap", Kind::name),
+        }
+    }
+
+    /// The details beyond time and task, in the order they are shown. What is not known is left out.
+    pub fn details(&self) -> Vec<(&'static str, Value)> {
+        let mut d = Details::default();
+        if let Some(session) = self.session() {
+            d.text("session", session.name);
+        }
+        match &self.body {
+            Body::SessionRelease(p) => {
+                match p.direction {
+                    abi::OUTGOING => d.text("direction", "outgoing"),
+                    abi::INCOMING => d.text("direction", "incoming"),
+                    _ => {}
+                }
+                d.number("files", p.files);
+            }
+            Body::FilePreserve(p) | Body::FileRetrieve(p) => {
+                d.text("token", format_args!("{:#x}", p.token));
+                d.name("handler", &p.handler);
+                if p.object.file != 0 {
+                    d.number("size", p.object.size);
+                    d.number("inode", p.object.inode);
+                }
+            }
+            Body::FilesUnpreserve(p)
+            | Body::FilesFinish(p)
+            | Body::FilesFreeze(p)
+            | Body::FilesUnfreeze(p)
+            | Body::FilesDeserialize(p) => d.number("files", p.files),
+            Body::FileCallback(call, p) => {
+                if p.flags & abi::TOKEN_KNOWN != 0 {
+                    d.text("token", format_args!("{:#x}", p.token));
+                }
+                d.name("handler", &p.handler);
+                if *call == FileCall::Finish {
+                    d.0.push(("retrieve_status", Value::Signed(p.retrieve_status)));
+                }
+            }
+            Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => d.name("handler", &p.handler),
+            Body::FlbCallback(call, p) => {
+                d.name("flb", &p.name);
+                d.name("handler", &p.handler);
+                d.text(
+                    "direction",
+                    if matches!(call, FlbCall::Preserve | FlbCall::Unpreserve) {
+                        "outgoing"
+                    } else {
+                        "incoming"
+                    },
+                );
+                d.text("data", format_args!("{:#x}", p.data));
+            }
+            Body::Gap { lost } => d.number("lost", *lost),
+            _ => {}
+        }
+        d.0
+    }
+}
+
+#[derive(Default)]
+struct Details(Vec<(&'static str, Value)>);
+
+impl Details {
+    fn text(&mut self, key: &'static str, value: impl fmt::Display) {
+        self.0.push((key, Value::Text(value.to_string())));
+    }
+
+    fn name(&mut self, key: &'static str, value: &luo_trace_common::text::Compatible) {
+        if !value.is_empty() {
+            self.text(key, value);
+        }
+    }
+
+    fn number(&mut self, key: &'static str, value: u64) {
+        self.0.push((key, Value::Number(value)));
+    }
+}
+
+impl Serialize for Event {
+    /// The stable JSON form: one flat object. `result` is `"ok"` or an errno's name.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("event", self.name())?;
+        map.serialize_entry("id", &self.id())?;
+        map.serialize_entry("time_ns", &self.header.ktime)?;
+        map.serialize_entry("pid", &self.header.tgid)?;
+        map.serialize_entry("tid", &self.header.pid)?;
+        map.serialize_entry("comm", &self.header.comm.to_string())?;
+        for (key, value) in self.details() {
+            map.serialize_entry(key, &value)?;
+        }
+        if let Some(outcome) = self.outcome() {
+            map.serialize_entry("result", &crate::errno::result(outcome.result))?;
+            if outcome.duration > 0 {
+                map.serialize_entry("duration_ns", &outcome.duration)?;
+            }
+        }
+        map.end()
+    }
+}
