@@ -1,1 +1,13 @@
 //! What the virtual machine runs, and the scenario language it shares with xtask.
+//!
+//! - [`scenario`]: the types of a scenario file; xtask reads the TOML, the guest gets it as JSON.
+//! - [`protocol`]: the lines by which the guest tells the host how far it is.
+//! - [`content`]: the bytes that memfds are filled with, made from a seed and compared after the kexec.
+//! - [`luo`]: the ioctls of `/dev/liveupdate`.
+//!
+//! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario.
+
+pub mod content;
+pub mod luo;
+pub mod protocol;
+pub mod scenario;

@@ -1,0 +1,346 @@
+//! Does a scenario's steps against `/dev/liveupdate`, and checks what the kernel answers.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::io::Errno;
+use testbed_guest::content;
+use testbed_guest::luo::{Device, Session};
+use testbed_guest::scenario::{Churn, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
+
+use crate::agent::Agent;
+use crate::bpf;
+
+/// Content is written and compared by this many bytes.
+const CHUNK: usize = 1 << 20;
+
+const PAGE: u64 = 4096;
+
+/// What the steps so far have opened.
+pub(crate) struct Driver<'a, 's> {
+    boot: u32,
+    agent: &'a mut Agent<'s>,
+    bpf_at_boot: &'a bpf::Objects,
+    device: Option<Device>,
+    sessions: HashMap<Vec<u8>, Session>,
+    memfds: HashMap<String, File>,
+}
+
+impl<'a, 's> Driver<'a, 's> {
+    /// A driver that has opened nothing yet.
+    pub(crate) fn new(boot: u32, agent: &'a mut Agent<'s>, bpf_at_boot: &'a bpf::Objects) -> Self {
+        Driver {
+            boot,
+            agent,
+            bpf_at_boot,
+            device: None,
+            sessions: HashMap::new(),
+            memfds: HashMap::new(),
+        }
+    }
+
+    /// Does one step; an error says what was expected and what came.
+    pub(crate) fn perform(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::CreateSession(step) => self.open_session(&step.name, step.fails, Device::create_session),
+            Step::RetrieveSession(step) => self.open_session(&step.name, step.fails, Device::retrieve_session),
+            Step::CloseSession(step) => {
+                self.session(&step.name)?;
+                self.sessions.remove(step.name.bytes());
+                Ok(())
+            }
+            Step::Preserve(step) => {
+                let memfd = create(&step.memfd)?;
+                let result = self.session(&step.session)?.preserve(&memfd, step.token);
+                self.memfds.insert(step.memfd.name.clone(), memfd);
+                expect(result, step.fails).map(drop)
+            }
+            Step::PreserveAgain(step) => {
+                let memfd = self.memfds.get(&step.memfd);
+                let memfd = memfd.with_context(|| format!("no earlier step made the memfd {:?}", step.memfd))?;
+                expect(self.session(&step.session)?.preserve(memfd, step.token), step.fails).map(drop)
+            }
+            Step::Retrieve(step) => {
+                let result = self.session(&step.session)?.retrieve(step.token);
+                if let (Some(file), Some(wanted)) = (expect(result, step.fails)?, &step.memfd) {
+                    let mut file = File::from(file);
+                    compare(&mut file, wanted)?;
+                    self.memfds.insert(wanted.name.clone(), file);
+                }
+                Ok(())
+            }
+            Step::Finish(step) => {
+                if expect(self.session(&step.session)?.finish(), step.fails)?.is_some() {
+                    self.sessions.remove(step.session.bytes());
+                }
+                Ok(())
+            }
+            Step::ManySessions(many) => self.create_many(many),
+            Step::CloseManySessions(many) => self.close_many(many),
+            Step::RetrieveManySessions(many) => self.retrieve_many(many),
+            Step::Churn(step) => self.churn(step),
+            Step::Run(step) => self.run(step),
+            Step::ScrapeMetrics(step) => self.agent.scrape(step.until.as_deref()),
+            Step::StartAgent(step) => self.agent.start(&step.args),
+            Step::StopAgent(step) => self.agent.stop(step.exits),
+            Step::CheckNoBpf(_) => self.bpf_at_boot.wait_for_nothing_more(),
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        name: &SessionName,
+        fails: Option<ErrnoName>,
+        open: impl Fn(&Device, &[u8]) -> Result<Session, Errno>,
+    ) -> Result<()> {
+        if let Some(session) = expect(open(self.device()?, name.bytes()), fails)? {
+            self.sessions.insert(name.bytes().to_vec(), session);
+        }
+        Ok(())
+    }
+
+    fn create_many(&mut self, many: &ManySessions) -> Result<()> {
+        for index in 0..many.count {
+            let name = name_of(many, index);
+            let session = self
+                .device()?
+                .create_session(&name)
+                .with_context(|| format!("session {index}"))?;
+            for file in 0..many.files {
+                let memfd = create(&file_of(many, index, file))?;
+                session
+                    .preserve(&memfd, file.into())
+                    .with_context(|| format!("session {index}, file {file}"))?;
+            }
+            self.sessions.insert(name, session);
+        }
+        Ok(())
+    }
+
+    fn close_many(&mut self, many: &ManySessions) -> Result<()> {
+        for index in 0..many.count {
+            self.sessions
+                .remove(&name_of(many, index))
+                .with_context(|| format!("session {index} is not open"))?;
+        }
+        Ok(())
+    }
+
+    fn retrieve_many(&mut self, many: &ManySessions) -> Result<()> {
+        for index in 0..many.count {
+            let session = self.device()?.retrieve_session(&name_of(many, index));
+            let session = session.with_context(|| format!("session {index}"))?;
+            for file in 0..many.files {
+                let context = || format!("session {index}, file {file}");
+                let memfd = session.retrieve(file.into()).with_context(context)?;
+                compare(&mut File::from(memfd), &file_of(many, index, file)).with_context(context)?;
+            }
+            session.finish().with_context(|| format!("session {index}, finish"))?;
+        }
+        Ok(())
+    }
+
+    fn churn(&mut self, step: &Churn) -> Result<()> {
+        let device = self.device()?;
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..step.threads)
+                .map(|thread| scope.spawn(move || churn_rounds(device, thread, step.rounds)))
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+        })
+    }
+
+    fn run(&self, step: &Run) -> Result<()> {
+        let (program, arguments) = step.argv.split_first().context("there is no program to run")?;
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let log = format!("run-{}-{name}.log", self.boot);
+        let output = File::create(format!("/host/{log}"))?;
+        let status = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .status()
+            .with_context(|| format!("cannot run {program}"))?;
+        if status.code() != Some(step.exits) {
+            bail!(
+                "{name} ended with {status} instead of exit status {}: see {log}",
+                step.exits
+            );
+        }
+        let printed = fs::read(format!("/host/{log}"))?;
+        match &step.prints {
+            Some(wanted) if !String::from_utf8_lossy(&printed).contains(wanted) => {
+                bail!("{name} did not print {wanted:?}: see {log}")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The device, opened when it is first needed, and then for good. Until then a program of the scenario
+    /// can have it.
+    fn device(&mut self) -> Result<&Device> {
+        if self.device.is_none() {
+            self.device = Some(Device::open().context("cannot open /dev/liveupdate")?);
+        }
+        self.device.as_ref().context("the device is not open")
+    }
+
+    fn session(&self, name: &SessionName) -> Result<&Session> {
+        self.sessions
+            .get(name.bytes())
+            .with_context(|| format!("no earlier step opened the session {name}"))
+    }
+}
+
+fn churn_rounds(device: &Device, thread: u32, rounds: u32) -> Result<()> {
+    let memfd = Memfd {
+        name: format!("churn-{thread}"),
+        size: PAGE.into(),
+        seed: 0,
+        sealed: false,
+    };
+    let memfd = create(&memfd)?;
+    for round in 0..rounds {
+        let context = || format!("thread {thread}, round {round}");
+        let name = format!("churn-{thread}-{round}");
+        let session = device.create_session(name.as_bytes()).with_context(context)?;
+        session.preserve(&memfd, 0).with_context(context)?;
+    }
+    Ok(())
+}
+
+/// What the kernel answered, if that is what the scenario wants: `None` for a failure that was wanted.
+fn expect<T>(result: Result<T, Errno>, fails: Option<ErrnoName>) -> Result<Option<T>> {
+    match (result, fails) {
+        (Ok(value), None) => Ok(Some(value)),
+        (Ok(_), Some(wanted)) => bail!("the kernel allowed it, but it had to fail with {wanted}"),
+        (Err(errno), Some(wanted)) if errno == wanted.errno() => Ok(None),
+        (Err(errno), Some(wanted)) => bail!("the kernel refused with {errno:?} instead of {wanted}"),
+        (Err(errno), None) => bail!("the kernel refused with {errno:?} ({errno})"),
+    }
+}
+
+fn name_of(many: &ManySessions, index: u32) -> Vec<u8> {
+    format!("{}-{index}", many.prefix).into_bytes()
+}
+
+fn file_of(many: &ManySessions, session: u32, file: u32) -> Memfd {
+    let seed = u64::from(session) << 32 | u64::from(file);
+    Memfd {
+        name: format!("{}-{session}-{file}", many.prefix),
+        size: many.size,
+        seed,
+        sealed: false,
+    }
+}
+
+/// Creates a memfd with its contents and seals.
+fn create(memfd: &Memfd) -> Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create(memfd.name.as_str(), flags).context("cannot create a memfd")?);
+    let mut chunk = vec![0; CHUNK];
+    for (offset, length) in chunks(memfd.size.bytes()) {
+        content::fill(memfd.seed, offset, &mut chunk[..length]);
+        file.write_all(&chunk[..length])
+            .with_context(|| format!("cannot fill the memfd {:?}", memfd.name))?;
+    }
+    fcntl_add_seals(&file, seals(memfd)).with_context(|| format!("cannot seal the memfd {:?}", memfd.name))?;
+    Ok(file)
+}
+
+/// Compares a retrieved file with the memfd that was preserved: size, seals, every byte.
+fn compare(file: &mut File, memfd: &Memfd) -> Result<()> {
+    let size = file.metadata()?.len();
+    if size != memfd.size.bytes() {
+        bail!("it came back with {size} bytes instead of {}", memfd.size.bytes());
+    }
+    let seals_now = fcntl_get_seals(&*file)?;
+    if seals_now != seals(memfd) {
+        bail!("it came back with {seals_now:?} instead of {:?}", seals(memfd));
+    }
+    file.rewind()?;
+    let mut chunk = vec![0; CHUNK];
+    for (offset, length) in chunks(size) {
+        file.read_exact(&mut chunk[..length])?;
+        if let Some(wrong) = content::first_difference(memfd.seed, offset, &chunk[..length]) {
+            bail!("the byte at offset {wrong:#x} came back changed");
+        }
+    }
+    Ok(())
+}
+
+fn seals(memfd: &Memfd) -> SealFlags {
+    if memfd.sealed {
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE
+    } else {
+        SealFlags::empty()
+    }
+}
+
+/// Offset and length of each chunk of a file of this size.
+fn chunks(size: u64) -> impl Iterator<Item = (u64, usize)> {
+    (0..size)
+        .step_by(CHUNK)
+        .map(move |offset| (offset, (size - offset).min(CHUNK as u64) as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memfd(size: u64) -> Memfd {
+        Memfd {
+            name: "ram".into(),
+            size: size.into(),
+            seed: 3,
+            sealed: true,
+        }
+    }
+
+    #[test]
+    fn a_file_that_came_back_whole_compares_equal() {
+        let wanted = memfd(CHUNK as u64 + 5000);
+        compare(&mut create(&wanted).unwrap(), &wanted).unwrap();
+    }
+
+    #[test]
+    fn a_changed_byte_a_changed_size_and_a_lost_seal_are_found() {
+        let wanted = Memfd {
+            sealed: false,
+            ..memfd(CHUNK as u64 + 5000)
+        };
+        let mut file = create(&wanted).unwrap();
+        file.seek(std::io::SeekFrom::Start(CHUNK as u64 + 4321)).unwrap();
+        file.write_all(b"!").unwrap();
+        let error = compare(&mut file, &wanted).unwrap_err().to_string();
+        assert!(error.contains("0x1010e1"), "{error}");
+
+        let error = compare(&mut create(&memfd(PAGE)).unwrap(), &memfd(2 * PAGE))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("4096 bytes instead of 8192"), "{error}");
+
+        let error = compare(&mut create(&wanted).unwrap(), &Memfd { sealed: true, ..wanted })
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("SealFlags"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_other_than_the_wanted_one_is_an_error() {
+        let eexist = || Some(ErrnoName::try_from("EEXIST".to_owned()).unwrap());
+        assert_eq!(expect(Ok(1), None).unwrap(), Some(1));
+        assert_eq!(expect::<u8>(Err(Errno::EXIST), eexist()).unwrap(), None);
+        assert!(expect(Ok(1), eexist()).is_err());
+        assert!(expect::<u8>(Err(Errno::BUSY), eexist()).is_err());
+        assert!(expect::<u8>(Err(Errno::BUSY), None).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! PID 1 of the virtual machine, in both kernels of a scenario.
+//!
+//! It mounts what is needed, starts the agent, does the scenario's steps, and either loads the next kernel
+//! and jumps into it or stops the agent and powers off. Session descriptors are held by this process, as an
+//! orchestrator holds them, up to the `reboot(2)` that it calls itself.
+
+mod agent;
+mod bpf;
+mod driver;
+mod system;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context as _, Result, anyhow};
+use testbed_guest::protocol::Message;
+use testbed_guest::scenario::{Kexec, Scenario, Step};
+
+use crate::agent::Agent;
+use crate::driver::Driver;
+
+fn main() {
+    let outcome = catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(anyhow!("init panicked; the console has the panic's message")));
+    system::say(&match outcome {
+        Ok(()) => Message::Done,
+        Err(error) => Message::Failed {
+            why: format!("{error:#}"),
+        },
+    });
+    system::power_off();
+}
+
+fn run() -> Result<()> {
+    system::mount_all()?;
+    system::raise_limits()?;
+    system::bring_loopback_up().context("cannot bring the loopback interface up")?;
+    let boot = system::boot_number()?;
+    system::say(&Message::Boot {
+        boot,
+        release: system::release(),
+    });
+    let scenario = read_scenario()?;
+
+    let found = bpf::Objects::now().context("cannot list the BPF objects that exist at boot")?;
+    let mut agent = Agent::new(boot, &scenario);
+    if scenario.agent {
+        agent.start(&[])?;
+    }
+    let mut driver = Driver::new(boot, &mut agent, &found);
+    for step in if boot == 1 { &scenario.before } else { &scenario.after } {
+        let doing = describe(step);
+        system::say(&Message::Step { doing: doing.clone() });
+        driver
+            .perform(step)
+            .with_context(|| format!("kernel {boot}, {doing}"))?;
+    }
+    if boot == 1 && scenario.kexec != Kexec::None {
+        system::load_next_kernel(scenario.kexec)?;
+        system::say(&Message::Kexec);
+        // The sessions are still open, in `driver`: closing them now would abandon them.
+        return system::jump();
+    }
+    drop(driver);
+    agent.stop(0)
+}
+
+fn read_scenario() -> Result<Scenario> {
+    let text = fs::read("/scenario.json").context("cannot read /scenario.json")?;
+    serde_json::from_slice(&text).context("cannot understand /scenario.json: is the initramfs of another xtask?")
+}
+
+/// A step as a scenario's author would know it again.
+fn describe(step: &Step) -> String {
+    serde_json::to_string(step).unwrap_or_else(|_| format!("{step:?}"))
+}

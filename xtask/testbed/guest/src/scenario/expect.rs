@@ -1,0 +1,55 @@
+//! What the journals of a scenario must show.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What must be found in a scenario's journals, and what must not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// Events that must be there.
+    #[serde(default)]
+    pub events: Vec<EventPattern>,
+    /// Events that must not be there; their `count` and `at_least` mean nothing.
+    #[serde(default)]
+    pub absent: Vec<EventPattern>,
+    /// The invariants that must have findings, each of them; any other finding fails the scenario.
+    #[serde(default)]
+    pub findings: Vec<String>,
+    /// The verdicts that invariants must have; one that is not named may be ok or unknown.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, Verdict>,
+}
+
+/// Events of one kind in one kernel, by their fields as `--format json` shows them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventPattern {
+    /// The kernel: 1 before the kexec, 2 after it; either when left out.
+    #[serde(default)]
+    pub boot: Option<u32>,
+    /// The event's kind, such as `file-preserve`.
+    pub kind: String,
+    /// Fields it has, with their values.
+    #[serde(default)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    /// How many there are, exactly.
+    #[serde(default)]
+    pub count: Option<u64>,
+    /// How many there are, at least; 1 when neither this nor `count` is given.
+    #[serde(default)]
+    pub at_least: Option<u64>,
+}
+
+/// An invariant's verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It held.
+    Ok,
+    /// It did not.
+    Violated,
+    /// What was seen does not decide it.
+    Unknown,
+}

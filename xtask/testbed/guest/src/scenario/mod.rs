@@ -1,0 +1,106 @@
+//! The language of scenario files: what the guest does before and after the kexec, and what must be found.
+//!
+//! `xtask/testbed/README.md` describes it for authors. Every table refuses keys it does not know.
+
+mod expect;
+mod steps;
+mod values;
+
+use serde::{Deserialize, Serialize};
+
+pub use expect::{EventPattern, Expect, Verdict};
+pub use steps::{
+    CheckNoBpf, Churn, CloseSession, CreateSession, Finish, ManySessions, Memfd, Preserve, PreserveAgain, Retrieve,
+    RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
+};
+pub use values::{ErrnoName, SessionName, Size};
+
+/// One scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, in one line.
+    pub summary: String,
+    /// Whether the agent runs, from before the first step to after the last.
+    #[serde(default = "yes")]
+    pub agent: bool,
+    /// More arguments for the agent.
+    #[serde(default)]
+    pub agent_args: Vec<String>,
+    /// The user that the agent runs as, root by default.
+    #[serde(default)]
+    pub agent_uid: u32,
+    /// The agent must refuse to work, with this exit status, instead of getting ready.
+    #[serde(default)]
+    pub agent_refuses: Option<i32>,
+    /// Words of the kernel's command line; one that begins with `!` takes a default word out.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// When the scenario has failed, in seconds on the host's clock.
+    #[serde(default = "two_minutes")]
+    pub deadline_seconds: u64,
+    /// Whether the kernel may warn (`WARN_ON`) without failing the scenario.
+    #[serde(default)]
+    pub allow_warnings: bool,
+    /// Programs of the kernel's own selftests that the guest needs, as `/payload/NAME`.
+    #[serde(default)]
+    pub payload: Vec<String>,
+    /// How the second kernel is loaded, if there is one.
+    pub kexec: Kexec,
+    /// What happens in the first kernel.
+    #[serde(default)]
+    pub before: Vec<Step>,
+    /// What happens in the second kernel.
+    #[serde(default)]
+    pub after: Vec<Step>,
+    /// What the journals must show. The guest has no use for it.
+    #[serde(default, skip_serializing)]
+    pub expect: Expect,
+}
+
+/// How the second kernel is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kexec {
+    /// By `kexec_file_load(2)`, which carries preserved state.
+    File,
+    /// By `kexec_load(2)`, which silently loses it.
+    Legacy,
+    /// There is no second kernel.
+    None,
+}
+
+impl Scenario {
+    /// Says what is wrong with a scenario that its types allow, or nothing.
+    ///
+    /// # Errors
+    /// A sentence for the scenario's author.
+    pub fn check(&self) -> Result<(), String> {
+        if self.kexec == Kexec::None && !self.after.is_empty() {
+            return Err("`after` has steps, but with kexec = \"none\" there is no second kernel to run them".into());
+        }
+        if self.agent_refuses.is_some() && !self.agent {
+            return Err("`agent_refuses` needs the agent, but agent = false".into());
+        }
+        for step in self.before.iter().chain(&self.after) {
+            step.check()?;
+        }
+        Ok(())
+    }
+
+    /// How many kernels this scenario boots.
+    pub fn boots(&self) -> u32 {
+        if self.kexec == Kexec::None { 1 } else { 2 }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn two_minutes() -> u64 {
+    120
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! What a scenario can have the guest do, one type for each step.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ErrnoName, SessionName, Size};
+
+/// One step. In TOML: `{ create-session = { name = "vm-web" } }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "each variant is named like the type that describes it")]
+pub enum Step {
+    CreateSession(CreateSession),
+    CloseSession(CloseSession),
+    RetrieveSession(RetrieveSession),
+    Preserve(Preserve),
+    PreserveAgain(PreserveAgain),
+    Retrieve(Retrieve),
+    Finish(Finish),
+    /// Creates sessions and preserves files in each; they stay open.
+    ManySessions(ManySessions),
+    /// Closes the sessions that `many-sessions` created.
+    CloseManySessions(ManySessions),
+    /// Retrieves them after the kexec, compares every byte, and finishes them.
+    RetrieveManySessions(ManySessions),
+    Churn(Churn),
+    Run(Run),
+    ScrapeMetrics(ScrapeMetrics),
+    StartAgent(StartAgent),
+    StopAgent(StopAgent),
+    CheckNoBpf(CheckNoBpf),
+}
+
+impl Step {
+    /// Says what is wrong with a step that its type allows, or nothing.
+    ///
+    /// # Errors
+    /// A sentence for the scenario's author.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Step::Retrieve(step) if step.memfd.is_some() == step.fails.is_some() => Err(format!(
+                "retrieve of token {}: give either `memfd`, to compare with, or `fails`",
+                step.token
+            )),
+            Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Creates an outgoing session, which stays open until `close-session` or the kexec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSession {
+    /// The session's name.
+    pub name: SessionName,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Closes an open session: abandons an outgoing one, finishes an incoming one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloseSession {
+    /// The session's name.
+    pub name: SessionName,
+}
+
+/// Retrieves an incoming session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrieveSession {
+    /// The session's name.
+    pub name: SessionName,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Creates a memfd, fills it, and preserves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preserve {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// The memfd, which stays open.
+    pub memfd: Memfd,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Preserves a memfd that an earlier step created.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreserveAgain {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// The memfd's name.
+    pub memfd: String,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Retrieves a file and compares its size, its seals and every byte with what was preserved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retrieve {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// What it must be; left out when the step must fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memfd: Option<Memfd>,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Finishes a retrieved session, and closes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finish {
+    /// The open session.
+    pub session: SessionName,
+    /// The error it must fail with; the session then stays open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// A memfd and its contents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memfd {
+    /// Its name, for `memfd_create(2)` and for `preserve-again`.
+    pub name: String,
+    /// Its size.
+    pub size: Size,
+    /// What its contents are made from.
+    pub seed: u64,
+    /// Whether it is sealed against writing, growing, shrinking and further sealing.
+    #[serde(default)]
+    pub sealed: bool,
+}
+
+/// Sessions by the number, named PREFIX-0, PREFIX-1 and so on, each with files under the tokens 0, 1 and so on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManySessions {
+    /// How their names begin.
+    pub prefix: String,
+    /// How many sessions.
+    pub count: u32,
+    /// How many files in each.
+    pub files: u32,
+    /// The size of each file.
+    pub size: Size,
+}
+
+/// A flood of operations: each thread creates a session, preserves one page in it and closes it, over and over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Churn {
+    /// How many threads at the same time.
+    pub threads: u32,
+    /// How many sessions each of them makes.
+    pub rounds: u32,
+}
+
+/// Runs a program to its end. Its output goes to `run-BOOT-NAME.log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// The program's path and its arguments.
+    pub argv: Vec<String>,
+    /// The exit status it must have.
+    #[serde(default)]
+    pub exits: i32,
+    /// Text that its output must have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prints: Option<String>,
+}
+
+/// Asks the agent for its metrics and keeps them as `metrics-BOOT.prom`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScrapeMetrics {
+    /// Ask again until this sample, a metric's name with any labels, is there and not zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// Starts the agent, with the scenario's arguments and more, and waits until it is ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartAgent {
+    /// More arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
+/// Asks the agent to stop, by SIGTERM, and waits until it is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopAgent {
+    /// The exit status it must have.
+    #[serde(default)]
+    pub exits: i32,
+}
+
+/// Checks that there is no BPF program, map, link or pin that was not there before the agent's first start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckNoBpf {}

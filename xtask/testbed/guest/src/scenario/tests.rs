@@ -1,0 +1,99 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Scenario, String> {
+    let scenario: Scenario = toml::from_str(text).map_err(|error| error.to_string())?;
+    scenario.check().map(|()| scenario)
+}
+
+const SMALL: &str = r#"
+summary = "one file over a kexec"
+kexec = "file"
+before = [
+    { create-session = { name = "vm" } },
+    { preserve = { session = "vm", token = 0x1A, memfd = { name = "ram", size = "2 MiB", seed = 7 } } },
+    { preserve-again = { session = "vm", token = 2, memfd = "ram", fails = "EBUSY" } },
+]
+after = [{ retrieve-session = { name = "hex:ff01" } }]
+
+[[expect.events]]
+boot = 1
+kind = "file-preserve"
+fields = { token = 26, handler = "memfd-v2" }
+"#;
+
+#[test]
+fn a_small_scenario_reads_as_it_was_meant_and_fills_in_the_defaults() {
+    let scenario = parse(SMALL).unwrap();
+
+    assert!(scenario.agent);
+    assert_eq!((scenario.deadline_seconds, scenario.boots()), (120, 2));
+    let Step::Preserve(preserve) = &scenario.before[1] else {
+        panic!("{:?}", scenario.before[1])
+    };
+    assert_eq!((preserve.token, preserve.memfd.size.bytes()), (26, 2 << 20));
+    let Step::PreserveAgain(again) = &scenario.before[2] else {
+        panic!("{:?}", scenario.before[2])
+    };
+    assert_eq!(again.fails.unwrap().errno(), rustix::io::Errno::BUSY);
+    let Step::RetrieveSession(retrieve) = &scenario.after[0] else {
+        panic!("{:?}", scenario.after[0])
+    };
+    assert_eq!(retrieve.name.bytes(), [0xFF, 0x01]);
+    assert_eq!(scenario.expect.events[0].fields["token"], 26);
+}
+
+#[test]
+fn the_guest_reads_what_the_host_wrote_without_the_expectations() {
+    let scenario = parse(SMALL).unwrap();
+
+    let sent: Scenario = serde_json::from_str(&serde_json::to_string(&scenario).unwrap()).unwrap();
+
+    assert_eq!(
+        sent,
+        Scenario {
+            expect: Expect::default(),
+            ..scenario
+        }
+    );
+}
+
+#[test]
+fn a_mistake_is_told_with_its_line() {
+    for (wrong, told) in [
+        (SMALL.replace("token = 2,", "tokn = 2,"), "unknown field `tokn`"),
+        (
+            SMALL.replace("create-session", "make-session"),
+            "unknown variant `make-session`",
+        ),
+        (
+            SMALL.replace("EBUSY", "EBUSSY"),
+            "\"EBUSSY\" is not an error that a scenario can name",
+        ),
+        (SMALL.replace("2 MiB", "2MB"), "\"2MB\" is not a size"),
+        (SMALL.replace("hex:ff01", "hex:ff0"), "two digits for each byte"),
+        (SMALL.replace("hex:ff01", "hex:ff00"), "NUL byte"),
+        (
+            SMALL.replace("hex:ff01", &"x".repeat(64)),
+            "holds 63 bytes, this one has 64",
+        ),
+    ] {
+        let error = parse(&wrong).unwrap_err();
+        assert!(error.contains(told), "{error}");
+        assert!(error.contains("TOML parse error at line "), "{error}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_together_is_refused() {
+    for (wrong, told) in [
+        (SMALL.replace("\"file\"", "\"none\""), "there is no second kernel"),
+        (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "needs the agent"),
+        (
+            SMALL.replace("retrieve-session = { name", "retrieve = { token = 1, session"),
+            "either `memfd`",
+        ),
+    ] {
+        let error = parse(&wrong).unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+}
