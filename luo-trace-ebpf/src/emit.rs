@@ -1,0 +1,92 @@
+//! Sending an event: a record in the ring buffer, numbered per CPU, or one more loss.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::ptr;
+
+use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::macros::btf_map;
+use luo_trace_common::events::{Header, Kind};
+use luo_trace_common::text::Comm;
+
+/// The ring buffer; the agent sets its size in bytes.
+#[btf_map]
+static EVENTS: RingBuf<u64, 4096> = RingBuf::new();
+
+/// Number of the last event on each CPU.
+#[btf_map]
+static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Events lost on all CPUs. One counter for all, since it is written only when the ring is full.
+#[btf_map]
+static LOST: Array<u64, 1> = Array::new();
+
+#[repr(C)]
+struct Record<P> {
+    header: Header,
+    payload: P,
+}
+
+/// Sends one event. `fill` gets a payload of zeros and writes what it knows.
+#[inline(always)]
+pub fn emit<P: 'static>(kind: Kind, fill: impl FnOnce(&mut P)) {
+    let Some(seq) = next_sequence() else { return };
+    let Some(mut entry) = EVENTS.reserve_untyped::<Record<P>>(0) else {
+        count_loss();
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reserved memory has the record's size and alignment, is ours until submitted, and every type sent
+    // here is plain data for which zeros are valid.
+    let record = unsafe {
+        ptr::write_bytes(record, 0, 1);
+        &mut *record
+    };
+    let task = bpf_get_current_pid_tgid();
+    record.header = Header {
+        kind: kind as u16,
+        size: size_of::<Record<P>>() as u16,
+        // SAFETY: helper without preconditions.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        seq,
+        lost: lost(),
+        // SAFETY: helper without preconditions.
+        ktime: unsafe { bpf_ktime_get_ns() },
+        pid: task as u32,
+        tgid: (task >> 32) as u32,
+        comm: bpf_get_current_comm().map_or(Comm::EMPTY, luo_trace_common::text::Name),
+    };
+    fill(&mut record.payload);
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn next_sequence() -> Option<u64> {
+    // SAFETY: the map's slot for this CPU; programs do not migrate. One that preempts another on the same CPU may number
+    // its event between reserve and submit of the other: numbers stay distinct because the add is atomic.
+    SEQUENCE.get_ptr_mut(0).map(|counter| unsafe { add_one(counter) } + 1)
+}
+
+#[inline(always)]
+fn count_loss() {
+    if let Some(counter) = LOST.get_ptr_mut(0) {
+        // SAFETY: the map's only slot, touched by atomic adds alone.
+        unsafe { add_one(counter) };
+    }
+}
+
+#[inline(always)]
+fn lost() -> u64 {
+    // SAFETY: the map's only slot, touched by atomic adds alone.
+    LOST.get_ptr(0).map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
+}
+
+/// Adds one atomically and gives the value before. The target's `AtomicU64` lacks what BPF has had since Linux 5.12.
+///
+/// # Safety
+/// `counter` is valid for reads and writes, and everybody writes it through this function.
+#[inline(always)]
+unsafe fn add_one(counter: *mut u64) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
+}

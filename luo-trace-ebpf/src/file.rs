@@ -1,0 +1,297 @@
+//! Files of a session, and their handlers' callbacks: `kernel/liveupdate/luo_file.c`.
+
+use aya_ebpf::helpers::generated::bpf_get_func_ip;
+use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
+use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
+use aya_ebpf::EbpfContext;
+use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, Kind, Outcome, TOKEN_KNOWN};
+use luo_trace_common::fields::Field;
+use luo_trace_common::hooks::Hook;
+
+use crate::emit::emit;
+use crate::kernel::{Address, read_object, read_session, session_of};
+use crate::task;
+
+/// EBUSY, as `luo_file_can_finish_one` makes it of a handler's no.
+const EBUSY: i64 = 16;
+
+/// `int luo_preserve_file(struct luo_file_set *file_set, u64 token, int fd)` (7.3)
+#[fentry]
+pub fn file_preserve_enter(ctx: FEntryContext) -> u32 {
+    enter_file(Hook::FilePreserve, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// After a success the file is the last of its set, and the session's mutex, which the caller holds, keeps it there.
+#[fexit]
+pub fn file_preserve(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::FilePreserve, i64::from(ctx.arg::<i32>(3)));
+    let set: u64 = ctx.arg(0);
+    let token: u64 = ctx.arg(1);
+    emit(Kind::FilePreserve, |event: &mut FileOp| {
+        begin_file(event, set, token, outcome);
+        let handler = task::current().map_or(0, |task| task.handler);
+        if outcome.is_ok() {
+            let last = Address(set).member(Field::FileSetList).and_then(|list| list.follow(Field::ListPrev));
+            if let Some(luo_file) = last.and_then(|link| link.container(Field::LuoFileList)) {
+                read_luo_file(luo_file, event);
+            }
+        } else if handler != 0 {
+            Address(handler).read_name(Field::HandlerCompatible, &mut event.handler);
+        }
+    });
+    leave_file();
+    0
+}
+
+/// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
+#[fentry]
+pub fn file_retrieve_enter(ctx: FEntryContext) -> u32 {
+    enter_file(Hook::FileRetrieve, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// How many files a set is searched through for the one retrieved; a file further back is reported without its handler.
+const SEARCH: u32 = 64;
+
+#[fexit]
+pub fn file_retrieve(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::FileRetrieve, i64::from(ctx.arg::<i32>(3)));
+    let set: u64 = ctx.arg(0);
+    let token: u64 = ctx.arg(1);
+    emit(Kind::FileRetrieve, |event: &mut FileOp| {
+        begin_file(event, set, token, outcome);
+        if let Some(luo_file) = find_file(set, token) {
+            read_luo_file(luo_file, event);
+        }
+    });
+    leave_file();
+    0
+}
+
+/// The file of a token. The session's mutex, which the caller of the traced function holds, keeps the list as it is.
+#[inline(always)]
+fn find_file(set: u64, token: u64) -> Option<Address> {
+    let head = Address(set).member(Field::FileSetList)?;
+    let mut link = head.follow(Field::ListNext)?;
+    for _ in 0..SEARCH {
+        if link == head {
+            return None;
+        }
+        let luo_file = link.container(Field::LuoFileList)?;
+        if luo_file.read::<u64>(Field::LuoFileToken) == Some(token) {
+            return Some(luo_file);
+        }
+        link = link.follow(Field::ListNext)?;
+    }
+    None
+}
+
+#[inline(always)]
+fn enter_file(hook: Hook, set: u64, token: u64) {
+    if let Some(task) = task::enter(hook) {
+        task.file_set = set;
+        task.token = token;
+        task.token_known = 1;
+        task.handler = 0;
+    }
+}
+
+#[inline(always)]
+fn leave_file() {
+    if let Some(task) = task::current() {
+        task.file_set = 0;
+        task.token_known = 0;
+        task.handler = 0;
+    }
+}
+
+#[inline(always)]
+fn begin_file(event: &mut FileOp, set: u64, token: u64, outcome: Outcome) {
+    event.outcome = outcome;
+    event.token = token;
+    if let Some(session) = session_of(set) {
+        read_session(session, &mut event.session);
+    }
+}
+
+/// Reads a `struct luo_file *`.
+#[inline(always)]
+fn read_luo_file(luo_file: Address, event: &mut FileOp) {
+    event.data = luo_file.read::<u64>(Field::LuoFileData).unwrap_or(0);
+    let Some(handler) = luo_file.follow(Field::LuoFileHandler) else { return };
+    handler.read_name(Field::HandlerCompatible, &mut event.handler);
+    let get_id = handler.follow(Field::HandlerOps).and_then(|ops| ops.follow(Field::FileOpsGetId));
+    if let Some(file) = luo_file.follow(Field::LuoFileFile) {
+        read_object(file, get_id.is_some(), &mut event.object);
+    }
+}
+
+/// `void luo_file_unpreserve_files(struct luo_file_set *file_set)` (7.3)
+#[fentry]
+pub fn files_unpreserve_enter(ctx: FEntryContext) -> u32 {
+    enter_files(Hook::FilesUnpreserve, &ctx);
+    0
+}
+
+#[fexit]
+pub fn files_unpreserve(ctx: FExitContext) -> u32 {
+    emit_files(Kind::FilesUnpreserve, task::leave(Hook::FilesUnpreserve, 0), &ctx);
+    0
+}
+
+/// `int luo_file_finish(struct luo_file_set *file_set)` (7.3)
+#[fentry]
+pub fn files_finish_enter(ctx: FEntryContext) -> u32 {
+    enter_files(Hook::FilesFinish, &ctx);
+    0
+}
+
+#[fexit]
+pub fn files_finish(ctx: FExitContext) -> u32 {
+    emit_files(Kind::FilesFinish, task::leave(Hook::FilesFinish, i64::from(ctx.arg::<i32>(1))), &ctx);
+    0
+}
+
+/// `int luo_file_freeze(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
+#[fentry]
+pub fn files_freeze_enter(ctx: FEntryContext) -> u32 {
+    enter_files(Hook::FilesFreeze, &ctx);
+    0
+}
+
+#[fexit]
+pub fn files_freeze(ctx: FExitContext) -> u32 {
+    emit_files(Kind::FilesFreeze, task::leave(Hook::FilesFreeze, i64::from(ctx.arg::<i32>(2))), &ctx);
+    0
+}
+
+/// `void luo_file_unfreeze(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
+#[fentry]
+pub fn files_unfreeze_enter(ctx: FEntryContext) -> u32 {
+    enter_files(Hook::FilesUnfreeze, &ctx);
+    0
+}
+
+#[fexit]
+pub fn files_unfreeze(ctx: FExitContext) -> u32 {
+    emit_files(Kind::FilesUnfreeze, task::leave(Hook::FilesUnfreeze, 0), &ctx);
+    0
+}
+
+/// `int luo_file_deserialize(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
+#[fentry]
+pub fn files_deserialize_enter(ctx: FEntryContext) -> u32 {
+    enter_files(Hook::FilesDeserialize, &ctx);
+    0
+}
+
+#[fexit]
+pub fn files_deserialize(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::FilesDeserialize, i64::from(ctx.arg::<i32>(2)));
+    // The count is what has just arrived.
+    if let Some(task) = task::current() {
+        task.files = Address(ctx.arg(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
+    }
+    emit_files(Kind::FilesDeserialize, outcome, &ctx);
+    0
+}
+
+#[inline(always)]
+fn enter_files(hook: Hook, ctx: &FEntryContext) {
+    if let Some(task) = task::enter(hook) {
+        task.file_set = ctx.arg(0);
+        task.token_known = 0;
+        task.files = Address(task.file_set).read::<u64>(Field::FileSetCount).unwrap_or(0);
+    }
+}
+
+#[inline(always)]
+fn emit_files(kind: Kind, outcome: Outcome, ctx: &FExitContext) {
+    let set: u64 = ctx.arg(0);
+    emit(kind, |event: &mut FilesOp| {
+        event.outcome = outcome;
+        if let Some(session) = session_of(set) {
+            read_session(session, &mut event.session);
+        }
+        if let Some(task) = task::current() {
+            event.files = task.files;
+        }
+    });
+    leave_file();
+}
+
+/// `int (*)(struct liveupdate_file_op_args *args)` and alike, include/linux/liveupdate.h (7.3): any handler's.
+///
+/// Which callback it is, is told by the handler's own table: the member that points to the function that runs.
+#[kprobe]
+pub fn file_callback_enter(ctx: ProbeContext) -> u32 {
+    let Some(args) = ctx.arg::<u64>(0) else { return 0 };
+    let Some(handler) = Address(args).follow(Field::FileArgsHandler) else { return 0 };
+    let Some(ops) = handler.follow(Field::HandlerOps) else { return 0 };
+    // SAFETY: the context is this program's own.
+    let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
+    let Some(call) = which_call(ops, function) else { return 0 };
+    if let Some(task) = task::enter(Hook::FileCallback) {
+        task.file_call = call as u64;
+        task.file_args = args;
+    }
+    0
+}
+
+#[inline(always)]
+fn which_call(ops: Address, function: u64) -> Option<FileCall> {
+    let calls = [
+        (Field::FileOpsPreserve, FileCall::Preserve),
+        (Field::FileOpsUnpreserve, FileCall::Unpreserve),
+        (Field::FileOpsFreeze, FileCall::Freeze),
+        (Field::FileOpsUnfreeze, FileCall::Unfreeze),
+        (Field::FileOpsRetrieve, FileCall::Retrieve),
+        (Field::FileOpsCanFinish, FileCall::CanFinish),
+        (Field::FileOpsFinish, FileCall::Finish),
+    ];
+    for (field, call) in calls {
+        if ops.read::<u64>(field) == Some(function) {
+            return Some(call);
+        }
+    }
+    None
+}
+
+#[kretprobe]
+pub fn file_callback(ctx: RetProbeContext) -> u32 {
+    let Some(task) = task::current() else { return 0 };
+    let args = Address(core::mem::take(&mut task.file_args));
+    if args.0 == 0 {
+        return 0;
+    }
+    let call = task.file_call as u32;
+    // Of the callbacks, three return nothing, one returns a bool, and the others an int.
+    let result = match FileCall::from_raw(call) {
+        Some(FileCall::CanFinish) if ctx.ret::<u8>() == 0 => -EBUSY,
+        Some(FileCall::Preserve | FileCall::Freeze | FileCall::Retrieve) => i64::from(ctx.ret::<i32>()),
+        _ => 0,
+    };
+    let outcome = task::leave(Hook::FileCallback, result);
+    emit(Kind::FileCallback, |event: &mut FileCallback| {
+        event.outcome = outcome;
+        event.call = call;
+        if task.token_known != 0 {
+            event.flags = TOKEN_KNOWN;
+            event.token = task.token;
+        }
+        if let Some(session) = session_of(task.file_set) {
+            read_session(session, &mut event.session);
+        }
+        if let Some(handler) = args.follow(Field::FileArgsHandler) {
+            handler.read_name(Field::HandlerCompatible, &mut event.handler);
+        }
+        event.file = args.read::<u64>(Field::FileArgsFile).unwrap_or(0);
+        event.data = args.read::<u64>(Field::FileArgsData).unwrap_or(0);
+        event.retrieve_status = match args.read::<i32>(Field::FileArgsRetrieveStatus) {
+            Some(status) => i64::from(status),
+            None => i64::from(args.read::<u8>(Field::FileArgsRetrieved).unwrap_or(0)),
+        };
+    });
+    0
+}

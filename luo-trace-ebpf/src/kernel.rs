@@ -1,0 +1,113 @@
+//! Reading kernel memory by fields whose offsets the agent has looked up.
+
+use core::mem::MaybeUninit;
+use core::ptr;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use luo_trace_common::events::{Object, SessionRef};
+use luo_trace_common::fields::{ABSENT, Field};
+use luo_trace_common::text::Name;
+
+/// Offset of each [`Field`] in this kernel, written by the agent before the programs are loaded.
+#[unsafe(no_mangle)]
+static FIELDS: [u32; Field::COUNT] = [ABSENT; Field::COUNT];
+
+/// `ANON_INODE_FS_MAGIC` in `include/uapi/linux/magic.h`: files there share one inode, which therefore tells nothing.
+const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
+
+/// An address in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The address of a member, or `None` where this kernel has no such member or there is no structure.
+    #[inline(always)]
+    pub fn member(self, field: Field) -> Option<Address> {
+        match offset(field) {
+            ABSENT => None,
+            _ if self.0 == 0 => None,
+            offset => Some(Address(self.0.wrapping_add(u64::from(offset)))),
+        }
+    }
+
+    /// The structure that this is a member of.
+    #[inline(always)]
+    pub fn container(self, field: Field) -> Option<Address> {
+        match offset(field) {
+            ABSENT => None,
+            offset => Some(Address(self.0.wrapping_sub(u64::from(offset)))),
+        }
+    }
+
+    /// Reads a member by value.
+    #[inline(always)]
+    pub fn read<T: Copy>(self, field: Field) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let from = self.member(field)?.0 as *const _;
+        // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails, and the callers read plain numbers.
+        unsafe {
+            match bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from) {
+                0 => Some(value.assume_init()),
+                _ => None,
+            }
+        }
+    }
+
+    /// Reads a member that is a pointer; null gives `None`.
+    #[inline(always)]
+    pub fn follow(self, field: Field) -> Option<Address> {
+        self.read::<u64>(field).filter(|&address| address != 0).map(Address)
+    }
+
+    /// Reads a name into place. What cannot be read stays empty.
+    #[inline(always)]
+    pub fn read_name<const N: usize>(self, field: Field, name: &mut Name<N>) {
+        if let Some(from) = self.member(field) {
+            from.read_name_here(name);
+        }
+    }
+
+    /// Reads a name that begins at this address.
+    #[inline(always)]
+    pub fn read_name_here<const N: usize>(self, name: &mut Name<N>) {
+        // SAFETY: the helper writes at most `N` bytes to memory of `N` bytes, and zeros it where it fails.
+        unsafe { bpf_probe_read_kernel(name.0.as_mut_ptr().cast(), N as u32, self.0 as *const _) };
+    }
+}
+
+#[inline(always)]
+fn offset(field: Field) -> u32 {
+    // SAFETY: within the array. Volatile, since the agent changes what the compiler believes to be constant.
+    unsafe { ptr::read_volatile(&raw const FIELDS[field as usize]) }
+}
+
+/// Reads who a session is. `session` is a `struct luo_session *`.
+#[inline(always)]
+pub fn read_session(session: Address, to: &mut SessionRef) {
+    to.id = session.0;
+    session.read_name(Field::SessionName, &mut to.name);
+}
+
+/// The session that a `struct luo_file_set *` belongs to.
+#[inline(always)]
+pub fn session_of(file_set: u64) -> Option<Address> {
+    match file_set {
+        0 => None,
+        set => Address(set).container(Field::SessionFileSet),
+    }
+}
+
+/// Reads what tells a `struct file *` apart from others. `unique_inode`: whether the handler tells objects apart by
+/// something better than the open file, as LUO's `luo_get_id` does from 7.1 on.
+#[inline(always)]
+pub fn read_object(file: Address, unique_inode: bool, to: &mut Object) {
+    to.file = file.0;
+    to.identity = if unique_inode { 0 } else { file.0 };
+    let Some(inode) = file.follow(Field::FileInode) else { return };
+    to.inode = inode.read::<u64>(Field::InodeNumber).unwrap_or(0);
+    to.size = inode.read::<u64>(Field::InodeSize).unwrap_or(0);
+    let magic = inode.follow(Field::InodeSuper).and_then(|sb| sb.read::<u64>(Field::SuperMagic));
+    if unique_inode && magic.is_some_and(|magic| magic != ANON_INODE_FS_MAGIC) {
+        to.identity = inode.0;
+    }
+}

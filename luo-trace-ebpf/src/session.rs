@@ -1,0 +1,124 @@
+//! Sessions: `kernel/liveupdate/luo_session.c`.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::macros::{fentry, fexit};
+use aya_ebpf::programs::{FEntryContext, FExitContext};
+use luo_trace_common::events::{INCOMING, Kind, OUTGOING, Plain, SessionOp, SessionRelease};
+use luo_trace_common::fields::Field;
+use luo_trace_common::hooks::Hook;
+
+use crate::emit::emit;
+use crate::kernel::{Address, read_session};
+use crate::task;
+
+/// `int luo_session_create(const char *name, struct file **filep)` (7.3)
+#[fentry]
+pub fn session_create_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::SessionCreate);
+    0
+}
+
+#[fexit]
+pub fn session_create(ctx: FExitContext) -> u32 {
+    emit_session_op(Kind::SessionCreate, Hook::SessionCreate, &ctx);
+    0
+}
+
+/// `int luo_session_retrieve(const char *name, struct file **filep)` (7.3)
+#[fentry]
+pub fn session_retrieve_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::SessionRetrieve);
+    0
+}
+
+#[fexit]
+pub fn session_retrieve(ctx: FExitContext) -> u32 {
+    emit_session_op(Kind::SessionRetrieve, Hook::SessionRetrieve, &ctx);
+    0
+}
+
+/// Both take the name they were asked for and a place for the new file, whose private data is the session.
+#[inline(always)]
+fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
+    let outcome = task::leave(hook, i64::from(ctx.arg::<i32>(2)));
+    let name = Address(ctx.arg::<u64>(0));
+    let filep = ctx.arg::<u64>(1);
+    emit(kind, |event: &mut SessionOp| {
+        event.outcome = outcome;
+        name.read_name_here(&mut event.session.name);
+        if outcome.is_ok()
+            && let Some(session) = read_pointer(filep).and_then(|file| file.follow(Field::FilePrivate))
+        {
+            event.session.id = session.0;
+        }
+    });
+}
+
+#[inline(always)]
+fn read_pointer(at: u64) -> Option<Address> {
+    let mut value = 0u64;
+    // SAFETY: the helper writes eight bytes or fails.
+    let result = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, at as *const _) };
+    (result == 0 && value != 0).then_some(Address(value))
+}
+
+/// `int luo_session_release(struct inode *inodep, struct file *filep)` (7.3)
+///
+/// A successful release frees the session, so everything about it is noted on entry.
+#[fentry]
+pub fn session_release_enter(ctx: FEntryContext) -> u32 {
+    let Some(task) = task::enter(Hook::SessionRelease) else { return 0 };
+    let release = &mut task.release;
+    *release = SessionRelease::default();
+    if let Some(session) = Address(ctx.arg::<u64>(1)).follow(Field::FilePrivate) {
+        read_session(session, &mut release.session);
+        release.direction = match session.read::<u8>(Field::SessionRetrieved) {
+            None => 0,
+            Some(0) => OUTGOING,
+            Some(_) => INCOMING,
+        };
+        let set = session.member(Field::SessionFileSet);
+        release.files = set.and_then(|set| set.read::<u64>(Field::FileSetCount)).unwrap_or(0);
+    }
+    0
+}
+
+#[fexit]
+pub fn session_release(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::SessionRelease, i64::from(ctx.arg::<i32>(2)));
+    emit(Kind::SessionRelease, |event: &mut SessionRelease| {
+        if let Some(task) = task::current().filter(|_| outcome.duration != 0) {
+            *event = task.release;
+        }
+        event.outcome = outcome;
+    });
+    0
+}
+
+/// `int luo_session_deserialize(void)` (7.3)
+#[fentry]
+pub fn session_deserialize_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::SessionDeserialize);
+    0
+}
+
+#[fexit]
+pub fn session_deserialize(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::SessionDeserialize, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::SessionDeserialize, |event: &mut Plain| event.outcome = outcome);
+    0
+}
+
+/// `int luo_session_serialize(void)` (7.3)
+#[fentry]
+pub fn session_serialize_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::SessionSerialize);
+    0
+}
+
+#[fexit]
+pub fn session_serialize(ctx: FExitContext) -> u32 {
+    let outcome = task::leave(Hook::SessionSerialize, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::SessionSerialize, |event: &mut Plain| event.outcome = outcome);
+    0
+}
