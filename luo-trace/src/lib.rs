@@ -6,3 +6,4 @@
 pub mod decode;
 pub mod errno;
 pub mod event;
+pub mod journal;

@@ -1,0 +1,145 @@
+//! The journal: one boot's record, as a file that survives a killed agent, a full disk and the jump into the next kernel.
+//!
+//! A journal is `DIR/<boot-id>.luoj`. It begins with a preamble of 16 bytes that stays the same in every version: the
+//! magic, the format's version, and their checksum. Frames follow:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | length of the payload |
+//! | 2 | kind: [`kind`] |
+//! | length | payload: a kernel record for an event, JSON for everything else |
+//! | 4 | CRC32 of all of the above |
+//!
+//! Numbers are little-endian. The first frame is the [`Header`]. A reader skips kinds and JSON fields it does not know,
+//! so a format grows without a new version; [`VERSION`] rises only when an old reader would misunderstand.
+//!
+//! [`Writer`] appends, [`Reader`] gives frames and tells of damage, [`events`] gives what a model wants: events, and a
+//! gap wherever something is missing.
+
+use luo_trace_common::hooks::Hook;
+use serde::{Deserialize, Serialize};
+
+mod events;
+mod frame;
+mod reader;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use events::{Events, Summary, events};
+pub use frame::{MAX_PAYLOAD, VERSION, kind};
+pub use reader::{Damage, Frame, OpenError, Reader, Reason};
+pub use writer::{Store, Writer};
+
+/// What a journal says about the boot and the agent that recorded it.
+///
+/// Fields that a journal may lack have a default; unknown ones are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// `/proc/sys/kernel/random/boot_id`, which also names the file.
+    pub boot_id: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// `uname -v`.
+    #[serde(default)]
+    pub kernel_version: String,
+    /// `uname -m`.
+    #[serde(default)]
+    pub machine: String,
+    /// LUO's number of this update, counted by the kernels themselves.
+    #[serde(default)]
+    pub update_number: Option<u64>,
+    /// What the previous kernel said of itself through KHO; none after a cold boot.
+    #[serde(default)]
+    pub kexec: Option<Kexec>,
+    /// How the clocks stood when the recording began.
+    pub clock: Clock,
+    /// The hooks, and whether each is attached.
+    #[serde(default)]
+    pub hooks: Vec<HookState>,
+    /// Version of the agent that wrote this.
+    #[serde(default)]
+    pub agent_version: String,
+    /// Version of the event ABI: [`luo_trace_common::events::ABI_VERSION`].
+    pub abi_version: u16,
+    /// Size of the ring buffer in bytes; 0: not known.
+    #[serde(default)]
+    pub ring_bytes: u64,
+    /// Whether LUO was in use before the agent was attached.
+    #[serde(default)]
+    pub late: bool,
+}
+
+impl Header {
+    /// The hooks that were attached, as far as this version knows them.
+    pub fn attached(&self) -> impl Iterator<Item = Hook> + '_ {
+        let attached = |hook: &Hook| self.hooks.iter().any(|state| state.attached && state.id == hook.id());
+        Hook::ALL.iter().copied().filter(attached)
+    }
+}
+
+/// KHO's `kexec-metadata`. Mirrors `struct kho_kexec_metadata` in `include/linux/kho/abi/kexec_handover.h` (7.3).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kexec {
+    /// `uname -r` of the kernel before this one.
+    #[serde(default)]
+    pub previous_release: Option<String>,
+    /// How many kexecs lie between the last cold boot and this one.
+    #[serde(default)]
+    pub count: Option<u64>,
+}
+
+/// Several clocks read at the same moment, so that times of one can be told in another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// `CLOCK_MONOTONIC`, the clock of every event, in nanoseconds.
+    pub monotonic_ns: u64,
+    /// `CLOCK_REALTIME` in nanoseconds since 1970.
+    pub realtime_ns: u64,
+    /// `CLOCK_BOOTTIME` in nanoseconds.
+    #[serde(default)]
+    pub boottime_ns: u64,
+    /// The CPU's own counter, which goes on counting over a kexec.
+    #[serde(default)]
+    pub tsc: Option<u64>,
+    /// How fast it counts, in kHz.
+    #[serde(default)]
+    pub tsc_khz: Option<u64>,
+}
+
+/// One hook of the table, as it was when the recording began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookState {
+    /// [`Hook::id`].
+    pub id: String,
+    /// Whether it sends events.
+    pub attached: bool,
+    /// The kernel functions it is attached to.
+    #[serde(default)]
+    pub targets: Vec<String>,
+    /// Why it is not attached.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Records that never reached the journal, at this place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many.
+    pub records: u64,
+    /// What kept them from being written.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// The recording ended as it should.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Why it ended.
+    #[serde(default)]
+    pub reason: String,
+    /// How many events the kernel's side had lost in all, read after the last event.
+    #[serde(default)]
+    pub kernel_lost: u64,
+}

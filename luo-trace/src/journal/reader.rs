@@ -1,0 +1,335 @@
+//! Reading a journal: frame by frame, in bounded memory, whatever the bytes are.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::frame::{self, HEAD, MAX_PAYLOAD, PREAMBLE, Preamble, TAIL, VERSION, kind};
+use super::{Clock, End, Header, Lost};
+
+/// Why a journal cannot be read at all.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The file cannot be opened or read.
+    Io(io::Error),
+    /// It does not begin like a journal.
+    Foreign,
+    /// A newer luo-trace wrote it, in a format that this one would misunderstand.
+    Newer {
+        /// The format's version.
+        version: u32,
+    },
+    /// Its preamble or its header frame is damaged, so that nothing after it can be understood.
+    Damaged {
+        /// What is wrong.
+        reason: Reason,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "cannot read the journal: {error}"),
+            Self::Foreign => write!(
+                f,
+                "this is not a luo-trace journal; give a .luoj file that `luo-trace agent --journal` wrote"
+            ),
+            Self::Newer { version } => write!(
+                f,
+                "the journal has format version {version} and this luo-trace reads up to {VERSION}; use a newer luo-trace"
+            ),
+            Self::Damaged { reason } => write!(
+                f,
+                "the journal's beginning is damaged ({reason}), so nothing in it can be understood; take another copy of it"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A part of a journal that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// Where it begins, in bytes from the file's start.
+    pub offset: u64,
+    /// What is wrong there.
+    pub reason: Reason,
+    /// How many bytes were given up.
+    pub bytes: u64,
+    /// Whether reading went on after it. It does only where the damaged frame's end is sure: a whole frame begins there.
+    pub resumed: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = if self.resumed {
+            "reading went on after it"
+        } else {
+            "nothing after it could be read"
+        };
+        write!(
+            f,
+            "{} bytes at offset {}: {}; {after}",
+            self.bytes, self.offset, self.reason
+        )
+    }
+}
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The file ends inside it.
+    Cut,
+    /// Its length cannot be.
+    Length,
+    /// Its checksum is not that of its bytes.
+    Checksum,
+    /// It is whole, and its content is not what its kind should hold.
+    Content,
+    /// The operating system could not read it.
+    Io,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cut => "the file ends inside a frame",
+            Self::Length => "a frame's length cannot be",
+            Self::Checksum => "a frame's checksum is wrong",
+            Self::Content => "a frame's content is not what its kind should hold",
+            Self::Io => "the system could not read on",
+        })
+    }
+}
+
+/// One frame, or a part that could not be read as one.
+#[derive(Debug, PartialEq)]
+pub enum Frame<'a> {
+    /// A kernel record.
+    Event(&'a [u8]),
+    /// Records are missing here.
+    Lost(Lost),
+    /// A later reading of the clocks.
+    Clock(Clock),
+    /// The recording ended as it should.
+    End(End),
+    /// Another agent took the recording up again.
+    Resumed(Box<Header>),
+    /// Bytes that are no frame.
+    Damage(Damage),
+}
+
+/// Reads a journal from its start.
+#[derive(Debug)]
+pub struct Reader<R> {
+    input: R,
+    header: Header,
+    /// The frame last read: head, payload, checksum.
+    buffer: Vec<u8>,
+    /// Where the next frame begins.
+    offset: u64,
+    /// Where the last whole frame ends.
+    whole: u64,
+    /// The kind of a frame that was read ahead and not yet given.
+    ahead: Option<u16>,
+    done: bool,
+    unknown: u64,
+}
+
+impl Reader<BufReader<File>> {
+    /// Opens the journal at `path`.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::new(BufReader::with_capacity(1 << 18, File::open(path)?))
+    }
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the preamble and the header.
+    pub fn new(mut input: R) -> Result<Self, OpenError> {
+        let mut preamble = [0; PREAMBLE];
+        let len = fill(&mut input, &mut preamble)?;
+        match Preamble::of(&preamble) {
+            Preamble::Foreign => {
+                // What is shorter than a preamble and begins like one was cut; an empty file says nothing.
+                let begins_so = len > 0 && len < PREAMBLE && frame::preamble().starts_with(&preamble[..len]);
+                let cut = OpenError::Damaged { reason: Reason::Cut };
+                return Err(if begins_so { cut } else { OpenError::Foreign });
+            }
+            Preamble::Damaged => {
+                let reason = if len < PREAMBLE { Reason::Cut } else { Reason::Checksum };
+                return Err(OpenError::Damaged { reason });
+            }
+            Preamble::Version(version) if version > VERSION => return Err(OpenError::Newer { version }),
+            Preamble::Version(_) => {}
+        }
+        let start = PREAMBLE as u64;
+        let mut reader = Self {
+            input,
+            header: Header::default(),
+            buffer: Vec::new(),
+            offset: start,
+            whole: start,
+            ahead: None,
+            done: false,
+            unknown: 0,
+        };
+        let damaged = |reason| OpenError::Damaged { reason };
+        match reader.read_frame().map_err(damaged)? {
+            Some(kind::HEADER) => reader.header = reader.json().map_err(damaged)?,
+            Some(_) => return Err(damaged(Reason::Content)),
+            None => return Err(damaged(Reason::Cut)),
+        }
+        reader.whole = reader.offset;
+        Ok(reader)
+    }
+
+    /// The header that the journal begins with.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How many whole frames had a kind that this version does not know.
+    pub fn unknown(&self) -> u64 {
+        self.unknown
+    }
+
+    /// Where the last whole frame read so far ends, in bytes from the file's start.
+    pub fn whole(&self) -> u64 {
+        self.whole
+    }
+
+    /// The next frame; `None` at the end. Damage that ends the record is given as the last frame.
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "a frame borrows the reader's buffer, an iterator's item cannot"
+    )]
+    pub fn next(&mut self) -> Option<Frame<'_>> {
+        loop {
+            if self.done {
+                return None;
+            }
+            let start = self.offset;
+            let kind = match self.ahead.take() {
+                Some(kind) => kind,
+                None => match self.read_frame() {
+                    Ok(kind) => kind?,
+                    Err(reason) => return Some(Frame::Damage(self.damage(start, reason))),
+                },
+            };
+            self.whole = self.offset;
+            let content = match kind {
+                kind::EVENT => break,
+                kind::LOST => self.json().map(Frame::Lost),
+                kind::CLOCK => self.json().map(Frame::Clock),
+                kind::END => self.json().map(Frame::End),
+                kind::RESUMED => self.json().map(|header| Frame::Resumed(Box::new(header))),
+                _ => {
+                    self.unknown += 1;
+                    continue;
+                }
+            };
+            // The frame itself is whole, so where the next one begins is sure.
+            return Some(content.unwrap_or_else(|reason| {
+                let bytes = self.buffer.len() as u64;
+                let offset = self.whole - bytes;
+                Frame::Damage(Damage {
+                    offset,
+                    reason,
+                    bytes,
+                    resumed: true,
+                })
+            }));
+        }
+        Some(Frame::Event(self.payload()))
+    }
+
+    /// Reads the next frame into the buffer; `None` where the file ends as it should.
+    fn read_frame(&mut self) -> Result<Option<u16>, Reason> {
+        let mut head = [0; HEAD];
+        match fill(&mut self.input, &mut head).map_err(|_| Reason::Io)? {
+            0 => return Ok(None),
+            HEAD => {}
+            len => {
+                self.offset += len as u64;
+                return Err(Reason::Cut);
+            }
+        }
+        let (len, kind) = frame::head(head);
+        self.offset += HEAD as u64;
+        if len > MAX_PAYLOAD {
+            return Err(Reason::Length);
+        }
+        self.buffer.resize(HEAD + len + TAIL, 0);
+        self.buffer[..HEAD].copy_from_slice(&head);
+        let got = fill(&mut self.input, &mut self.buffer[HEAD..]).map_err(|_| Reason::Io)?;
+        self.offset += got as u64;
+        if got < len + TAIL {
+            return Err(Reason::Cut);
+        }
+        let (bytes, crc) = self.buffer.split_at(HEAD + len);
+        if crc32fast::hash(bytes) != frame::number(crc) {
+            return Err(Reason::Checksum);
+        }
+        Ok(Some(kind))
+    }
+
+    /// Gives up what lies at `offset`, and goes on only where a whole frame follows at the end that the damaged one names.
+    fn damage(&mut self, offset: u64, reason: Reason) -> Damage {
+        let end = self.offset;
+        if reason == Reason::Checksum
+            && let Ok(Some(kind)) = self.read_frame()
+        {
+            self.ahead = Some(kind);
+            let bytes = end - offset;
+            return Damage {
+                offset,
+                reason,
+                bytes,
+                resumed: true,
+            };
+        }
+        self.done = true;
+        // An error here only ends the counting.
+        self.offset += io::copy(&mut self.input, &mut io::sink()).unwrap_or(0);
+        Damage {
+            offset,
+            reason,
+            bytes: self.offset - offset,
+            resumed: false,
+        }
+    }
+
+    fn payload(&self) -> &[u8] {
+        let end = self.buffer.len().saturating_sub(TAIL);
+        self.buffer.get(HEAD..end).unwrap_or_default()
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Reason> {
+        serde_json::from_slice(self.payload()).map_err(|_| Reason::Content)
+    }
+}
+
+/// Reads until `buffer` is full or the input ends, and gives how many bytes came.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match input.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
