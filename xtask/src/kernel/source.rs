@@ -106,7 +106,14 @@ fn package(name: &str) -> Result<Tree> {
     if !apt::available() {
         bail!("this machine has no apt-get to fetch {name} with: give a kernel.org tar file or a tree with --source");
     }
-    let unpacked = Apt::newer()?.unpack(name, None)?;
+    let apt = Apt::newer()?;
+    if apt.versions(name)?.is_empty() {
+        bail!(
+            "there is no package {name}; there are: {}",
+            apt.names("linux-source-")?.join(", ")
+        );
+    }
+    let unpacked = apt.unpack(name, None)?;
     let sources = unpacked.join("usr/src");
     let mut files = fs::read_dir(&sources).with_context(|| format!("the package {name} brings no source"))?;
     let archive = files.find_map(|file| file.ok().map(|file| file.path()).filter(|path| is_tar(path)));
