@@ -206,17 +206,24 @@ fn extract(archive: &Path, origin: Option<&str>) -> Result<Tree> {
 }
 
 /// A copy of a tree that a user works on: the testbed adds files to it, and only what changed since
-/// the last copy is copied, so that a build stays short.
+/// the last copy is copied, so that a build stays short. What was deleted since then stays.
 fn copy(directory: &Path) -> Result<Tree> {
     let from = fs::canonicalize(directory).with_context(|| format!("cannot find {}", directory.display()))?;
     let version = version(&from)?;
     let name = format!("{version}-{}", short_hash(from.as_os_str().as_encoded_bytes()));
     let path = cache::subdir("source")?.join(&name);
+    let complete = path.join(COMPLETE);
     let _lock = cache::lock("source")?;
+    // A file that was cut off in the middle of a copy is newer than its original: start afresh.
+    if fs::remove_file(&complete).is_err() && path.exists() {
+        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
     fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     let entries = fs::read_dir(&from).with_context(|| format!("cannot read {}", from.display()))?;
     let entries: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    let wanted = entries.iter().filter(|entry| !entry.ends_with(".git"));
+    let wanted = entries
+        .iter()
+        .filter(|entry| !entry.ends_with(".git") && !entry.ends_with(COMPLETE));
     eprintln!("copying what changed in {}", from.display());
     run::output(
         Command::new("cp")
@@ -224,6 +231,7 @@ fn copy(directory: &Path) -> Result<Tree> {
             .args(wanted)
             .arg(&path),
     )?;
+    fs::write(&complete, "").with_context(|| format!("cannot write {}", complete.display()))?;
     Ok(Tree {
         path,
         name,

@@ -1,6 +1,6 @@
 //! The distribution's packages: how each is recognised, and what it is called where.
 
-use std::{env::consts::ARCH, fs, path::Path, process::Command};
+use std::{env::consts::ARCH, fmt, fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +9,9 @@ use crate::{
     apt::{self, Apt},
     cache, run,
 };
+
+use Brings::{Header, Program, Service};
+use Need::{KernelBuild, Prometheus, Qemu};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -28,8 +31,14 @@ enum Brings {
     Service(&'static str),
 }
 
-use Brings::{Header, Program, Service};
-use Need::{KernelBuild, Prometheus, Qemu};
+impl fmt::Display for Brings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Program(name) | Service(name) => f.write_str(name),
+            Header(name) => write!(f, "the header {name}"),
+        }
+    }
+}
 
 #[rustfmt::skip] // a table
 const PACKAGES: &[Package] = &[
@@ -85,7 +94,7 @@ pub(super) fn install(missing: &[&Package], tools: &Tools) -> Result<()> {
         None => Ok(()),
         Some(package) => {
             bail!(
-                "the Debian package {} is there, but it did not bring {:?}",
+                "the Debian package {} is there, but it did not bring {}",
                 package.debian,
                 package.brings
             )
@@ -152,7 +161,7 @@ fn instructions(missing: &[&Package]) -> String {
         arch.join(" "),
         missing
             .iter()
-            .map(|package| format!("{:?}", package.brings))
+            .map(|package| package.brings.to_string())
             .collect::<Vec<_>>()
             .join(", "),
     )
@@ -203,7 +212,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("pacman -S bc bison cpio flex gcc libelf"), "{text}");
-        assert!(text.contains("libelf.h"), "{text}");
+        assert!(text.contains("the header libelf.h"), "{text}");
         assert!(!text.contains("qemu"), "only what is missing: {text}");
     }
 }
