@@ -25,10 +25,14 @@ fn main() {
             println!("cargo::rustc-cfg=bpf_object");
         }
         Err(missing) if env::var("PROFILE").is_ok_and(|profile| profile == "release") => {
-            println!("cargo::error={missing} is missing, without which the eBPF programs cannot be built: run `cargo xtask setup`");
+            println!(
+                "cargo::error={missing} is missing, without which the eBPF programs cannot be built: run `cargo xtask setup`"
+            );
         }
         Err(missing) => {
-            println!("cargo::warning={missing} is missing: this debug build has no eBPF programs; `cargo xtask setup` installs it");
+            println!(
+                "cargo::warning={missing} is missing: this debug build has no eBPF programs; `cargo xtask setup` installs it"
+            );
         }
     }
 }
@@ -36,7 +40,10 @@ fn main() {
 /// The search path with which the programs can be built, or what is missing for it.
 fn toolchain() -> Result<OsString, &'static str> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output().map_err(|_| "rustc")?;
+    let sysroot = Command::new(rustc)
+        .args(["--print", "sysroot"])
+        .output()
+        .map_err(|_| "rustc")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     if !sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists() {
         return Err("the standard library's source (rust-src)");
@@ -81,9 +88,14 @@ fn build(path: &OsString) -> PathBuf {
     if env::var_os("CARGO_FEATURE_BPF_LOG").is_some() {
         cargo.args(["--features", "log"]);
     }
-    let output = cargo.output().unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
+    let output = cargo
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run cargo: {error}"));
     if !output.status.success() {
-        panic!("the eBPF programs do not build:\n{}", String::from_utf8_lossy(&output.stderr));
+        panic!(
+            "the eBPF programs do not build:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     target_dir.join(TARGET).join("release/luo-trace")
 }

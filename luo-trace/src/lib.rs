@@ -3,7 +3,15 @@
 //! Data flows one way: the kernel's hooks or a journal give bytes, [`decode`] makes [`event`]s of them, the model judges
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
 
+#[cfg(feature = "agent")]
+pub mod commands;
 pub mod decode;
 pub mod errno;
 pub mod event;
+#[cfg(feature = "agent")]
+pub mod exit;
+#[cfg(feature = "agent")]
+pub mod host;
 pub mod journal;
+#[cfg(feature = "agent")]
+pub mod kernel;

@@ -1,2 +1,35 @@
-//! luo-trace
-fn main() {}
+//! The command line. Everything it does is in the library; see `luo-trace help`.
+
+use clap::{Parser, Subcommand};
+use luo_trace::commands::{doctor, hooks};
+use luo_trace::exit::Exit;
+
+/// Watch Linux live updates from inside the kernel, and say whether they kept their promises
+///
+/// Exit status: 0 held; 1 violated, denied or an expectation failed; 2 usage or internal error; 3 inconclusive;
+/// 4 cannot work here.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Can this host be traced, and if not, why and what to do
+    Doctor(doctor::Args),
+    /// The kernel functions that are traced, and what each tells
+    Hooks,
+}
+
+fn main() -> Exit {
+    let result = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Hooks => hooks::run().map_err(Into::into),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("luo-trace: {error:#}");
+        Exit::Error
+    })
+}

@@ -1,0 +1,120 @@
+//! `luo-trace doctor`: can this host be traced, and if not, why and what to do.
+
+use std::fs;
+use std::io::{self, Write};
+
+use anyhow::Result;
+use clap::{Args as ClapArgs, ValueEnum};
+use luo_trace_common::hooks::Hook;
+use serde::Serialize;
+
+use crate::exit::Exit;
+use crate::journal::HookState;
+use crate::kernel::preflight::{self, Obstacle, VMLINUX_BTF};
+use crate::kernel::{AttachError, Tracer};
+
+/// How much room a trial attachment needs: the smallest ring there is.
+const TRIAL_RING: u32 = 4096;
+
+/// Options of `luo-trace doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// How to print what was found
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// For a person
+    #[default]
+    Text,
+    /// One JSON object: `can_trace`, `obstacle`, `reason`, `hooks`
+    Json,
+}
+
+#[derive(Serialize)]
+struct Diagnosis {
+    can_trace: bool,
+    obstacle: Option<Obstacle>,
+    reason: Option<String>,
+    hooks: Vec<HookState>,
+}
+
+/// Looks at the host, attaches every hook for a moment, and tells what would not work.
+///
+/// # Errors
+/// Where stdout cannot be written.
+pub fn run(args: &Args) -> Result<Exit> {
+    let diagnosis = diagnose();
+    let mut out = io::stdout().lock();
+    match args.format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&diagnosis)?)?,
+        Format::Text => print(&mut out, &diagnosis)?,
+    }
+    Ok(if diagnosis.can_trace {
+        Exit::Held
+    } else {
+        Exit::CannotWork
+    })
+}
+
+fn diagnose() -> Diagnosis {
+    if let Some(obstacle) = preflight::obstacle() {
+        return Diagnosis {
+            can_trace: false,
+            reason: Some(obstacle.to_string()),
+            obstacle: Some(obstacle),
+            hooks: Vec::new(),
+        };
+    }
+    let attached = fs::read(VMLINUX_BTF)
+        .map_err(Into::into)
+        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING));
+    match attached {
+        Ok(tracer) => Diagnosis {
+            can_trace: true,
+            obstacle: None,
+            reason: None,
+            hooks: tracer.hooks().to_vec(),
+        },
+        Err(error) => Diagnosis {
+            can_trace: false,
+            obstacle: None,
+            reason: Some(format!("{error:#}")),
+            hooks: error
+                .downcast::<AttachError>()
+                .map(|error| error.failed)
+                .unwrap_or_default(),
+        },
+    }
+}
+
+fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    for state in &diagnosis.hooks {
+        let hook = Hook::ALL.iter().find(|hook| hook.id() == state.id);
+        let mark = if state.attached { "ok" } else { "no" };
+        write!(
+            out,
+            "{mark:<3} {:<20} {:<9} {}",
+            state.id,
+            hook.map_or("", |&hook| super::hooks::need(hook)),
+            state.targets.join(" ")
+        )?;
+        match &state.reason {
+            Some(reason) => writeln!(out, " ({reason})")?,
+            None => writeln!(out)?,
+        }
+    }
+    match &diagnosis.reason {
+        Some(reason) => writeln!(out, "this host cannot be traced: {reason}"),
+        None => {
+            let missing = diagnosis.hooks.iter().filter(|hook| !hook.attached).count();
+            writeln!(
+                out,
+                "this host can be traced: {} hooks attached, {missing} missing",
+                diagnosis.hooks.len() - missing
+            )
+        }
+    }
+}

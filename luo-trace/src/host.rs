@@ -1,0 +1,139 @@
+//! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::journal::{Clock, Header, Kexec};
+
+/// The header of a journal that begins now; the hooks are the agent's to fill in.
+///
+/// # Errors
+/// Where `/proc` does not tell the boot id, without which a record cannot be told from another boot's.
+pub fn header() -> Result<Header> {
+    let sysctl = |name: &str| read(&format!("/proc/sys/kernel/{name}"));
+    Ok(Header {
+        boot_id: sysctl("random/boot_id")
+            .context("/proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")?,
+        kernel_release: sysctl("osrelease").unwrap_or_default(),
+        kernel_version: sysctl("version").unwrap_or_default(),
+        machine: std::env::consts::ARCH.into(),
+        kexec: kexec_metadata(),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        abi_version: luo_trace_common::events::ABI_VERSION,
+        ..Header::default()
+    })
+}
+
+fn read(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// KHO's own note of where this kernel came from, as far as debugfs shows it.
+fn kexec_metadata() -> Option<Kexec> {
+    const PATH: &str = "/sys/kernel/debug/kho/in/sub_fdts/kexec-metadata";
+    parse_kexec_metadata(&fs::read(PATH).ok()?)
+}
+
+/// Mirrors `struct kho_kexec_metadata` in `include/linux/kho/abi/kexec_metadata.h` (7.3), version 1: a version, the
+/// previous kernel's release in 65 bytes, and the number of kexecs since the last cold boot.
+fn parse_kexec_metadata(bytes: &[u8]) -> Option<Kexec> {
+    let (version, rest) = bytes.split_first_chunk::<4>()?;
+    let (release, rest) = rest.split_first_chunk::<65>()?;
+    let count = rest.first_chunk::<4>()?;
+    (u32::from_le_bytes(*version) == 1).then(|| Kexec {
+        previous_release: Some(luo_trace_common::text::Name(*release).to_string()),
+        count: Some(u32::from_le_bytes(*count).into()),
+    })
+}
+
+/// Reads the clocks, as close together as can be.
+pub fn clock() -> Clock {
+    Clock {
+        monotonic_ns: time(libc::CLOCK_MONOTONIC),
+        tsc: counter(),
+        realtime_ns: time(libc::CLOCK_REALTIME),
+        boottime_ns: time(libc::CLOCK_BOOTTIME),
+        tsc_khz: None,
+    }
+}
+
+/// A later reading that also tells how fast the CPU's counter runs, from the time between the two.
+pub fn clock_since(earlier: &Clock) -> Clock {
+    let now = clock();
+    let rate = |from: u64, to: u64| {
+        let nanoseconds = now
+            .monotonic_ns
+            .checked_sub(earlier.monotonic_ns)
+            .filter(|&ns| ns > 0)?;
+        u64::try_from(u128::from(to.checked_sub(from)?) * 1_000_000 / u128::from(nanoseconds)).ok()
+    };
+    Clock {
+        tsc_khz: earlier.tsc.zip(now.tsc).and_then(|(from, to)| rate(from, to)),
+        ..now
+    }
+}
+
+fn time(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on every Linux that has LUO, and the result goes to a valid timespec.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// The CPU's counter, which goes on over a kexec.
+#[cfg(target_arch = "x86_64")]
+fn counter() -> Option<u64> {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux does not forbid it unless asked per process.
+    Some(unsafe { core::arch::x86_64::_rdtsc() })
+}
+
+/// The CPU's counter, which goes on over a kexec.
+#[cfg(target_arch = "aarch64")]
+fn counter() -> Option<u64> {
+    let counter: u64;
+    // SAFETY: reads a register that Linux lets userspace read.
+    unsafe { core::arch::asm!("mrs {}, cntvct_el0", out(reg) counter, options(nomem, nostack)) };
+    Some(counter)
+}
+
+/// This architecture's counter is not known to go on over a kexec.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn counter() -> Option<u64> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kexec_metadata_tells_the_kernel_before() {
+        let mut bytes = 1u32.to_le_bytes().to_vec();
+        let mut release = [0u8; 65];
+        release[..10].copy_from_slice(b"7.3.4-luo\0");
+        bytes.extend(release);
+        bytes.extend(3u32.to_le_bytes());
+        let kexec = parse_kexec_metadata(&bytes).expect("parses");
+        assert_eq!(kexec.previous_release.as_deref(), Some("7.3.4-luo"));
+        assert_eq!(kexec.count, Some(3));
+        assert_eq!(parse_kexec_metadata(&bytes[..40]), None);
+        assert_eq!(
+            parse_kexec_metadata(&[9; 80]),
+            None,
+            "a version that is not known is not guessed at"
+        );
+    }
+
+    #[test]
+    fn a_later_reading_tells_how_fast_the_counter_runs() {
+        let now = clock();
+        let earlier = Clock {
+            monotonic_ns: now.monotonic_ns - 1_000_000_000,
+            tsc: now.tsc.map(|tsc| tsc - 2_000_000_000),
+            ..now
+        };
+        let khz = clock_since(&earlier).tsc_khz;
+        assert!(khz.is_none_or(|khz| (1_000_000..=3_000_000).contains(&khz)), "{khz:?}");
+    }
+}

@@ -1,0 +1,231 @@
+//! Loading the programs and attaching the hooks, each by the table in `luo_trace_common::hooks`.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{Array, RingBuf};
+use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use luo_trace_common::fields::{ABSENT, Field};
+use luo_trace_common::hooks::{Attach, Hook, Need};
+
+use super::btf::Btf;
+use super::ring::Ring;
+use crate::journal::HookState;
+
+/// A required hook could not be attached: nothing that luo-trace says would hold.
+#[derive(Debug)]
+pub struct AttachError {
+    /// The hooks that are required and failed, each with its reason.
+    pub failed: Vec<HookState>,
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("required hooks cannot be attached on this kernel")?;
+        for hook in &self.failed {
+            write!(
+                f,
+                "\n  {}: {}",
+                hook.id,
+                hook.reason.as_deref().unwrap_or("unknown reason")
+            )?;
+        }
+        f.write_str("\nrun `luo-trace doctor` for the whole picture")
+    }
+}
+
+impl std::error::Error for AttachError {}
+
+/// Attached programs. Dropping it detaches and unloads them all; nothing is ever pinned.
+pub struct Tracer {
+    ebpf: Ebpf,
+    hooks: Vec<HookState>,
+}
+
+impl Tracer {
+    /// Loads the programs and attaches every hook that this kernel allows.
+    ///
+    /// # Errors
+    /// An [`AttachError`] where a required hook failed, any other error where nothing could be loaded at all.
+    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32) -> Result<Self> {
+        let btf = Btf::parse(vmlinux_btf)?;
+        let aya_btf = aya::Btf::parse(vmlinux_btf, aya::Endianness::default())?;
+        let offsets = btf.offsets();
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&aya_btf))
+            .override_global("FIELDS", &offsets[..], true)
+            .map_max_entries("EVENTS", ring_bytes)
+            .load(super::OBJECT)
+            .context("the kernel refuses luo-trace's maps")?;
+        let hooks = Hook::ALL
+            .iter()
+            .map(|&hook| {
+                let mut state = HookState {
+                    id: hook.id().into(),
+                    ..HookState::default()
+                };
+                match attach(&mut ebpf, hook, &btf, &aya_btf, &offsets) {
+                    Ok(attached) => {
+                        state.attached = true;
+                        state.reason = attached.partly;
+                        state.targets = attached.targets;
+                    }
+                    Err(error) => state.reason = Some(format!("{error:#}")),
+                }
+                state
+            })
+            .collect();
+        let tracer = Self { ebpf, hooks };
+        let required = |state: &&HookState| {
+            Hook::ALL
+                .iter()
+                .any(|hook| hook.id() == state.id && hook.need() == Need::Required)
+        };
+        let failed: Vec<_> = tracer
+            .hooks
+            .iter()
+            .filter(|state| !state.attached)
+            .filter(required)
+            .cloned()
+            .collect();
+        if !failed.is_empty() {
+            return Err(AttachError { failed }.into());
+        }
+        Ok(tracer)
+    }
+
+    /// The hooks and what became of each.
+    pub fn hooks(&self) -> &[HookState] {
+        &self.hooks
+    }
+
+    /// The ring buffer's reading end. There is one: a second call fails.
+    pub fn ring(&mut self) -> Result<Ring> {
+        let ring = self
+            .ebpf
+            .take_map("EVENTS")
+            .context("the ring buffer was taken before")?;
+        let lost = self
+            .ebpf
+            .take_map("LOST")
+            .context("the loss counter was taken before")?;
+        Ring::new(RingBuf::try_from(ring)?, Array::try_from(lost)?)
+    }
+}
+
+struct Attached {
+    targets: Vec<String>,
+    /// What could not be attached although the hook works.
+    partly: Option<String>,
+}
+
+fn attach(ebpf: &mut Ebpf, hook: Hook, btf: &Btf<'_>, aya_btf: &aya::Btf, offsets: &[u32]) -> Result<Attached> {
+    let absent: Vec<String> = hook
+        .fields()
+        .iter()
+        .filter(|&&field| offsets[field as usize] == ABSENT)
+        .map(|field: &Field| format!("{}.{}", field.structure(), field.path()))
+        .collect();
+    if !absent.is_empty() {
+        bail!("this kernel has no {}", absent.join(", "));
+    }
+    match hook.attach() {
+        Attach::Function { targets, .. } => {
+            let target = targets
+                .iter()
+                .copied()
+                .find(|target| btf.has_function(target))
+                .with_context(|| {
+                    format!(
+                        "no function {} to attach to: the kernel lacks it, or the compiler inlined it",
+                        targets.join(" or ")
+                    )
+                })?;
+            for program in [hook.enter(), hook.exit()].into_iter().flatten() {
+                attach_function(ebpf, program, target, aya_btf)
+                    .with_context(|| format!("program {program} on {target}"))?;
+            }
+            Ok(Attached {
+                targets: vec![target.into()],
+                partly: None,
+            })
+        }
+        Attach::Callbacks { argument } => attach_callbacks(ebpf, hook, &btf.callbacks(argument), argument),
+    }
+}
+
+fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf) -> Result<()> {
+    match ebpf.program_mut(program).context("the binary lacks this program")? {
+        Program::FEntry(program) => {
+            let program: &mut FEntry = program;
+            program.load(target, btf).map_err(explain)?;
+            program.attach()?;
+        }
+        Program::FExit(program) => {
+            let program: &mut FExit = program;
+            program.load(target, btf).map_err(explain)?;
+            program.attach()?;
+        }
+        _ => bail!("the program is of a kind that cannot be attached to a function"),
+    }
+    Ok(())
+}
+
+/// One program serves every callback; a callback that cannot be reached is told and does not stop the others.
+fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: &[&str], argument: &str) -> Result<Attached> {
+    if targets.is_empty() {
+        bail!("this kernel has no callback that takes a struct {argument}");
+    }
+    let programs: Vec<&str> = [hook.enter(), hook.exit()].into_iter().flatten().collect();
+    for name in &programs {
+        kprobe(ebpf, name)?
+            .load()
+            .map_err(explain)
+            .with_context(|| format!("program {name}"))?;
+    }
+    let mut attached = Vec::new();
+    let mut failed = Vec::new();
+    for &target in targets {
+        let result = programs.iter().try_for_each(|name| {
+            kprobe(ebpf, name)?
+                .attach(target, 0)
+                .map(drop)
+                .map_err(anyhow::Error::from)
+        });
+        match result {
+            Ok(()) => attached.push(target.to_owned()),
+            Err(error) => failed.push(format!("{target}: {error:#}")),
+        }
+    }
+    if attached.is_empty() {
+        bail!("{}", failed.join("; "));
+    }
+    let partly = (!failed.is_empty()).then(|| format!("not all: {}", failed.join("; ")));
+    Ok(Attached {
+        targets: attached,
+        partly,
+    })
+}
+
+fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the binary lacks program {name}"))?;
+    program
+        .try_into()
+        .with_context(|| format!("program {name} is no kprobe"))
+}
+
+/// A verifier's refusal comes with a log of thousands of lines, of which the last tell why.
+fn explain(error: ProgramError) -> anyhow::Error {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let tail: Vec<&str> = log.lines().rev().take(6).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail.join(" | "))
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,226 @@
+//! The running kernel's type information (BTF), as far as tracing needs it: where members lie, which functions there are,
+//! and which of them are callbacks.
+//!
+//! The format is the kernel's, `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h` (7.3). Reading is safe on any
+//! bytes: what does not fit ends in an error.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail};
+use luo_trace_common::fields::{ABSENT, Field};
+
+const MAGIC: u16 = 0xeb9f;
+
+const KIND_INT: u32 = 1;
+const KIND_PTR: u32 = 2;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_VAR: u32 = 14;
+const KIND_DATASEC: u32 = 15;
+const KIND_DECL_TAG: u32 = 17;
+const KIND_TYPE_TAG: u32 = 18;
+const KIND_ENUM64: u32 = 19;
+
+/// How deep members of members may nest before a type is taken to be damaged.
+const DEPTH: u32 = 32;
+
+/// Type information, indexed by the names of structures and functions.
+pub struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Where each type begins in `types`; type ids begin at 1.
+    offsets: Vec<u32>,
+    structures: HashMap<&'a [u8], u32>,
+    functions: HashMap<&'a [u8], u32>,
+}
+
+/// One type: its kind, the number of what follows, and its size or the type it refers to.
+#[derive(Clone, Copy)]
+struct Type {
+    name: u32,
+    kind: u32,
+    len: usize,
+    bitfields: bool,
+    size_or_type: u32,
+    /// Where what follows begins in `Btf::types`.
+    rest: usize,
+}
+
+impl<'a> Btf<'a> {
+    /// Reads and indexes type information such as `/sys/kernel/btf/vmlinux` holds.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let magic = bytes.get(..2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        if magic != Some(MAGIC) {
+            bail!("this is no BTF of a little-endian kernel: it does not begin with {MAGIC:#x}");
+        }
+        let header_len = word(bytes, 4)? as usize;
+        let section = |offset: usize| -> Result<&'a [u8]> {
+            let start = header_len
+                .checked_add(word(bytes, offset)? as usize)
+                .context("section out of bounds")?;
+            let end = start
+                .checked_add(word(bytes, offset + 4)? as usize)
+                .context("section out of bounds")?;
+            bytes.get(start..end).context("BTF is shorter than its header says")
+        };
+        let mut btf = Btf {
+            types: section(8)?,
+            strings: section(16)?,
+            offsets: vec![0],
+            structures: HashMap::new(),
+            functions: HashMap::new(),
+        };
+        let mut at = 0;
+        while at < btf.types.len() {
+            let ty = btf.type_at(at)?;
+            let id = u32::try_from(btf.offsets.len()).context("too many types")?;
+            match ty.kind {
+                KIND_STRUCT => _ = btf.structures.entry(btf.string(ty.name)).or_insert(id),
+                KIND_FUNC => _ = btf.functions.entry(btf.string(ty.name)).or_insert(id),
+                _ => {}
+            }
+            btf.offsets.push(u32::try_from(at).context("BTF is too large")?);
+            at = ty.rest + rest_len(&ty)?;
+        }
+        Ok(btf)
+    }
+
+    /// Whether the kernel has a traceable function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains_key(name.as_bytes())
+    }
+
+    /// Where a member lies in its structure, in bytes; `None` where this kernel has no such member.
+    pub fn offset(&self, field: Field) -> Option<u32> {
+        let mut id = *self.structures.get(field.structure().as_bytes())?;
+        let mut offset = 0;
+        for name in field.path().split('.') {
+            let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH)?;
+            offset += member_offset;
+            id = member_type;
+        }
+        Some(offset)
+    }
+
+    /// The offsets of all fields, in the order the programs expect, with [`ABSENT`] for those this kernel lacks.
+    pub fn offsets(&self) -> [u32; Field::COUNT] {
+        let mut offsets = [ABSENT; Field::COUNT];
+        for &field in Field::ALL {
+            offsets[field as usize] = self.offset(field).unwrap_or(ABSENT);
+        }
+        offsets
+    }
+
+    /// Every function whose one parameter points to this structure, by name.
+    pub fn callbacks(&self, argument: &str) -> Vec<&'a str> {
+        let Some(&structure) = self.structures.get(argument.as_bytes()) else {
+            return Vec::new();
+        };
+        let mut found: Vec<&str> = self
+            .functions
+            .iter()
+            .filter(|&(_, &id)| self.takes_only(id, structure))
+            .filter_map(|(name, _)| std::str::from_utf8(name).ok())
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn takes_only(&self, function: u32, structure: u32) -> bool {
+        let one_parameter = || {
+            let proto = self.get(self.get(function)?.size_or_type)?;
+            if proto.kind != KIND_FUNC_PROTO || proto.len != 1 {
+                return None;
+            }
+            let pointer = self.get(self.skip_modifiers(word(self.types, proto.rest + 4).ok()?)?)?;
+            (pointer.kind == KIND_PTR).then(|| self.skip_modifiers(pointer.size_or_type))?
+        };
+        one_parameter() == Some(structure)
+    }
+
+    /// Finds a member by name, also within anonymous members: its offset in bytes and its type.
+    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+        let ty = self.get(self.skip_modifiers(id)?)?;
+        if depth == 0 || !matches!(ty.kind, KIND_STRUCT | KIND_UNION) {
+            return None;
+        }
+        for i in 0..ty.len {
+            let at = ty.rest + i * 12;
+            let member_name = self.string(word(self.types, at).ok()?);
+            let member_type = word(self.types, at + 4).ok()?;
+            let raw = word(self.types, at + 8).ok()?;
+            let bits = if ty.bitfields { raw & 0x00ff_ffff } else { raw };
+            let is_bitfield = ty.bitfields && raw >> 24 != 0;
+            if member_name == name {
+                return (!is_bitfield && bits % 8 == 0).then_some((bits / 8, member_type));
+            }
+            if member_name.is_empty()
+                && let Some((offset, found)) = self.member(member_type, name, depth - 1)
+            {
+                return Some((bits / 8 + offset, found));
+            }
+        }
+        None
+    }
+
+    fn skip_modifiers(&self, mut id: u32) -> Option<u32> {
+        for _ in 0..DEPTH {
+            let ty = self.get(id)?;
+            match ty.kind {
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => id = ty.size_or_type,
+                _ => return Some(id),
+            }
+        }
+        None
+    }
+
+    fn get(&self, id: u32) -> Option<Type> {
+        let offset = self.offsets.get(id as usize).filter(|_| id != 0)?;
+        self.type_at(*offset as usize).ok()
+    }
+
+    fn type_at(&self, at: usize) -> Result<Type> {
+        let info = word(self.types, at + 4)?;
+        Ok(Type {
+            name: word(self.types, at)?,
+            kind: info >> 24 & 0x1f,
+            len: (info & 0xffff) as usize,
+            bitfields: info >> 31 != 0,
+            size_or_type: word(self.types, at + 8)?,
+            rest: at + 12,
+        })
+    }
+
+    fn string(&self, offset: u32) -> &'a [u8] {
+        let tail = self.strings.get(offset as usize..).unwrap_or_default();
+        tail.split(|&b| b == 0).next().unwrap_or_default()
+    }
+}
+
+/// How many bytes follow a type of this kind.
+fn rest_len(ty: &Type) -> Result<usize> {
+    Ok(match ty.kind {
+        KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+        KIND_ARRAY => 12,
+        KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => ty.len * 12,
+        KIND_ENUM | KIND_FUNC_PROTO => ty.len * 8,
+        0..=KIND_ENUM64 => 0,
+        kind => bail!("BTF kind {kind} is newer than this version of luo-trace"),
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32> {
+    let bytes = bytes
+        .get(at..)
+        .and_then(|tail| tail.first_chunk::<4>())
+        .context("BTF ends in the middle of a type")?;
+    Ok(u32::from_le_bytes(*bytes))
+}

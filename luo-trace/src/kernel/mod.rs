@@ -1,0 +1,18 @@
+//! The kernel's side: the only place that knows aya, BPF and BTF.
+//!
+//! [`preflight`] finds out whether this host can be traced at all, [`Tracer::attach`] loads the programs and attaches the
+//! hooks, and the [`Ring`] gives the records they send. Whatever comes out of here is bytes for [`crate::decode`].
+
+mod attach;
+pub mod btf;
+pub mod preflight;
+mod ring;
+
+pub use attach::{AttachError, Tracer};
+pub use ring::Ring;
+
+/// The compiled programs, or nothing in a debug build without the BPF toolchain.
+#[cfg(bpf_object)]
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LUO_TRACE_BPF_OBJECT"));
+#[cfg(not(bpf_object))]
+static OBJECT: &[u8] = &[];
