@@ -145,7 +145,7 @@ pub struct Memfd {
     /// What its contents are made from.
     pub seed: u64,
     /// Whether it is sealed against writing, growing, shrinking and further sealing.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
 }
 
@@ -180,7 +180,7 @@ pub struct Run {
     /// The program's path and its arguments.
     pub argv: Vec<String>,
     /// The exit status it must have.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub exits: i32,
     /// Text that its output must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +201,7 @@ pub struct ScrapeMetrics {
 #[serde(deny_unknown_fields)]
 pub struct StartAgent {
     /// More arguments.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
 }
 
@@ -210,7 +210,7 @@ pub struct StartAgent {
 #[serde(deny_unknown_fields)]
 pub struct StopAgent {
     /// The exit status it must have.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub exits: i32,
 }
 
@@ -218,3 +218,7 @@ pub struct StopAgent {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckNoBpf {}
+
+fn is_zero(status: &i32) -> bool {
+    *status == 0
+}

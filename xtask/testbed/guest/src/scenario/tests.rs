@@ -58,6 +58,17 @@ fn the_guest_reads_what_the_host_wrote_without_the_expectations() {
 }
 
 #[test]
+fn a_size_is_written_with_the_unit_that_fits() {
+    for text in ["0 B", "5000 B", "4 KiB", "1025 KiB", "64 MiB", "1 GiB"] {
+        assert_eq!(String::from(Size::try_from(text.to_owned()).unwrap()), text);
+    }
+    assert!(
+        Size::try_from("17179869184 GiB".to_owned()).is_err(),
+        "more than 64 bits"
+    );
+}
+
+#[test]
 fn a_mistake_is_told_with_its_line() {
     for (wrong, told) in [
         (SMALL.replace("token = 2,", "tokn = 2,"), "unknown field `tokn`"),

@@ -72,6 +72,8 @@ fn bytes_of_hex(hex: &str) -> Result<Vec<u8>, String> {
 #[serde(try_from = "String", into = "String")]
 pub struct Size(u64);
 
+const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
 impl Size {
     /// The size in bytes.
     pub fn bytes(self) -> u64 {
@@ -85,15 +87,9 @@ impl TryFrom<String> for Size {
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a size: write a number and B, KiB, MiB or GiB, such as \"4 KiB\"");
         let (number, unit) = text.split_once(' ').ok_or_else(wrong)?;
-        let unit: u64 = match unit {
-            "B" => 1,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            _ => return Err(wrong()),
-        };
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        number.checked_mul(unit).map(Size).ok_or_else(wrong)
+        number.checked_mul(*unit).map(Size).ok_or_else(wrong)
     }
 }
 
@@ -105,7 +101,11 @@ impl From<u64> for Size {
 
 impl From<Size> for String {
     fn from(size: Size) -> String {
-        format!("{} B", size.0)
+        let fitting = UNITS
+            .iter()
+            .find(|(_, unit)| size.0 >= *unit && size.0.is_multiple_of(*unit));
+        let (name, unit) = fitting.unwrap_or(&("B", 1));
+        format!("{} {name}", size.0 / unit)
     }
 }
 

@@ -1,0 +1,375 @@
+//! Reads the guest's serial console line by line: the guest's own messages, and the kernel's troubles.
+//!
+//! Nothing here does I/O: lines go in, and the end of the scenario comes out.
+
+use std::collections::VecDeque;
+
+use testbed_guest::protocol::Message;
+
+/// How many lines before a trouble are shown with it, and how many after it at most.
+const BEFORE: usize = 12;
+const AFTER: usize = 60;
+
+/// What a line of the console says.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    /// The guest's init speaks.
+    Message(Message),
+    /// The guest's init spoke, but what came cannot be read.
+    Torn,
+    /// The kernel is in trouble.
+    Trouble(Trouble),
+    /// Anything else.
+    Other,
+}
+
+/// What the kernel can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Panic,
+    Oops,
+    Lockup,
+    Stall,
+    Warning,
+}
+
+/// How each trouble begins, after the kernel's time stamp; the first that fits names it.
+const BEGINNINGS: [(&str, Trouble); 14] = [
+    ("Kernel panic - not syncing", Trouble::Panic),
+    ("BUG: ", Trouble::Oops),
+    ("Oops", Trouble::Oops),
+    ("kernel BUG at ", Trouble::Oops),
+    ("Internal error: ", Trouble::Oops),
+    ("general protection fault", Trouble::Oops),
+    ("Unable to handle kernel ", Trouble::Oops),
+    ("UBSAN: ", Trouble::Oops),
+    ("watchdog: BUG: soft lockup", Trouble::Lockup),
+    ("watchdog: CPU", Trouble::Lockup),
+    ("INFO: task ", Trouble::Lockup),
+    ("rcu: INFO: ", Trouble::Stall),
+    ("INFO: rcu_", Trouble::Stall),
+    ("WARNING: ", Trouble::Warning),
+];
+
+impl Trouble {
+    fn name(self) -> &'static str {
+        match self {
+            Trouble::Panic => "the kernel panicked",
+            Trouble::Oops => "the kernel hit a bug",
+            Trouble::Lockup => "the kernel locked up",
+            Trouble::Stall => "RCU stalled",
+            Trouble::Warning => "the kernel warned, which this scenario does not allow",
+        }
+    }
+}
+
+/// How a scenario ended, as far as the console tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The guest did everything and is gone.
+    Done,
+    /// Why it failed.
+    Failed(String),
+}
+
+/// Follows one scenario's console.
+pub(super) struct Watch {
+    boots: u32,
+    allow_warnings: bool,
+    boot: u32,
+    progress: String,
+    done: bool,
+    recent: VecDeque<String>,
+    trouble: Option<(Trouble, Vec<String>)>,
+}
+
+impl Watch {
+    /// Follows a scenario that boots this many kernels.
+    pub(super) fn new(boots: u32, allow_warnings: bool) -> Watch {
+        Watch {
+            boots,
+            allow_warnings,
+            boot: 0,
+            progress: "before the guest's init ran".into(),
+            done: false,
+            recent: VecDeque::new(),
+            trouble: None,
+        }
+    }
+
+    /// Takes the next line; the end, when this line makes it.
+    pub(super) fn line(&mut self, line: &str) -> Option<End> {
+        if let Some((_, lines)) = &mut self.trouble {
+            lines.push(line.to_owned());
+            return if lines.len() >= AFTER + BEFORE || line.contains("---[ end ") {
+                self.quiet()
+            } else {
+                None
+            };
+        }
+        if self.recent.len() == BEFORE {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(line.to_owned());
+        match read(line) {
+            Line::Message(message) => self.message(message),
+            Line::Torn => Some(self.failed(format!("cannot read the guest's message {line:?}"))),
+            Line::Trouble(Trouble::Warning) if self.allow_warnings => None,
+            Line::Trouble(trouble) => {
+                self.trouble = Some((trouble, self.recent.iter().cloned().collect()));
+                None
+            }
+            Line::Other => None,
+        }
+    }
+
+    /// Whether lines that belong to a trouble are still coming, so that a short silence means the end.
+    pub(super) fn in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Nothing more comes for a while: the end, if there was trouble.
+    pub(super) fn quiet(&mut self) -> Option<End> {
+        let (trouble, lines) = self.trouble.take()?;
+        Some(self.failed(format!("{}:\n{}", trouble.name(), indented(&lines))))
+    }
+
+    /// The guest is gone.
+    pub(super) fn closed(&mut self) -> End {
+        if let Some(end) = self.quiet() {
+            return end;
+        }
+        if self.done {
+            return End::Done;
+        }
+        self.failed(format!(
+            "the guest went away without a word; its last lines:\n{}",
+            self.last_lines()
+        ))
+    }
+
+    /// The deadline has passed.
+    pub(super) fn late(&mut self, seconds: u64) -> End {
+        if let Some(end) = self.quiet() {
+            return end;
+        }
+        self.failed(format!(
+            "not done within {seconds} s; the last lines:\n{}",
+            self.last_lines()
+        ))
+    }
+
+    /// What the guest was last heard to do.
+    pub(super) fn progress(&self) -> &str {
+        &self.progress
+    }
+
+    fn message(&mut self, message: Message) -> Option<End> {
+        match message {
+            Message::Boot { boot, release } => {
+                let expected = self.boot + 1;
+                self.boot = boot;
+                self.progress = format!("kernel {boot} ({release})");
+                (boot != expected).then(|| self.failed(format!("kernel {boot} booted instead of kernel {expected}")))
+            }
+            Message::Step { doing } => {
+                self.progress = format!("kernel {}, {doing}", self.boot);
+                None
+            }
+            Message::Kexec => {
+                self.progress = format!("kernel {}, kexec", self.boot);
+                None
+            }
+            Message::Failed { why } => Some(End::Failed(why)),
+            Message::Done if self.boot == self.boots => {
+                self.done = true;
+                self.progress = "powering off".into();
+                None
+            }
+            Message::Done => Some(self.failed(format!("the guest was done in kernel {} of {}", self.boot, self.boots))),
+        }
+    }
+
+    fn failed(&self, why: String) -> End {
+        End::Failed(format!("{}: {why}", self.progress))
+    }
+
+    fn last_lines(&self) -> String {
+        indented(self.recent.iter())
+    }
+}
+
+fn indented(lines: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    lines
+        .into_iter()
+        .map(|line| format!("    {}", line.as_ref()))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn read(line: &str) -> Line {
+    let Some(text) = kernel_text(line) else {
+        return Line::Other;
+    };
+    if let Some(message) = Message::parse(text) {
+        return message.map_or(Line::Torn, Line::Message);
+    }
+    let trouble = BEGINNINGS.iter().find(|(beginning, _)| text.starts_with(beginning));
+    trouble.map_or(Line::Other, |(_, trouble)| Line::Trouble(*trouble))
+}
+
+/// The text of a line that the kernel logged, without its time stamp and, where it is configured, its caller:
+/// `[    1.234567][   T42] text`.
+fn kernel_text(line: &str) -> Option<&str> {
+    let (stamp, mut text) = line.strip_prefix('[')?.split_once(']')?;
+    stamp.trim().parse::<f64>().ok()?;
+    if let Some((_, after)) = text.strip_prefix('[').and_then(|caller| caller.split_once(']')) {
+        text = after;
+    }
+    text.strip_prefix(' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn say(message: Message) -> String {
+        format!("[    1.500000] {}", message.line())
+    }
+
+    fn boot(boot: u32) -> String {
+        say(Message::Boot {
+            boot,
+            release: "7.3.4-luo".into(),
+        })
+    }
+
+    fn kernel(text: &str) -> String {
+        format!("[    2.000000][   T42] {text}")
+    }
+
+    /// Plays a console to its end, as if the guest went away after the last line.
+    fn play<const N: usize>(mut watch: Watch, lines: [String; N]) -> End {
+        lines
+            .iter()
+            .find_map(|line| watch.line(line))
+            .unwrap_or_else(|| watch.closed())
+    }
+
+    fn why(end: End) -> String {
+        match end {
+            End::Failed(why) => why,
+            End::Done => panic!("it passed"),
+        }
+    }
+
+    #[test]
+    fn two_kernels_that_say_what_they_should_are_done() {
+        let step = say(Message::Step {
+            doing: "preserve".into(),
+        });
+        let lines = [
+            boot(1),
+            step,
+            say(Message::Kexec),
+            kernel("Linux version 7"),
+            boot(2),
+            say(Message::Done),
+        ];
+        assert_eq!(play(Watch::new(2, false), lines), End::Done);
+    }
+
+    #[test]
+    fn a_guest_that_fails_says_why() {
+        let lines = [boot(1), say(Message::Failed { why: "EEXIST".into() })];
+        assert_eq!(play(Watch::new(1, false), lines), End::Failed("EEXIST".into()));
+    }
+
+    #[test]
+    fn every_trouble_of_the_kernel_ends_it_with_the_lines_around() {
+        for (text, told) in [
+            ("Kernel panic - not syncing: Attempted to kill init!", "panicked"),
+            ("BUG: kernel NULL pointer dereference, address: 0", "bug"),
+            ("Oops: 0000 [#1] SMP", "bug"),
+            ("kernel BUG at mm/memfd_luo.c:1!", "bug"),
+            ("watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", "locked up"),
+            ("INFO: task init:1 blocked for more than 122 seconds.", "locked up"),
+            ("rcu: INFO: rcu_sched self-detected stall on CPU", "stalled"),
+            ("WARNING: kernel/liveupdate/luo_flb.c:1 at luo_flb_x+0x1/0x2", "warned"),
+        ] {
+            let lines = [
+                boot(1),
+                kernel("before"),
+                kernel(text),
+                kernel("after"),
+                kernel("---[ end trace ]---"),
+            ];
+            let why = why(play(Watch::new(1, false), lines));
+            assert!(why.contains(told) && why.contains("7.3.4-luo"), "{why}");
+            assert!(
+                why.contains("before") && why.contains(text) && why.contains("after"),
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_trouble_is_told_though_its_end_never_comes() {
+        let mut watch = Watch::new(1, false);
+        assert_eq!(watch.line(&kernel("Kernel panic - not syncing: x")), None);
+        assert!(watch.in_trouble());
+        assert!(why(watch.quiet().unwrap()).contains("panicked"));
+
+        let mut watch = Watch::new(1, false);
+        watch.line(&kernel("BUG: x"));
+        let end = (0..1000).find_map(|n| watch.line(&kernel(&format!("line {n}"))));
+        assert!(end.is_some(), "endless lines are cut off");
+    }
+
+    #[test]
+    fn a_trouble_after_the_guest_was_done_still_fails() {
+        let lines = [
+            boot(1),
+            say(Message::Done),
+            kernel("BUG: Bad page state in process init"),
+        ];
+        assert!(why(play(Watch::new(1, false), lines)).contains("bug"));
+    }
+
+    #[test]
+    fn a_warning_passes_where_it_is_allowed_and_an_oops_does_not() {
+        let lines = [boot(1), kernel("WARNING: x"), say(Message::Done)];
+        assert_eq!(play(Watch::new(1, true), lines), End::Done);
+        let lines = [boot(1), kernel("BUG: x"), say(Message::Done)];
+        assert!(why(play(Watch::new(1, true), lines)).contains("bug"));
+    }
+
+    #[test]
+    fn words_of_trouble_inside_other_lines_are_none() {
+        for line in [
+            "BUG: from a program",
+            &kernel("no WARNING: here"),
+            "[abc] BUG: x",
+            &kernel("Debug: x"),
+        ] {
+            assert_eq!(read(line), Line::Other, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_skips_a_kernel_stops_too_early_or_vanishes_has_failed() {
+        assert!(why(play(Watch::new(2, false), [boot(2)])).contains("instead of kernel 1"));
+        assert!(why(play(Watch::new(2, false), [boot(1), boot(1)])).contains("kernel 1 booted instead of kernel 2"));
+        assert!(why(play(Watch::new(2, false), [boot(1), say(Message::Done)])).contains("in kernel 1 of 2"));
+        assert!(why(play(Watch::new(1, false), [boot(1), kernel("last")])).contains("last"));
+        let mut watch = Watch::new(1, false);
+        watch.line(&boot(1));
+        assert!(why(watch.late(9)).contains("not done within 9 s"));
+    }
+
+    #[test]
+    fn a_torn_message_is_a_failure() {
+        let torn = kernel("testbed: {\"step\":{\"doi");
+        assert!(why(play(Watch::new(1, false), [boot(1), torn])).contains("cannot read the guest's message"));
+    }
+}

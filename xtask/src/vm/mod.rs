@@ -1,0 +1,315 @@
+//! Boots a kernel in QEMU and runs a scenario on it, over a real kexec where it has one.
+//!
+//! A scenario's output directory ends up with everything there is to look at afterwards; its files are
+//! listed in `xtask/testbed/README.md`.
+
+mod console;
+mod expect;
+mod guest;
+mod initramfs;
+mod qemu;
+mod scenario;
+mod upstream;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use testbed_guest::scenario::Scenario;
+
+use crate::kernel::{self, Kernel};
+use crate::setup::{self, Need};
+
+use console::{End, Watch};
+use guest::{Agent, Guest};
+use initramfs::Initramfs;
+use qemu::{Accel, ConsoleLine, Machine, Qemu};
+
+/// The kernel's command line, which a scenario can add to and take words from.
+const CMDLINE: [&str; 6] = [
+    "console=ttyS0",
+    "kho=on",
+    "liveupdate=on",
+    // A panic resets the machine, and QEMU exits instead.
+    "panic=-1",
+    // The guest's init speaks through /dev/kmsg, which is rate limited otherwise.
+    "printk.devkmsg=on",
+    // QEMU's devices shut down in microseconds, where real ones leave userspace some time to write.
+    "luo_testbed.grace_ms=300",
+];
+
+/// After a trouble's first line, the silence that says that its last one has come.
+const TROUBLE_ENDS: Duration = Duration::from_secs(1);
+
+/// The options of `cargo xtask vm`.
+#[derive(clap::Args, Clone, Debug)]
+#[group(id = "vm")]
+pub(crate) struct Args {
+    /// The name of a file in xtask/testbed/scenarios, without .toml; left out, all of them are listed
+    scenario: Option<String>,
+    #[command(flatten)]
+    kernel: kernel::Args,
+    /// How QEMU executes the guest
+    #[arg(long, default_value_t, value_enum)]
+    accel: Accel,
+    /// Leave console, journals and logs in this directory, which must be empty or absent [default: below target/vm]
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Take this static agent instead of building one
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+}
+
+/// How a scenario is to be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The programs for the guest.
+    pub guest: Guest,
+    /// How QEMU executes the guest.
+    pub accel: Accel,
+    /// Where everything is left; an empty directory.
+    pub output: PathBuf,
+    /// Whether to say on standard error what the guest is doing.
+    pub talk: bool,
+}
+
+/// How a scenario went.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// What went wrong; nothing when the scenario passed.
+    pub failures: Vec<String>,
+    /// How long QEMU ran.
+    pub took: Duration,
+}
+
+/// `cargo xtask vm`: one scenario, and its verdict for a person to read.
+///
+/// # Errors
+/// The scenario failed, or could not be run.
+pub(crate) fn command(args: Args) -> Result<()> {
+    let Some(name) = args.scenario else {
+        for (name, scenario) in scenario::all()? {
+            println!("{name:24} {}", scenario.summary);
+        }
+        return Ok(());
+    };
+    let scenario = scenario::find(&name)?;
+    setup::ensure(&[Need::Qemu])?;
+    let kernel = kernel::ensure(&args.kernel.into())?;
+    let agent = match args.agent {
+        _ if !scenario.agent => Agent::None,
+        Some(path) => Agent::Ready(path),
+        None => Agent::Built,
+    };
+    let guest = guest::build(&agent)?;
+    let output = match args.keep {
+        Some(directory) => empty(directory)?,
+        None => fresh(&name, &kernel)?,
+    };
+    eprintln!("{name} on Linux {kernel}: {}", scenario.summary);
+    let outcome = run(
+        &scenario,
+        &kernel,
+        &Options {
+            guest,
+            accel: args.accel,
+            output: output.clone(),
+            talk: true,
+        },
+    )?;
+
+    let seconds = outcome.took.as_secs_f64();
+    eprintln!("console, journals and logs: {}", output.display());
+    if outcome.failures.is_empty() {
+        eprintln!("{name} passed in {seconds:.1} s");
+        return Ok(());
+    }
+    bail!("{name} failed in {seconds:.1} s\n{}", outcome.failures.join("\n"))
+}
+
+/// The directory below `target/vm` for a scenario on a kernel, emptied of what an earlier run left.
+///
+/// # Errors
+/// It cannot be emptied or made.
+pub(crate) fn fresh(scenario: &str, kernel: &Kernel) -> Result<PathBuf> {
+    let output = guest::workspace()
+        .join("target/vm")
+        .join(format!("{scenario}-{kernel}"));
+    match fs::remove_dir_all(&output) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", output.display()));
+        }
+        _ => empty(output),
+    }
+}
+
+/// A directory that a person has named: made if it is not there, refused if there is something in it.
+fn empty(directory: PathBuf) -> Result<PathBuf> {
+    let context = || format!("cannot make {}", directory.display());
+    fs::create_dir_all(&directory).with_context(context)?;
+    if fs::read_dir(&directory).with_context(context)?.next().is_some() {
+        bail!(
+            "{} is not empty: name another directory, or empty it",
+            directory.display()
+        );
+    }
+    directory.canonicalize().with_context(context)
+}
+
+/// Runs a scenario on a kernel.
+///
+/// # Errors
+/// It could not be run. A scenario that ran and failed is an [`Outcome`].
+pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
+    let boot = options.output.join("boot");
+    fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
+    fs::create_dir_all(options.output.join("journal"))?;
+    let image = boot.join("kernel");
+    // The guest's kexec reads kernel and initramfs from here.
+    fs::hard_link(&kernel.image, &image)
+        .or_else(|_| fs::copy(&kernel.image, &image).map(drop))
+        .with_context(|| format!("cannot copy {}", kernel.image.display()))?;
+    let initrd = boot.join("initrd");
+    fs::write(&initrd, pack(scenario, kernel, &options.guest)?)?;
+
+    let cmdline = cmdline(&scenario.cmdline);
+    let machine = Machine {
+        kernel: &image,
+        initrd: &initrd,
+        cmdline: &cmdline,
+        share: &options.output,
+        accel: options.accel,
+        log: options.output.join("qemu.log"),
+    };
+    let start = Instant::now();
+    let end = watch(scenario, machine.start()?, options)?;
+    let took = start.elapsed();
+
+    let failures = match end {
+        End::Done if scenario.agent && scenario.agent_refuses.is_none() => expect::check(scenario, &options.output)?,
+        End::Done => Vec::new(),
+        End::Failed(why) => vec![with_agents_last_words(why, &options.output)],
+    };
+    Ok(Outcome { failures, took })
+}
+
+fn pack(scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<Vec<u8>> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let mut initramfs = Initramfs::new()?;
+    initramfs.file("init", &read(&guest.init)?)?;
+    initramfs.file("scenario.json", &serde_json::to_vec(scenario)?)?;
+    if scenario.agent {
+        let agent = guest
+            .agent
+            .as_deref()
+            .context("this scenario needs the agent, and none was built")?;
+        initramfs.file("luo-trace", &read(agent)?)?;
+    }
+    if !scenario.payload.is_empty() {
+        initramfs.directory("payload")?;
+    }
+    for name in &scenario.payload {
+        initramfs.file(&format!("payload/{name}"), &read(&upstream::program(kernel, name)?)?)?;
+    }
+    initramfs.pack()
+}
+
+/// The default command line with a scenario's words: one that begins with `!` takes the rest of itself out.
+fn cmdline(changes: &[String]) -> String {
+    let removed: Vec<_> = changes.iter().filter_map(|word| word.strip_prefix('!')).collect();
+    let added = changes.iter().map(String::as_str).filter(|word| !word.starts_with('!'));
+    CMDLINE
+        .into_iter()
+        .filter(|word| !removed.contains(word))
+        .chain(added)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
+fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
+    let deadline = Instant::now() + Duration::from_secs(scenario.deadline_seconds);
+    let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
+    let mut watch = Watch::new(scenario.boots(), scenario.allow_warnings);
+    let mut progress = String::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = if watch.in_trouble() {
+            left.min(TROUBLE_ENDS)
+        } else {
+            left
+        };
+        let end = match qemu.lines().recv_timeout(patience) {
+            Ok(line) => {
+                keep(&mut log, &line)?;
+                watch.line(&line.text)
+            }
+            Err(RecvTimeoutError::Timeout) if watch.in_trouble() => watch.quiet(),
+            Err(RecvTimeoutError::Timeout) => Some(watch.late(scenario.deadline_seconds)),
+            Err(RecvTimeoutError::Disconnected) => Some(watch.closed()),
+        };
+        if options.talk && progress != watch.progress() {
+            progress = watch.progress().to_owned();
+            eprintln!("  {progress}");
+        }
+        if let Some(end) = end {
+            return Ok(with_complaints(end, &qemu.complaints()));
+        }
+    }
+}
+
+/// Writes a line with the host's time, in seconds since 1970.
+fn keep(log: &mut File, line: &ConsoleLine) -> Result<()> {
+    let at = line.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    writeln!(log, "{}.{:06} {}", at.as_secs(), at.subsec_micros(), line.text).context("cannot write console.log")
+}
+
+/// A failure, with what QEMU said about it.
+fn with_complaints(end: End, complaints: &str) -> End {
+    match end {
+        End::Failed(why) if !complaints.is_empty() => End::Failed(format!("{why}\nQEMU says: {complaints}")),
+        end => end,
+    }
+}
+
+/// A failure, with the end of each agent's log, since the agent is what most failures are about.
+fn with_agents_last_words(why: String, output: &Path) -> String {
+    (1..=2).fold(why, |why, boot| {
+        let log = fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines
+            .iter()
+            .skip(lines.len().saturating_sub(10))
+            .map(|line| format!("\n    {line}"));
+        if lines.is_empty() {
+            why
+        } else {
+            format!("{why}\nthe end of agent-{boot}.log:{}", last.collect::<String>())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_adds_words_to_the_command_line_and_takes_others_out() {
+        let changed = cmdline(&["!liveupdate=on".into(), "quiet".into()]);
+        assert_eq!(changed, cmdline(&[]).replace(" liveupdate=on", "") + " quiet");
+        assert!(!changed.contains("liveupdate") && changed.contains("kho=on"));
+    }
+
+    #[test]
+    fn a_directory_with_something_in_it_is_not_written_to() {
+        let directory = std::env::temp_dir().join(format!("xtask-keep-{}", std::process::id()));
+        let made = empty(directory.clone()).unwrap();
+        fs::write(made.join("mine"), "precious").unwrap();
+        assert!(empty(directory).unwrap_err().to_string().contains("is not empty"));
+        fs::remove_dir_all(made).unwrap();
+    }
+}

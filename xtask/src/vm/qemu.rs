@@ -1,0 +1,149 @@
+//! Runs QEMU, and makes sure that it does not outlive whoever started it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// How QEMU executes the guest's instructions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// By translation: slower, and works everywhere.
+    #[default]
+    Tcg,
+    /// By the host's virtualization, where `/dev/kvm` works.
+    Kvm,
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Accel::Tcg => "tcg",
+            Accel::Kvm => "kvm",
+        })
+    }
+}
+
+/// A virtual machine to be started.
+pub(super) struct Machine<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) initrd: &'a Path,
+    pub(super) cmdline: &'a str,
+    /// The directory that the guest mounts as `/host`.
+    pub(super) share: &'a Path,
+    pub(super) accel: Accel,
+    /// Where QEMU's own complaints go.
+    pub(super) log: PathBuf,
+}
+
+/// A line of the serial console, and when its end arrived.
+pub(super) struct ConsoleLine {
+    pub(super) at: SystemTime,
+    pub(super) text: String,
+}
+
+/// A running QEMU; dropping it kills and reaps it.
+pub(super) struct Qemu {
+    child: Child,
+    log: PathBuf,
+    lines: Receiver<ConsoleLine>,
+}
+
+impl Machine<'_> {
+    /// Starts the machine.
+    ///
+    /// # Errors
+    /// QEMU is not installed, or its log cannot be written.
+    pub(super) fn start(&self) -> Result<Qemu> {
+        let log = File::create(&self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            // However this process ends, by a panic, Ctrl-C or SIGKILL, the kernel ends QEMU with it. It is
+            // the thread that counts as parent: `Qemu` must not outlive the one that called this.
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let mut child = command
+            .spawn()
+            .context("cannot start qemu-system-x86_64: run `cargo xtask setup`")?;
+        let (sender, lines) = mpsc::channel();
+        if let Some(console) = child.stdout.take() {
+            thread::spawn(move || read_console(console, &sender));
+        }
+        Ok(Qemu {
+            child,
+            log: self.log.clone(),
+            lines,
+        })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        let cpu = match self.accel {
+            Accel::Tcg => "max",
+            Accel::Kvm => "host",
+        };
+        command.args(["-accel", &self.accel.to_string(), "-cpu", cpu, "-m", "1G", "-smp", "2"]);
+        command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command
+            .arg("-kernel")
+            .arg(self.kernel)
+            .arg("-initrd")
+            .arg(self.initrd)
+            .args(["-append", self.cmdline]);
+        // A comma in a path is doubled, or QEMU takes it for the end of the path.
+        let share = self.share.display().to_string().replace(',', ",,");
+        command
+            .arg("-virtfs")
+            .arg(format!("local,path={share},mount_tag=host,security_model=none"));
+        command
+    }
+}
+
+impl Qemu {
+    /// The console's lines; the channel closes when QEMU has gone.
+    pub(super) fn lines(&self) -> &Receiver<ConsoleLine> {
+        &self.lines
+    }
+
+    /// What QEMU itself complained about.
+    pub(super) fn complaints(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default().trim().to_owned()
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_console(console: impl Read, lines: &Sender<ConsoleLine>) {
+    let mut console = BufReader::new(console);
+    let mut line = Vec::new();
+    while matches!(console.read_until(b'\n', &mut line), Ok(length) if length > 0) {
+        let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+        if lines
+            .send(ConsoleLine {
+                at: SystemTime::now(),
+                text,
+            })
+            .is_err()
+        {
+            return;
+        }
+        line.clear();
+    }
+}

@@ -1,0 +1,95 @@
+//! Finds and reads the scenario files of `xtask/testbed/scenarios`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use testbed_guest::scenario::Scenario;
+
+/// Every scenario there is, by name, in the order of their names.
+///
+/// # Errors
+/// The first file that is not a scenario, with the line that is wrong.
+pub(crate) fn all() -> Result<Vec<(String, Scenario)>> {
+    names()?
+        .into_iter()
+        .map(|name| read(&file_of(&name)).map(|scenario| (name, scenario)))
+        .collect()
+}
+
+/// The scenario of this name.
+///
+/// # Errors
+/// There is none, and the error says which there are; or its file is wrong, and the error says where.
+pub(crate) fn find(name: &str) -> Result<Scenario> {
+    let names = names()?;
+    if !names.iter().any(|known| known == name) {
+        bail!("there is no scenario {name:?}; there are {}", names.join(", "));
+    }
+    read(&file_of(name))
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/scenarios")
+}
+
+fn file_of(name: &str) -> PathBuf {
+    directory().join(name).with_extension("toml")
+}
+
+fn names() -> Result<Vec<String>> {
+    let directory = directory();
+    let context = || format!("cannot list {}", directory.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn read(path: &Path) -> Result<Scenario> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&text).with_context(|| format!("{} is not a scenario", path.display()))
+}
+
+fn parse(text: &str) -> Result<Scenario> {
+    let scenario: Scenario = toml::from_str(text)?;
+    scenario.check().map_err(anyhow::Error::msg)?;
+    Ok(scenario)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_of_the_testbed_is_one() {
+        let scenarios = all().unwrap();
+        assert!(scenarios.iter().any(|(name, _)| name == "simple"));
+        for (name, scenario) in scenarios {
+            assert!(!scenario.summary.is_empty(), "{name} says what it shows");
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_those_there_are() {
+        let error = find("smple").unwrap_err().to_string();
+        assert!(error.contains("simple"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_file_is_told_with_its_path_and_line() {
+        let path = std::env::temp_dir().join(format!("wrong-{}.toml", std::process::id()));
+        fs::write(&path, "summary = 'x'\nkexec = 'file'\nbefore = [{ retreive = {} }]\n").unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        fs::remove_file(&path).unwrap();
+        assert!(
+            error.contains("wrong-") && error.contains("line 3") && error.contains("retreive"),
+            "{error}"
+        );
+    }
+}
