@@ -392,9 +392,10 @@ fn an_agent_started_again_goes_on_in_the_same_file_behind_a_gap() {
     };
     let (mut writer, same) = Writer::open(dir.path(), &second).unwrap();
     assert_eq!(same, path);
-    append(&mut writer, &[event(1, 0)]).unwrap();
+    append(&mut writer, &[event(1, 0), event(5, 3)]).unwrap();
 
-    // then its events come behind gaps for the torn frame and for the time between, as a run of their own.
+    // then its events come behind gaps for the torn frame and for the time between, as a run of their own
+    // that counts its losses anew.
     let mut events = super::events(&path).unwrap();
     let bodies: Vec<_> = events.by_ref().map(|event| (event.name(), event.header.lost)).collect();
     assert_eq!(
@@ -404,7 +405,9 @@ fn an_agent_started_again_goes_on_in_the_same_file_behind_a_gap() {
             ("session-create", 7),
             ("gap", 7),
             ("gap", 7),
-            ("session-create", 0)
+            ("session-create", 0),
+            ("gap", 3),
+            ("session-create", 3)
         ]
     );
     assert_eq!((events.run(), events.summary().damaged), (2, 0));
