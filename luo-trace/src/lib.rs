@@ -15,3 +15,4 @@ pub mod host;
 pub mod journal;
 #[cfg(feature = "agent")]
 pub mod kernel;
+pub mod timeline;

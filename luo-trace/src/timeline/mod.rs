@@ -1,0 +1,92 @@
+//! One update over two kernels: what happened when, on one axis of time.
+//!
+//! A [`Boot`] takes in one record, event by event; [`Timeline::join`] lays boots side by side. Pure: times arrive in events
+//! and in the clock correlations of the journals' headers.
+
+mod axis;
+mod boot;
+
+pub use axis::{Axis, Basis};
+pub use boot::{Boot, FileLine, FlbLine, SessionLine, Span};
+
+/// A stretch of the update, from one known moment to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// What goes on in it.
+    pub name: &'static str,
+    /// Nanoseconds on the common axis.
+    pub start: i128,
+    /// Nanoseconds on the common axis.
+    pub end: i128,
+}
+
+impl Phase {
+    /// How long it took, in nanoseconds.
+    pub fn duration(&self) -> u64 {
+        u64::try_from(self.end - self.start).unwrap_or(0)
+    }
+}
+
+/// An update: the kernel that left, and, where there is a record of it, the kernel that arrived.
+pub struct Timeline {
+    /// The boots, in the order they ran.
+    pub boots: Vec<Boot>,
+    /// The common axis, one place for each boot.
+    pub axis: Axis,
+    /// Adjacent phases. One whose beginning or end is not known is missing.
+    pub phases: Vec<Phase>,
+}
+
+impl Timeline {
+    /// Lays boots side by side, in the order they ran.
+    pub fn join(mut boots: Vec<Boot>) -> Self {
+        boots.sort_by_key(|boot| (boot.kexec_count, boot.clock.realtime_ns));
+        let axis = Axis::of(&boots.iter().map(|boot| boot.clock).collect::<Vec<_>>());
+        let phases = phases(&boots, &axis);
+        Self { boots, axis, phases }
+    }
+
+    /// How long guests had no service: from the beginning of the freeze to the last file brought back, in nanoseconds.
+    /// `None` where either moment is not known.
+    pub fn blackout(&self) -> Option<u64> {
+        let freeze = self.phases.iter().find(|phase| phase.name == FREEZE)?;
+        let retrieved = self.boots.get(1)?.last_retrieve?;
+        u64::try_from(self.axis.at(1, retrieved) - freeze.start).ok()
+    }
+}
+
+const FREEZE: &str = "freeze";
+
+/// The phases between the moments of an update. A moment that is not known leaves out the phases on both its sides.
+fn phases(boots: &[Boot], axis: &Axis) -> Vec<Phase> {
+    let Some(before) = boots.first() else { return Vec::new() };
+    let at = |boot: usize, time: Option<u64>| time.map(|time| axis.at(boot, time));
+    let mut moments = vec![
+        ("preserve", at(0, before.first_create)),
+        ("arm", at(0, before.last_preserve)),
+        (FREEZE, at(0, before.freeze.map(|freeze| freeze.start))),
+        ("jump", at(0, before.freeze.map(|freeze| freeze.end))),
+    ];
+    if let Some(after) = boots.get(1).filter(|_| before.freeze.is_some_and(|freeze| freeze.ok)) {
+        moments.extend([
+            ("boot", at(1, Some(0))),
+            ("wait", at(1, Some(after.attached))),
+            ("deserialize", at(1, after.deserialize.map(|span| span.start))),
+            ("retrieve", at(1, after.deserialize.map(|span| span.end))),
+            ("finish", at(1, after.last_retrieve)),
+            ("after", at(1, after.last_finish)),
+        ]);
+    }
+    let phase = |pair: &[(&'static str, Option<i128>)]| {
+        Some(Phase {
+            name: pair[0].0,
+            start: pair[0].1?,
+            end: pair[1].1?,
+        })
+        .filter(|phase| phase.end >= phase.start)
+    };
+    moments.windows(2).filter_map(phase).collect()
+}
+
+#[cfg(test)]
+mod tests;
