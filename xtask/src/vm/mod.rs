@@ -138,12 +138,12 @@ pub(crate) fn fresh(scenario: &str, kernel: &Kernel) -> Result<PathBuf> {
     let output = guest::workspace()
         .join("target/vm")
         .join(format!("{scenario}-{kernel}"));
-    match fs::remove_dir_all(&output) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot empty {}", output.display()));
-        }
-        _ => empty(output),
+    if let Err(error) = fs::remove_dir_all(&output)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot empty {}", output.display()));
     }
+    empty(output)
 }
 
 /// A directory that a person has named: made if it is not there, refused if there is something in it.

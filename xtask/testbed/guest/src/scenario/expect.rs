@@ -11,7 +11,10 @@ pub struct Expect {
     /// Events that must be there.
     #[serde(default)]
     pub events: Vec<EventPattern>,
-    /// Events that must not be there; their `count` and `at_least` mean nothing.
+    /// Events that must come in this order, each list for itself; others may come between them.
+    #[serde(default)]
+    pub sequences: Vec<Vec<EventPattern>>,
+    /// Events that must not be there. Here and in `sequences`, `count` and `at_least` mean nothing.
     #[serde(default)]
     pub absent: Vec<EventPattern>,
     /// The invariants that must have findings, each of them; any other finding fails the scenario.
@@ -22,15 +25,15 @@ pub struct Expect {
     pub verdicts: BTreeMap<String, Verdict>,
 }
 
-/// Events of one kind in one kernel, by their fields as `--format json` shows them.
+/// Events of one name in one kernel, by their fields as the agent's `--format json` shows them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventPattern {
     /// The kernel: 1 before the kexec, 2 after it; either when left out.
     #[serde(default)]
     pub boot: Option<u32>,
-    /// The event's kind, such as `file-preserve`.
-    pub kind: String,
+    /// The event's name, such as `file-preserve`.
+    pub event: String,
     /// Fields it has, with their values.
     #[serde(default)]
     pub fields: serde_json::Map<String, serde_json::Value>,

@@ -17,8 +17,8 @@ after = [{ retrieve-session = { name = "hex:ff01" } }]
 
 [[expect.events]]
 boot = 1
-kind = "file-preserve"
-fields = { token = 26, handler = "memfd-v2" }
+event = "file-preserve"
+fields = { token = "0x1a", handler = "memfd-v2" }
 "#;
 
 #[test]
@@ -39,7 +39,7 @@ fn a_small_scenario_reads_as_it_was_meant_and_fills_in_the_defaults() {
         panic!("{:?}", scenario.after[0])
     };
     assert_eq!(retrieve.name.bytes(), [0xFF, 0x01]);
-    assert_eq!(scenario.expect.events[0].fields["token"], 26);
+    assert_eq!(scenario.expect.events[0].fields["token"], "0x1a");
 }
 
 #[test]
