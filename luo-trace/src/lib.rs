@@ -15,4 +15,8 @@ pub mod host;
 pub mod journal;
 #[cfg(feature = "agent")]
 pub mod kernel;
+#[cfg(feature = "agent")]
+pub mod pipeline;
+#[cfg(feature = "agent")]
+pub mod sink;
 pub mod timeline;

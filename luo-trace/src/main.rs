@@ -1,7 +1,7 @@
 //! The command line. Everything it does is in the library; see `luo-trace help`.
 
 use clap::{Parser, Subcommand};
-use luo_trace::commands::{doctor, hooks};
+use luo_trace::commands::{agent, doctor, hooks};
 use luo_trace::exit::Exit;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -17,6 +17,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Trace this host until told to stop
+    Agent(agent::Args),
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),
     /// The kernel functions that are traced, and what each tells
@@ -25,6 +27,7 @@ enum Command {
 
 fn main() -> Exit {
     let result = match Cli::parse().command {
+        Command::Agent(args) => agent::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Hooks => hooks::run().map_err(Into::into),
     };

@@ -1,4 +1,5 @@
 //! One file per subcommand.
 
+pub mod agent;
 pub mod doctor;
 pub mod hooks;
