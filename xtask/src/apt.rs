@@ -2,13 +2,13 @@
 //! apt root of our own in the cache, with the machine's mirror and keyring.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{cache, run};
 
@@ -124,11 +124,15 @@ impl Apt {
         }
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         eprintln!("downloading the Debian package {wanted}");
-        run::output(
-            self.command("apt-get")
-                .current_dir(&directory)
-                .args(["-q", "download", &wanted]),
-        )?;
+        // A hundred megabytes may take a while: apt shows its own progress on a terminal.
+        let mut command = self.command("apt-get");
+        command
+            .current_dir(&directory)
+            .args(["download", &wanted])
+            .stdout(io::stderr());
+        if !command.status().context("cannot start apt-get")?.success() {
+            bail!("apt-get cannot download {wanted}: it says above why");
+        }
         let mut files = fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
         let deb = files
             .next()

@@ -1,6 +1,7 @@
 //! Running other programs: their output when it is wanted, a line of progress when it is long.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, BufRead, BufReader, IsTerminal, Write},
     path::Path,
@@ -49,7 +50,7 @@ pub(crate) fn logged(what: &str, command: &mut Command, log: &Path) -> Result<()
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let mut progress = Progress::new(what);
-    let mut last = std::collections::VecDeque::new();
+    let mut last = VecDeque::new();
     for line in BufReader::new(reader).split(b'\n') {
         let line = line.with_context(|| format!("cannot read what {} writes", shown(command)))?;
         let line = String::from_utf8_lossy(&line).into_owned();
