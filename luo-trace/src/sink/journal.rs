@@ -1,0 +1,378 @@
+//! The journal as a sink: a thread of its own owns the file, so that a slow disk never stalls the drain of the ring.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use crate::journal::{Clock, End, Store, Writer};
+
+/// How many batches may wait for the disk before new ones are dropped.
+pub const QUEUE: usize = 256;
+
+/// Kernel records, one after the other in one piece of memory.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Records {
+    /// Appends a record.
+    pub fn push(&mut self, record: &[u8]) {
+        self.bytes.extend(record);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The records, in the order they were pushed.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+}
+
+enum Message {
+    Batch {
+        records: Records,
+        /// Records that were dropped before these because the queue was full.
+        dropped: u64,
+        sync: bool,
+    },
+    Clock(Clock),
+    End(End),
+}
+
+/// The agent's end of the journal's thread.
+#[derive(Debug)]
+pub struct JournalSink {
+    queue: SyncSender<Message>,
+    thread: JoinHandle<io::Result<()>>,
+    /// Dropped since the last batch that went through.
+    dropped: u64,
+    dropped_in_all: u64,
+    sync_wanted: bool,
+    unwritten: Arc<AtomicU64>,
+}
+
+impl JournalSink {
+    /// Starts the thread. `queue` is how many batches may wait; `tell` gets a sentence when writing begins to fail, and
+    /// one when it works again.
+    ///
+    /// # Errors
+    /// Where the system has no thread to give.
+    pub fn start<S>(writer: Writer<S>, queue: usize, tell: impl FnMut(String) + Send + 'static) -> io::Result<Self>
+    where
+        S: Store + Send + 'static,
+    {
+        let (sender, receiver) = sync_channel(queue);
+        let unwritten = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            writer,
+            tell,
+            failing: false,
+            told_of: 0,
+            unwritten: unwritten.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || worker.run(receiver))?;
+        Ok(Self {
+            queue: sender,
+            thread,
+            dropped: 0,
+            dropped_in_all: 0,
+            sync_wanted: false,
+            unwritten,
+        })
+    }
+
+    /// Hands over records. `sync` asks that they be on the disk soon: for the events of a freeze, after which the machine
+    /// may jump at any moment. Never waits: where the queue is full the records are dropped, counted, and told in the
+    /// journal at their place.
+    pub fn send(&mut self, records: Records, sync: bool) {
+        let count = records.len() as u64;
+        self.sync_wanted |= sync;
+        let message = Message::Batch {
+            records,
+            dropped: self.dropped,
+            sync: self.sync_wanted,
+        };
+        if self.try_send(message) {
+            self.dropped = 0;
+            self.sync_wanted = false;
+        } else {
+            self.dropped += count;
+            self.dropped_in_all += count;
+        }
+    }
+
+    /// Hands over a reading of the clocks; where the queue is full it is left out.
+    pub fn clock(&mut self, clock: Clock) {
+        self.try_send(Message::Clock(clock));
+    }
+
+    /// How many records did not get into the journal so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_in_all + self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all is written, marks the end, and waits for the disk. Gives how many records were lost in all.
+    ///
+    /// # Errors
+    /// Where the end could not be marked: the journal then ends like that of a killed agent.
+    pub fn end(mut self, end: End) -> io::Result<u64> {
+        let gone = || io::Error::other("the journal's thread is gone; what it still had to write is lost");
+        if self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            let rest = Message::Batch {
+                records: Records::default(),
+                dropped,
+                sync: false,
+            };
+            self.queue.send(rest).map_err(|_| gone())?;
+        }
+        self.queue.send(Message::End(end)).map_err(|_| gone())?;
+        drop(self.queue);
+        self.thread.join().map_err(|_| gone())??;
+        Ok(self.dropped_in_all + self.unwritten.load(Ordering::Relaxed))
+    }
+
+    fn try_send(&self, message: Message) -> bool {
+        match self.queue.try_send(message) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+/// What the thread owns.
+struct Worker<S, T> {
+    writer: Writer<S>,
+    tell: T,
+    failing: bool,
+    /// Records that the sender dropped and counts itself.
+    told_of: u64,
+    unwritten: Arc<AtomicU64>,
+}
+
+impl<S: Store, T: FnMut(String)> Worker<S, T> {
+    /// Works until the sender is gone; the result is that of marking the end.
+    fn run(mut self, queue: Receiver<Message>) -> io::Result<()> {
+        let mut ended = Ok(());
+        for message in queue {
+            let result = match message {
+                Message::Batch { records, dropped, sync } => self.batch(&records, dropped, sync),
+                Message::Clock(clock) => self.writer.clock(&clock),
+                Message::End(end) => {
+                    ended = self.writer.end(&end);
+                    continue;
+                }
+            };
+            self.unwritten
+                .store(self.writer.lost() - self.told_of, Ordering::Relaxed);
+            self.say(result);
+        }
+        ended
+    }
+
+    fn batch(&mut self, records: &Records, dropped: u64, sync: bool) -> io::Result<()> {
+        if dropped > 0 {
+            self.told_of += dropped;
+            self.writer.lose(
+                dropped,
+                "the journal's queue was full: the disk was slower than the events",
+            );
+        }
+        self.writer.append(records.iter())?;
+        if sync { self.writer.sync() } else { Ok(()) }
+    }
+
+    /// Tells of the first failure and of the first success after it, and of nothing in between.
+    fn say(&mut self, result: io::Result<()>) {
+        match result {
+            Err(error) if !self.failing => {
+                self.failing = true;
+                (self.tell)(format!(
+                    "cannot write the journal: {error}; the agent goes on, and what is lost is counted. \
+                     Make room or mend the disk, and the journal goes on by itself"
+                ));
+            }
+            Ok(()) if self.failing => {
+                self.failing = false;
+                let lost = self.writer.lost();
+                (self.tell)(format!(
+                    "the journal is being written again; it lacks {lost} records so far"
+                ));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+    use crate::journal::{Frame, Header, Reader};
+
+    /// A disk that writes only when the test lets it, and may be full.
+    struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        allowed: Receiver<io::Result<()>>,
+        syncs: Sender<()>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.allowed.recv().unwrap()?;
+            self.bytes.lock().unwrap().extend(buf);
+            Ok(buf.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Store for Disk {
+        fn cut(&mut self, len: u64) -> io::Result<()> {
+            self.bytes.lock().unwrap().truncate(len as usize);
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            let _ = self.syncs.send(());
+            Ok(())
+        }
+    }
+
+    struct Stage {
+        sink: JournalSink,
+        allow: Sender<io::Result<()>>,
+        bytes: Arc<Mutex<Vec<u8>>>,
+        syncs: Receiver<()>,
+        told: Receiver<String>,
+    }
+
+    fn given_a_queue_of(queue: usize) -> Stage {
+        let (allow, allowed) = channel();
+        let (syncs, synced) = channel();
+        let (tell, told) = channel();
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let disk = Disk {
+            bytes: bytes.clone(),
+            allowed,
+            syncs,
+        };
+        let header = Header {
+            boot_id: "b".into(),
+            ..Header::default()
+        };
+        let writer = Writer::begin(disk, &header).unwrap();
+        let sink = JournalSink::start(writer, queue, move |text| tell.send(text).unwrap()).unwrap();
+        Stage {
+            sink,
+            allow,
+            bytes,
+            syncs: synced,
+            told,
+        }
+    }
+
+    fn records(names: &[&str]) -> Records {
+        let mut records = Records::default();
+        names.iter().for_each(|name| records.push(name.as_bytes()));
+        records
+    }
+
+    /// The frames as words: a record's own bytes, `-n` for n lost ones, `end`.
+    fn frames(bytes: &[u8]) -> Vec<String> {
+        let mut reader = Reader::new(bytes).unwrap();
+        let mut words = Vec::new();
+        while let Some(frame) = reader.next() {
+            words.push(match frame {
+                Frame::Event(record) => String::from_utf8(record.to_vec()).unwrap(),
+                Frame::Lost(lost) => format!("-{}", lost.records),
+                Frame::End(_) => "end".into(),
+                other => format!("{other:?}"),
+            });
+        }
+        words
+    }
+
+    #[test]
+    fn batches_reach_the_file_in_order_and_before_the_end() {
+        let mut stage = given_a_queue_of(8);
+        (0..3).for_each(|_| stage.allow.send(Ok(())).unwrap());
+        stage.sink.send(records(&["a", "b"]), false);
+        stage.sink.send(records(&["c"]), false);
+        assert_eq!(stage.sink.end(End::default()).unwrap(), 0);
+        assert_eq!(frames(&stage.bytes.lock().unwrap()), ["a", "b", "c", "end"]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_costs_records_that_are_counted_and_told_at_their_place_but_never_a_wait() {
+        // Given a disk that hangs,
+        let mut stage = given_a_queue_of(1);
+        // when more batches come than fit into the queue,
+        let names = ["a", "b", "c", "d", "e", "f"];
+        names.iter().for_each(|name| stage.sink.send(records(&[name]), false));
+        // then sending went on, and the records without room are counted.
+        let dropped = stage.sink.dropped();
+        assert!(
+            (4..=5).contains(&dropped),
+            "one batch waits, one may be with the disk, {dropped} are dropped"
+        );
+        (0..4).for_each(|_| stage.allow.send(Ok(())).unwrap());
+        assert_eq!(stage.sink.end(End::default()).unwrap(), dropped);
+        let written = frames(&stage.bytes.lock().unwrap());
+        assert_eq!(written[written.len() - 2..], [format!("-{dropped}"), "end".into()]);
+    }
+
+    #[test]
+    fn a_freeze_is_on_the_disk_as_soon_as_it_is_written() {
+        let mut stage = given_a_queue_of(8);
+        stage.allow.send(Ok(())).unwrap();
+        stage.sink.send(records(&["freeze"]), true);
+        stage.syncs.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        assert_eq!(frames(&stage.bytes.lock().unwrap()), ["freeze"]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_once_and_again_when_it_has_room() {
+        let mut stage = given_a_queue_of(8);
+        for room in [false, false, true, true] {
+            let answer = if room {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            stage.allow.send(answer).unwrap();
+        }
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|name| stage.sink.send(records(&[name]), false));
+        assert_eq!(stage.sink.end(End::default()).unwrap(), 2);
+        let told: Vec<_> = stage.told.iter().collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].contains("no storage space") && told[1].contains("lacks 2 records"),
+            "{told:?}"
+        );
+        assert_eq!(frames(&stage.bytes.lock().unwrap()), ["-2", "c", "end"]);
+    }
+}

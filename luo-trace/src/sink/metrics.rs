@@ -1,0 +1,257 @@
+//! What Prometheus sees: one table gives every metric its name, type, labels and help.
+//!
+//! Labels are bounded. Sessions' names, tokens and process ids are never labels; the names of handlers and FLBs come from
+//! the kernel and are cut off after [`NAMES`] different ones, the rest together being `other`.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use luo_trace_common::events::{ABI_VERSION, Kind};
+use luo_trace_common::hooks::Hook;
+use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use crate::errno;
+use crate::event::{Body, Event};
+use crate::journal::HookState;
+
+/// How many different names of handlers, and of FLBs, get a label of their own.
+pub const NAMES: usize = 64;
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name in Prometheus.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it tells, in a sentence.
+    pub help: &'static str,
+}
+
+/// A type of metric that a row of the table can have.
+trait Family: Sized {
+    const KIND: &'static str;
+    fn make(row: &Metric) -> prometheus::Result<Self>;
+}
+
+impl<P: Atomic> Family for GenericCounterVec<P> {
+    const KIND: &'static str = "counter";
+    fn make(row: &Metric) -> prometheus::Result<Self> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl<P: Atomic> Family for GenericGaugeVec<P> {
+    const KIND: &'static str = "gauge";
+    fn make(row: &Metric) -> prometheus::Result<Self> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl Family for HistogramVec {
+    const KIND: &'static str = "histogram";
+    fn make(row: &Metric) -> prometheus::Result<Self> {
+        // From a microsecond to four and a half minutes, by fours.
+        let buckets = prometheus::exponential_buckets(1e-6, 4.0, 15)?;
+        Self::new(HistogramOpts::new(row.name, row.help).buckets(buckets), row.labels)
+    }
+}
+
+macro_rules! metrics {
+    ($($field:ident: $family:ty = $name:literal [$($label:literal)*] $help:literal;)*) => {
+        /// Every metric, in the order of the table.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: $name, kind: <$family as Family>::KIND, labels: &[$($label),*], help: $help,
+        },)*];
+
+        #[derive(Clone, Debug)]
+        struct Families { $($field: $family,)* }
+
+        impl Families {
+            fn new(registry: &Registry) -> prometheus::Result<Self> {
+                let mut rows = METRICS.iter();
+                // One row for each field: both come from the same lines.
+                let mut row = || rows.next().ok_or_else(|| prometheus::Error::Msg("a row is missing".into()));
+                $(let $field = <$family>::make(row()?)?;
+                registry.register(Box::new($field.clone()))?;)*
+                Ok(Self { $($field,)* })
+            }
+        }
+    };
+}
+
+metrics! {
+    sessions: IntGaugeVec = "luo_sessions" ["direction"] "Sessions that exist now.";
+    files: IntGaugeVec = "luo_files" ["direction" "handler" "state"] "Files held by sessions now.";
+    preserved_bytes: IntGaugeVec = "luo_preserved_bytes" ["handler"] "Bytes of the files that are preserved now.";
+    flb_users: IntGaugeVec = "luo_flb_users" ["flb" "direction"] "Files that use a global state (FLB) now.";
+    operations: IntCounterVec = "luo_operations_total" ["op" "result"] "Operations of LUO that ended, by result: ok or an errno's name.";
+    durations: HistogramVec = "luo_operation_duration_seconds" ["op"] "How long operations of LUO took.";
+    update_number: IntGaugeVec = "luo_update_number" [] "Number of the live update that brought this kernel; 0 after a cold boot.";
+    invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown.";
+    violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
+    incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
+    build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
+    hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook is attached: 1 or 0.";
+    events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
+    lost_events: IntCounterVec = "luo_trace_lost_events_total" [] "Events that were lost before the agent could read them.";
+    decode_errors: IntCounterVec = "luo_trace_decode_errors_total" [] "Records from the kernel that the agent could not decode.";
+    sink_dropped: IntCounterVec = "luo_trace_sink_dropped_total" ["sink"] "Items that a sink was too slow for, or could not write.";
+}
+
+/// Prints the table, one metric a line: what `luo-trace metrics` shows.
+pub fn print(out: &mut impl std::io::Write) -> std::io::Result<()> {
+    for Metric {
+        name,
+        kind,
+        labels,
+        help,
+    } in METRICS
+    {
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        writeln!(out, "{:<52} {kind:<10} {help}", format!("{name}{labels}"))?;
+    }
+    Ok(())
+}
+
+/// The agent's metrics. Every method may be called from any thread; none of them fails or panics whatever the kernel says.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    /// Held while gauges are set anew and while all are rendered, so that nobody sees half of a state.
+    names: Mutex<Names>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    handlers: Bounded,
+    flbs: Bounded,
+}
+
+/// Names that get labels of their own.
+#[derive(Debug, Default)]
+struct Bounded(BTreeSet<String>);
+
+impl Bounded {
+    fn label(&mut self, name: impl fmt::Display) -> String {
+        let name = name.to_string();
+        if self.0.contains(&name) || (self.0.len() < NAMES && self.0.insert(name.clone())) {
+            return name;
+        }
+        "other".into()
+    }
+}
+
+impl Metrics {
+    /// All metrics at their start.
+    ///
+    /// # Errors
+    /// Where the table names a metric twice or in a way that Prometheus does not take; a test keeps it from that.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let metrics = Self {
+            families: Families::new(&registry)?,
+            registry,
+            names: Mutex::default(),
+        };
+        let f = &metrics.families;
+        set(&f.build_info, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1);
+        Hook::ALL.iter().for_each(|hook| set(&f.hook_attached, &[hook.id()], 0));
+        // What has not happened yet is there as 0, so that the first time shows as an increase.
+        Kind::ALL.iter().for_each(|kind| add(&f.events, &[kind.name()], 0));
+        add(&f.lost_events, &[], 0);
+        add(&f.decode_errors, &[], 0);
+        set(&f.update_number, &[], 0);
+        Ok(metrics)
+    }
+
+    /// Counts an event.
+    pub fn observe(&self, event: &Event) {
+        let f = &self.families;
+        if let Body::Gap { lost } = event.body {
+            add(&f.lost_events, &[], lost);
+        }
+        if let Some(kind) = event.body.kind() {
+            add(&f.events, &[kind.name()], 1);
+        }
+        // The entry of an operation is not its end.
+        let Some(outcome) = event.outcome().filter(|_| !matches!(event.body, Body::KexecEnter(_))) else {
+            return;
+        };
+        add(&f.operations, &[event.name(), &result_label(outcome.result)], 1);
+        if outcome.duration > 0
+            && let Ok(histogram) = f.durations.get_metric_with_label_values(&[event.name()])
+        {
+            histogram.observe(outcome.duration as f64 / 1e9);
+        }
+    }
+
+    /// Tells which hooks are attached.
+    pub fn set_hooks(&self, hooks: &[HookState]) {
+        for hook in hooks {
+            set(&self.families.hook_attached, &[&hook.id], i64::from(hook.attached));
+        }
+    }
+
+    /// Tells the number of the live update that brought this kernel.
+    pub fn set_update_number(&self, number: u64) {
+        set(&self.families.update_number, &[], signed(number));
+    }
+
+    /// Counts records that could not be decoded.
+    pub fn decode_errors(&self, records: u64) {
+        add(&self.families.decode_errors, &[], records);
+    }
+
+    /// Counts what a sink dropped; with 0 it makes the sink appear.
+    pub fn sink_dropped(&self, sink: &str, items: u64) {
+        add(&self.families.sink_dropped, &[sink], items);
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let _whole = self.names();
+        // Encoding into memory fails only for a metric without a value, which the registry leaves out by itself.
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `ok`, an errno's name where it is a known one, else `other`.
+fn result_label(result: i64) -> Cow<'static, str> {
+    match errno::result(result) {
+        known @ Cow::Borrowed(_) => known,
+        Cow::Owned(_) => Cow::Borrowed("other"),
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn set(family: &IntGaugeVec, labels: &[&str], value: i64) {
+    if let Ok(metric) = family.get_metric_with_label_values(labels) {
+        metric.set(value);
+    }
+}
+
+fn add(family: &IntCounterVec, labels: &[&str], value: u64) {
+    if let Ok(metric) = family.get_metric_with_label_values(labels) {
+        metric.inc_by(value);
+    }
+}
