@@ -1,4 +1,4 @@
-//! Holds the journals of a scenario against what the scenario expects of them.
+//! Holds the journals and the agent's words of a scenario against what the scenario expects of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,18 +12,37 @@ use testbed_guest::scenario::{EventPattern, Expect, Scenario, Verdict};
 /// How many events of the right name a failure shows.
 const SHOWN: usize = 8;
 
-/// What the journals in a scenario's output directory lack, or have too much of; nothing when all is as expected.
+/// What the output directory of a scenario lacks, or has too much of; nothing when all is as expected.
 ///
 /// # Errors
 /// A journal cannot be read at all.
 pub(super) fn check(scenario: &Scenario, output: &Path) -> Result<Vec<String>> {
-    let seen = Seen::read(&output.join("journal"))?;
-    let (boots, journals) = (scenario.boots(), seen.journals);
-    let mut failures = seen.compare(&scenario.expect);
-    if journals != boots {
-        failures.insert(0, format!("{boots} kernels booted, but they left {journals} journals"));
+    if !scenario.agent {
+        return Ok(Vec::new());
+    }
+    let mut failures = unsaid(&scenario.expect.agent_says, output);
+    // An agent that refused to work has recorded nothing.
+    if scenario.agent_refuses.is_none() {
+        let seen = Seen::read(&output.join("journal"))?;
+        if seen.journals != scenario.boots() {
+            let (boots, journals) = (scenario.boots(), seen.journals);
+            failures.push(format!(
+                "{boots} kernels booted, but the agent left {journals} journals"
+            ));
+        }
+        failures.extend(seen.compare(&scenario.expect));
     }
     Ok(failures)
+}
+
+/// The texts that no agent's log has.
+fn unsaid(texts: &[String], output: &Path) -> Vec<String> {
+    let logs: String = (1..=2)
+        .map(|boot| fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default())
+        .map(|log| String::from_utf8_lossy(&log).into_owned())
+        .collect();
+    let missing = texts.iter().filter(|text| !logs.contains(*text));
+    missing.map(|text| format!("the agent did not say {text:?}")).collect()
 }
 
 /// What the journals show.

@@ -189,8 +189,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let took = start.elapsed();
 
     let failures = match end {
-        End::Done if scenario.agent && scenario.agent_refuses.is_none() => expect::check(scenario, &options.output)?,
-        End::Done => Vec::new(),
+        End::Done => expect::check(scenario, &options.output)?,
         End::Failed(why) => vec![with_agents_last_words(why, &options.output)],
     };
     Ok(Outcome { failures, took })

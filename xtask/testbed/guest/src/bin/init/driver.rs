@@ -223,8 +223,8 @@ fn expect<T>(result: Result<T, Errno>, fails: Option<ErrnoName>) -> Result<Optio
         (Ok(value), None) => Ok(Some(value)),
         (Ok(_), Some(wanted)) => bail!("the kernel allowed it, but it had to fail with {wanted}"),
         (Err(errno), Some(wanted)) if errno == wanted.errno() => Ok(None),
-        (Err(errno), Some(wanted)) => bail!("the kernel refused with {errno:?} instead of {wanted}"),
-        (Err(errno), None) => bail!("the kernel refused with {errno:?} ({errno})"),
+        (Err(errno), Some(wanted)) => bail!("the kernel refused with \"{errno}\" instead of {wanted}"),
+        (Err(errno), None) => bail!("the kernel refused with \"{errno}\""),
     }
 }
 
