@@ -4,7 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Header, Kind};
 use luo_trace_common::text::Comm;
@@ -27,9 +27,10 @@ struct Record<P> {
     payload: P,
 }
 
-/// Sends one event. `fill` gets a payload of zeros and writes what it knows.
+/// Sends one event of something that happened at `at`, in nanoseconds of `CLOCK_MONOTONIC`. `fill` gets a payload of zeros
+/// and writes what it knows.
 #[inline(always)]
-pub fn emit<P: 'static>(kind: Kind, fill: impl FnOnce(&mut P)) {
+pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     let Some(seq) = next_sequence() else { return };
     let Some(mut entry) = EVENTS.reserve_untyped::<Record<P>>(0) else {
         count_loss();
@@ -50,8 +51,7 @@ pub fn emit<P: 'static>(kind: Kind, fill: impl FnOnce(&mut P)) {
         cpu: unsafe { bpf_get_smp_processor_id() },
         seq,
         lost: lost(),
-        // SAFETY: helper without preconditions.
-        ktime: unsafe { bpf_ktime_get_ns() },
+        ktime: at,
         pid: task as u32,
         tgid: (task >> 32) as u32,
         comm: bpf_get_current_comm().map_or(Comm::EMPTY, luo_trace_common::text::Name),
@@ -78,7 +78,8 @@ fn count_loss() {
 #[inline(always)]
 fn lost() -> u64 {
     // SAFETY: the map's only slot, touched by atomic adds alone.
-    LOST.get_ptr(0).map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
+    LOST.get_ptr(0)
+        .map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
 }
 
 /// Adds one atomically and gives the value before. The target's `AtomicU64` lacks what BPF has had since Linux 5.12.

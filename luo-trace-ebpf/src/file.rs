@@ -1,16 +1,16 @@
 //! Files of a session, and their handlers' callbacks: `kernel/liveupdate/luo_file.c`.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_func_ip;
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
-use aya_ebpf::EbpfContext;
 use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, Kind, Outcome, TOKEN_KNOWN};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_object, read_session, session_of};
-use crate::task;
+use crate::task::{self, Ended};
 
 /// EBUSY, as `luo_file_can_finish_one` makes it of a handler's no.
 const EBUSY: i64 = 16;
@@ -25,14 +25,16 @@ pub fn file_preserve_enter(ctx: FEntryContext) -> u32 {
 /// After a success the file is the last of its set, and the session's mutex, which the caller holds, keeps it there.
 #[fexit]
 pub fn file_preserve(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::FilePreserve, i64::from(ctx.arg::<i32>(3)));
+    let ended = task::leave(Hook::FilePreserve, i64::from(ctx.arg::<i32>(3)));
     let set: u64 = ctx.arg(0);
     let token: u64 = ctx.arg(1);
-    emit(Kind::FilePreserve, |event: &mut FileOp| {
-        begin_file(event, set, token, outcome);
+    emit(Kind::FilePreserve, ended.at, |event: &mut FileOp| {
+        begin_file(event, set, token, ended.outcome);
         let handler = task::current().map_or(0, |task| task.handler);
-        if outcome.is_ok() {
-            let last = Address(set).member(Field::FileSetList).and_then(|list| list.follow(Field::ListPrev));
+        if ended.outcome.is_ok() {
+            let last = Address(set)
+                .member(Field::FileSetList)
+                .and_then(|list| list.follow(Field::ListPrev));
             if let Some(luo_file) = last.and_then(|link| link.container(Field::LuoFileList)) {
                 read_luo_file(luo_file, event);
             }
@@ -56,11 +58,11 @@ const SEARCH: u32 = 64;
 
 #[fexit]
 pub fn file_retrieve(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::FileRetrieve, i64::from(ctx.arg::<i32>(3)));
+    let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.arg::<i32>(3)));
     let set: u64 = ctx.arg(0);
     let token: u64 = ctx.arg(1);
-    emit(Kind::FileRetrieve, |event: &mut FileOp| {
-        begin_file(event, set, token, outcome);
+    emit(Kind::FileRetrieve, ended.at, |event: &mut FileOp| {
+        begin_file(event, set, token, ended.outcome);
         if let Some(luo_file) = find_file(set, token) {
             read_luo_file(luo_file, event);
         }
@@ -119,9 +121,13 @@ fn begin_file(event: &mut FileOp, set: u64, token: u64, outcome: Outcome) {
 #[inline(always)]
 fn read_luo_file(luo_file: Address, event: &mut FileOp) {
     event.data = luo_file.read::<u64>(Field::LuoFileData).unwrap_or(0);
-    let Some(handler) = luo_file.follow(Field::LuoFileHandler) else { return };
+    let Some(handler) = luo_file.follow(Field::LuoFileHandler) else {
+        return;
+    };
     handler.read_name(Field::HandlerCompatible, &mut event.handler);
-    let get_id = handler.follow(Field::HandlerOps).and_then(|ops| ops.follow(Field::FileOpsGetId));
+    let get_id = handler
+        .follow(Field::HandlerOps)
+        .and_then(|ops| ops.follow(Field::FileOpsGetId));
     if let Some(file) = luo_file.follow(Field::LuoFileFile) {
         read_object(file, get_id.is_some(), &mut event.object);
     }
@@ -149,7 +155,11 @@ pub fn files_finish_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_finish(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesFinish, task::leave(Hook::FilesFinish, i64::from(ctx.arg::<i32>(1))), &ctx);
+    emit_files(
+        Kind::FilesFinish,
+        task::leave(Hook::FilesFinish, i64::from(ctx.arg::<i32>(1))),
+        &ctx,
+    );
     0
 }
 
@@ -162,7 +172,11 @@ pub fn files_freeze_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_freeze(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesFreeze, task::leave(Hook::FilesFreeze, i64::from(ctx.arg::<i32>(2))), &ctx);
+    emit_files(
+        Kind::FilesFreeze,
+        task::leave(Hook::FilesFreeze, i64::from(ctx.arg::<i32>(2))),
+        &ctx,
+    );
     0
 }
 
@@ -188,12 +202,12 @@ pub fn files_deserialize_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_deserialize(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::FilesDeserialize, i64::from(ctx.arg::<i32>(2)));
+    let ended = task::leave(Hook::FilesDeserialize, i64::from(ctx.arg::<i32>(2)));
     // The count is what has just arrived.
     if let Some(task) = task::current() {
         task.files = Address(ctx.arg(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
     }
-    emit_files(Kind::FilesDeserialize, outcome, &ctx);
+    emit_files(Kind::FilesDeserialize, ended, &ctx);
     0
 }
 
@@ -207,10 +221,10 @@ fn enter_files(hook: Hook, ctx: &FEntryContext) {
 }
 
 #[inline(always)]
-fn emit_files(kind: Kind, outcome: Outcome, ctx: &FExitContext) {
+fn emit_files(kind: Kind, ended: Ended, ctx: &FExitContext) {
     let set: u64 = ctx.arg(0);
-    emit(kind, |event: &mut FilesOp| {
-        event.outcome = outcome;
+    emit(kind, ended.at, |event: &mut FilesOp| {
+        event.outcome = ended.outcome;
         if let Some(session) = session_of(set) {
             read_session(session, &mut event.session);
         }
@@ -227,11 +241,17 @@ fn emit_files(kind: Kind, outcome: Outcome, ctx: &FExitContext) {
 #[kprobe]
 pub fn file_callback_enter(ctx: ProbeContext) -> u32 {
     let Some(args) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(handler) = Address(args).follow(Field::FileArgsHandler) else { return 0 };
-    let Some(ops) = handler.follow(Field::HandlerOps) else { return 0 };
+    let Some(handler) = Address(args).follow(Field::FileArgsHandler) else {
+        return 0;
+    };
+    let Some(ops) = handler.follow(Field::HandlerOps) else {
+        return 0;
+    };
     // SAFETY: the context is this program's own.
     let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
-    let Some(call) = which_call(ops, function) else { return 0 };
+    let Some(call) = which_call(ops, function) else {
+        return 0;
+    };
     if let Some(task) = task::enter(Hook::FileCallback) {
         task.file_call = call as u64;
         task.file_args = args;
@@ -272,9 +292,9 @@ pub fn file_callback(ctx: RetProbeContext) -> u32 {
         Some(FileCall::Preserve | FileCall::Freeze | FileCall::Retrieve) => i64::from(ctx.ret::<i32>()),
         _ => 0,
     };
-    let outcome = task::leave(Hook::FileCallback, result);
-    emit(Kind::FileCallback, |event: &mut FileCallback| {
-        event.outcome = outcome;
+    let ended = task::leave(Hook::FileCallback, result);
+    emit(Kind::FileCallback, ended.at, |event: &mut FileCallback| {
+        event.outcome = ended.outcome;
         event.call = call;
         if task.token_known != 0 {
             event.flags = TOKEN_KNOWN;

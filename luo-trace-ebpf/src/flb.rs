@@ -4,13 +4,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_func_ip;
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
-use luo_trace_common::events::{FlbCall, FlbCallback, FlbOp, Kind, Outcome, Plain};
+use luo_trace_common::events::{FlbCall, FlbCallback, FlbOp, Kind, Plain};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
 use crate::kernel::Address;
-use crate::task;
+use crate::task::{self, Ended};
 
 /// `int luo_flb_file_preserve(struct liveupdate_file_handler *fh)` (7.3)
 #[fentry]
@@ -21,7 +21,11 @@ pub fn flb_file_preserve_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_file_preserve(ctx: FExitContext) -> u32 {
-    emit_flb(Kind::FlbPreserve, task::leave(Hook::FlbPreserve, i64::from(ctx.arg::<i32>(1))), &ctx);
+    emit_flb(
+        Kind::FlbPreserve,
+        task::leave(Hook::FlbPreserve, i64::from(ctx.arg::<i32>(1))),
+        &ctx,
+    );
     0
 }
 
@@ -59,10 +63,10 @@ fn enter_flb(hook: Hook, ctx: &FEntryContext) {
 }
 
 #[inline(always)]
-fn emit_flb(kind: Kind, outcome: Outcome, ctx: &FExitContext) {
+fn emit_flb(kind: Kind, ended: Ended, ctx: &FExitContext) {
     let handler = Address(ctx.arg(0));
-    emit(kind, |event: &mut FlbOp| {
-        event.outcome = outcome;
+    emit(kind, ended.at, |event: &mut FlbOp| {
+        event.outcome = ended.outcome;
         handler.read_name(Field::HandlerCompatible, &mut event.handler);
     });
 }
@@ -76,8 +80,10 @@ pub fn flb_serialize_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_serialize(_ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::FlbSerialize, 0);
-    emit(Kind::FlbSerialize, |event: &mut Plain| event.outcome = outcome);
+    let ended = task::leave(Hook::FlbSerialize, 0);
+    emit(Kind::FlbSerialize, ended.at, |event: &mut Plain| {
+        event.outcome = ended.outcome
+    });
     0
 }
 
@@ -87,11 +93,15 @@ pub fn flb_serialize(_ctx: FExitContext) -> u32 {
 #[kprobe]
 pub fn flb_callback_enter(ctx: ProbeContext) -> u32 {
     let Some(args) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(flb) = Address(args).follow(Field::FlbArgsFlb) else { return 0 };
+    let Some(flb) = Address(args).follow(Field::FlbArgsFlb) else {
+        return 0;
+    };
     let Some(ops) = flb.follow(Field::FlbOps) else { return 0 };
     // SAFETY: the context is this program's own.
     let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
-    let Some(call) = which_call(ops, function) else { return 0 };
+    let Some(call) = which_call(ops, function) else {
+        return 0;
+    };
     let count = match call {
         FlbCall::Preserve | FlbCall::Unpreserve => Field::FlbOutgoingCount,
         FlbCall::Retrieve | FlbCall::Finish => Field::FlbIncomingCount,
@@ -132,9 +142,9 @@ pub fn flb_callback(ctx: RetProbeContext) -> u32 {
         Some(FlbCall::Preserve | FlbCall::Retrieve) => i64::from(ctx.ret::<i32>()),
         _ => 0,
     };
-    let outcome = task::leave(Hook::FlbCallback, result);
-    emit(Kind::FlbCallback, |event: &mut FlbCallback| {
-        event.outcome = outcome;
+    let ended = task::leave(Hook::FlbCallback, result);
+    emit(Kind::FlbCallback, ended.at, |event: &mut FlbCallback| {
+        event.outcome = ended.outcome;
         event.call = call;
         event.users = task.flb_users;
         if let Some(flb) = args.follow(Field::FlbArgsFlb) {

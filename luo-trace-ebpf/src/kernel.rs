@@ -103,10 +103,14 @@ pub fn session_of(file_set: u64) -> Option<Address> {
 pub fn read_object(file: Address, unique_inode: bool, to: &mut Object) {
     to.file = file.0;
     to.identity = if unique_inode { 0 } else { file.0 };
-    let Some(inode) = file.follow(Field::FileInode) else { return };
+    let Some(inode) = file.follow(Field::FileInode) else {
+        return;
+    };
     to.inode = inode.read::<u64>(Field::InodeNumber).unwrap_or(0);
     to.size = inode.read::<u64>(Field::InodeSize).unwrap_or(0);
-    let magic = inode.follow(Field::InodeSuper).and_then(|sb| sb.read::<u64>(Field::SuperMagic));
+    let magic = inode
+        .follow(Field::InodeSuper)
+        .and_then(|sb| sb.read::<u64>(Field::SuperMagic));
     if unique_inode && magic.is_some_and(|magic| magic != ANON_INODE_FS_MAGIC) {
         to.identity = inode.0;
     }

@@ -1,5 +1,6 @@
 //! The way into the next kernel.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use luo_trace_common::events::{Kind, Plain};
@@ -12,15 +13,18 @@ use crate::task;
 #[fentry]
 pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
     task::enter(Hook::Kexec);
-    emit(Kind::KexecEnter, |_: &mut Plain| {});
+    // SAFETY: helper without preconditions.
+    emit(Kind::KexecEnter, unsafe { bpf_ktime_get_ns() }, |_: &mut Plain| {});
     0
 }
 
 /// It returns only where the jump did not happen.
 #[fexit]
 pub fn kexec_return(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::Kexec, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::KexecReturn, |event: &mut Plain| event.outcome = outcome);
+    let ended = task::leave(Hook::Kexec, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::KexecReturn, ended.at, |event: &mut Plain| {
+        event.outcome = ended.outcome
+    });
     0
 }
 
@@ -33,7 +37,9 @@ pub fn liveupdate_reboot_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn liveupdate_reboot(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::LiveupdateReboot, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::LiveupdateReboot, |event: &mut Plain| event.outcome = outcome);
+    let ended = task::leave(Hook::LiveupdateReboot, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::LiveupdateReboot, ended.at, |event: &mut Plain| {
+        event.outcome = ended.outcome
+    });
     0
 }

@@ -40,13 +40,13 @@ pub fn session_retrieve(ctx: FExitContext) -> u32 {
 /// Both take the name they were asked for and a place for the new file, whose private data is the session.
 #[inline(always)]
 fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
-    let outcome = task::leave(hook, i64::from(ctx.arg::<i32>(2)));
+    let ended = task::leave(hook, i64::from(ctx.arg::<i32>(2)));
     let name = Address(ctx.arg::<u64>(0));
     let filep = ctx.arg::<u64>(1);
-    emit(kind, |event: &mut SessionOp| {
-        event.outcome = outcome;
+    emit(kind, ended.at, |event: &mut SessionOp| {
+        event.outcome = ended.outcome;
         name.read_name_here(&mut event.session.name);
-        if outcome.is_ok()
+        if ended.outcome.is_ok()
             && let Some(session) = read_pointer(filep).and_then(|file| file.follow(Field::FilePrivate))
         {
             event.session.id = session.0;
@@ -67,7 +67,9 @@ fn read_pointer(at: u64) -> Option<Address> {
 /// A successful release frees the session, so everything about it is noted on entry.
 #[fentry]
 pub fn session_release_enter(ctx: FEntryContext) -> u32 {
-    let Some(task) = task::enter(Hook::SessionRelease) else { return 0 };
+    let Some(task) = task::enter(Hook::SessionRelease) else {
+        return 0;
+    };
     let release = &mut task.release;
     *release = SessionRelease::default();
     if let Some(session) = Address(ctx.arg::<u64>(1)).follow(Field::FilePrivate) {
@@ -85,12 +87,12 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_release(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::SessionRelease, i64::from(ctx.arg::<i32>(2)));
-    emit(Kind::SessionRelease, |event: &mut SessionRelease| {
-        if let Some(task) = task::current().filter(|_| outcome.duration != 0) {
+    let ended = task::leave(Hook::SessionRelease, i64::from(ctx.arg::<i32>(2)));
+    emit(Kind::SessionRelease, ended.at, |event: &mut SessionRelease| {
+        if let Some(task) = task::current().filter(|_| ended.outcome.duration != 0) {
             *event = task.release;
         }
-        event.outcome = outcome;
+        event.outcome = ended.outcome;
     });
     0
 }
@@ -104,8 +106,10 @@ pub fn session_deserialize_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_deserialize(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::SessionDeserialize, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::SessionDeserialize, |event: &mut Plain| event.outcome = outcome);
+    let ended = task::leave(Hook::SessionDeserialize, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::SessionDeserialize, ended.at, |event: &mut Plain| {
+        event.outcome = ended.outcome
+    });
     0
 }
 
@@ -118,7 +122,9 @@ pub fn session_serialize_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_serialize(ctx: FExitContext) -> u32 {
-    let outcome = task::leave(Hook::SessionSerialize, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::SessionSerialize, |event: &mut Plain| event.outcome = outcome);
+    let ended = task::leave(Hook::SessionSerialize, i64::from(ctx.arg::<i32>(0)));
+    emit(Kind::SessionSerialize, ended.at, |event: &mut Plain| {
+        event.outcome = ended.outcome
+    });
     0
 }

@@ -71,16 +71,24 @@ pub fn enter(hook: Hook) -> Option<&'static mut Task> {
     Some(task)
 }
 
-/// The outcome of a hook's function that returns now.
+/// How a hook's function ended, and when.
+#[derive(Clone, Copy)]
+pub struct Ended {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    pub at: u64,
+    /// Its result, and how long it took.
+    pub outcome: Outcome,
+}
+
+/// A hook's function returns now.
 #[inline(always)]
-pub fn leave(hook: Hook, result: i64) -> Outcome {
-    let mut outcome = Outcome { result, duration: 0 };
-    if let Some(task) = current() {
-        let start = core::mem::take(&mut task.starts[hook as usize]);
-        if start != 0 {
-            // SAFETY: helper without preconditions.
-            outcome.duration = unsafe { bpf_ktime_get_ns() }.saturating_sub(start);
-        }
+pub fn leave(hook: Hook, result: i64) -> Ended {
+    // SAFETY: helper without preconditions.
+    let at = unsafe { bpf_ktime_get_ns() };
+    let start = current().map_or(0, |task| core::mem::take(&mut task.starts[hook as usize]));
+    let duration = if start == 0 { 0 } else { at.saturating_sub(start) };
+    Ended {
+        at,
+        outcome: Outcome { result, duration },
     }
-    outcome
 }
