@@ -17,6 +17,7 @@ pub mod journal;
 pub mod kernel;
 #[cfg(feature = "agent")]
 pub mod pipeline;
+pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
 pub mod timeline;
