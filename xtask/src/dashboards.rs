@@ -1,0 +1,276 @@
+//! Runs every query of the dashboard and of the rules on a real Prometheus, against metrics that a real run left behind.
+//!
+//! A little HTTP server plays the agent and serves the file; Prometheus scrapes it on loopback and answers the queries.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::run;
+
+/// How long Prometheus may take to start, to scrape three times, and to evaluate the rules.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long one HTTP request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often Prometheus scrapes and evaluates here. Rates need at least two scrapes.
+const INTERVAL: &str = "500ms";
+
+/// What was run, and what could not be judged.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// Queries of panels that were answered with data.
+    pub(crate) queries: usize,
+    /// Rules that were evaluated without an error.
+    pub(crate) rules: usize,
+    /// Panels whose query was taken but has no data, because the run left none of its metric behind.
+    pub(crate) without_metric: Vec<String>,
+}
+
+/// Checks the dashboard and the rules in `dashboards/` against `metrics_file`, as scraped from an agent.
+///
+/// # Errors
+/// A query or a rule fails, a panel has no data although its metrics do, promtool refuses the rules or their tests, or
+/// Prometheus cannot be run.
+pub(crate) fn check(metrics_file: &Path) -> Result<Report> {
+    let metrics: Arc<str> = fs::read_to_string(metrics_file)
+        .map(Into::into)
+        .with_context(|| format!("cannot read {}", metrics_file.display()))?;
+    let dashboards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    let rules_file = dashboards.join("rules.yml");
+    run::output(Command::new("promtool").args(["check", "rules"]).arg(&rules_file))?;
+    run::output(
+        Command::new("promtool")
+            .args(["test", "rules"])
+            .arg(dashboards.join("rules.test.yml")),
+    )?;
+
+    let present = series(&metrics);
+    ensure!(!present.is_empty(), "{} holds no metrics", metrics_file.display());
+    let agent = serve(metrics.clone())?;
+    let prometheus = Prometheus::start(agent, &rules_file)?;
+    prometheus.wait_for_scrapes()?;
+
+    let dashboard = fs::read_to_string(dashboards.join("luo-trace.json")).context("cannot read the dashboard")?;
+    let dashboard: Value = serde_json::from_str(&dashboard).context("the dashboard is not JSON")?;
+    let mut report = Report {
+        queries: 0,
+        rules: prometheus.evaluated_rules()?,
+        without_metric: Vec::new(),
+    };
+    for (title, query) in panel_queries(&dashboard) {
+        let answer = prometheus
+            .query(&query)
+            .with_context(|| format!("panel {title:?}: {query}"))?;
+        if answer.as_array().is_some_and(|rows| !rows.is_empty()) {
+            report.queries += 1;
+        } else if names(&query).any(|name| !present.contains(name)) {
+            report.without_metric.push(title);
+        } else {
+            bail!("panel {title:?} has no data although its metrics do: {query}");
+        }
+    }
+    ensure!(report.queries > 0, "not one panel has data");
+    Ok(report)
+}
+
+/// Title and query of every target, with Grafana's variables filled in.
+fn panel_queries(dashboard: &Value) -> Vec<(String, String)> {
+    let panels = dashboard["panels"].as_array().into_iter().flatten();
+    let targets = panels.flat_map(|panel| {
+        let title = panel["title"].as_str().unwrap_or_default();
+        panel["targets"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(move |target| (title, target))
+    });
+    targets
+        .map(|(title, target)| {
+            let query = target["expr"].as_str().unwrap_or_default();
+            let query = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+            (title.to_owned(), query)
+        })
+        .collect()
+}
+
+/// The names of luo-trace's series in a query.
+fn names(query: &str) -> impl Iterator<Item = &str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("luo_"))
+}
+
+/// The names of all series in a file of Prometheus' text format.
+fn series(metrics: &str) -> BTreeSet<&str> {
+    let lines = metrics.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// Serves `metrics` to whoever asks, until this process ends.
+fn serve(metrics: Arc<str>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
+    let address = listener.local_addr().context("cannot listen on loopback")?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let metrics = metrics.clone();
+            // A scrape that breaks off is tried again by Prometheus.
+            std::thread::spawn(move || answer(stream, &metrics));
+        }
+    });
+    Ok(address)
+}
+
+fn answer(stream: TcpStream, metrics: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = BufReader::new(&stream);
+    let mut line = String::new();
+    while request.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\n";
+    write!(&stream, "{head}content-length: {}\r\n\r\n", metrics.len())?;
+    (&stream).write_all(metrics.as_bytes())
+}
+
+/// A Prometheus of our own, with its data in a directory that goes with it.
+struct Prometheus {
+    child: Child,
+    dir: PathBuf,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    fn start(agent: SocketAddr, rules: &Path) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("luo-trace-prometheus-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let rules = rules.canonicalize().context("cannot find the rules")?;
+        let config = format!(
+            "global: {{scrape_interval: {INTERVAL}, scrape_timeout: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
+             rule_files: [{rules:?}]\n\
+             scrape_configs: [{{job_name: luo-trace, static_configs: [{{targets: ['{agent}']}}]}}]\n"
+        );
+        let file = dir.join("prometheus.yml");
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        let log = File::create(dir.join("log")).context("cannot write Prometheus' log")?;
+        // Prometheus does not tell which port it got for 0, so a free one is found for it.
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let address = free.context("no free port on loopback")?;
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("cannot start prometheus; `cargo xtask setup` installs it")?;
+        Ok(Self { child, dir, address })
+    }
+
+    /// Waits until the agent was scraped often enough for rates.
+    fn wait_for_scrapes(&self) -> Result<()> {
+        self.wait("a first scrape that succeeds", |this| {
+            let targets = this.get("/api/v1/targets")?;
+            let target = &targets["activeTargets"][0];
+            let up = target["health"] == "up";
+            Ok(up.then_some(()).ok_or_else(|| target["lastError"].to_string()))
+        })?;
+        self.wait("three scrapes", |this| {
+            let counted = this.query("count_over_time(up[1m])")?;
+            let count = counted[0]["value"][1]
+                .as_str()
+                .and_then(|count| count.parse::<u64>().ok());
+            let enough = count.filter(|&count| count >= 3).map(|_| ());
+            Ok(enough.ok_or_else(|| format!("{} so far", count.unwrap_or(0))))
+        })
+    }
+
+    /// Waits until every rule was evaluated, and gives how many there are.
+    fn evaluated_rules(&self) -> Result<usize> {
+        self.wait("the rules to be evaluated", |this| {
+            let answer = this.get("/api/v1/rules")?;
+            let groups = answer["groups"].as_array().into_iter().flatten();
+            let rules: Vec<_> = groups
+                .flat_map(|group| group["rules"].as_array().into_iter().flatten())
+                .collect();
+            if let Some(bad) = rules.iter().find(|rule| rule["health"] == "err") {
+                bail!("rule {} fails: {}", bad["name"], bad["lastError"]);
+            }
+            let done = !rules.is_empty() && rules.iter().all(|rule| rule["health"] == "ok");
+            Ok(done
+                .then_some(rules.len())
+                .ok_or_else(|| format!("{} are loaded", rules.len())))
+        })
+    }
+
+    /// Asks until there is an answer, or the deadline is over. `ask` says why there is none yet, or fails for good.
+    fn wait<T>(&self, what: &str, ask: impl Fn(&Self) -> Result<Result<T, String>>) -> Result<T> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let why = match ask(self) {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(why)) => why,
+                // Until it listens, Prometheus refuses connections.
+                Err(error) if error.is::<io::Error>() => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            if Instant::now() > deadline {
+                bail!(
+                    "no sign of {what} in {DEADLINE:?} ({why}); Prometheus says:\n{}",
+                    self.log()
+                );
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// The result of an instant query.
+    fn query(&self, query: &str) -> Result<Value> {
+        let coded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        Ok(self.get(&format!("/api/v1/query?query={coded}"))?["result"].take())
+    }
+
+    /// The data that an API path answers with.
+    fn get(&self, path: &str) -> Result<Value> {
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // An HTTP/1.0 request is answered in one piece, up to the end of the connection.
+        write!(stream, "GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.address)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .context("Prometheus gave no HTTP answer")?;
+        if head.split(' ').nth(1) == Some("503") {
+            return Err(io::Error::other("Prometheus is not ready yet").into());
+        }
+        let mut body: Value = serde_json::from_str(body).with_context(|| format!("Prometheus answered {body:?}"))?;
+        ensure!(body["status"] == "success", "Prometheus refuses it: {}", body["error"]);
+        Ok(body["data"].take())
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // If it is gone already, that is what was wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
