@@ -262,4 +262,14 @@ mod tests {
         assert!(failure(&seen, "").contains("not expected"));
         assert!(failure(&seen, "findings = ['file-balance']\nverdicts = { file-balance = 'ok' }").contains("Violated"),);
     }
+
+    #[test]
+    fn words_that_are_in_no_log_are_told() {
+        let output = std::env::temp_dir().join(format!("xtask-says-{}", std::process::id()));
+        fs::create_dir_all(&output).unwrap();
+        fs::write(output.join("agent-2.log"), "no LUO here").unwrap();
+        let told = unsaid(&["no LUO".into(), "liveupdate=on".into()], &output);
+        fs::remove_dir_all(output).unwrap();
+        assert_eq!(told, ["the agent did not say \"liveupdate=on\""]);
+    }
 }

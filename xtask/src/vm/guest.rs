@@ -13,8 +13,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The programs that go into the guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Guest {
-    pub(super) init: PathBuf,
-    pub(super) agent: Option<PathBuf>,
+    pub(crate) init: PathBuf,
+    pub(crate) agent: Option<PathBuf>,
 }
 
 /// Where the agent comes from.
@@ -52,7 +52,7 @@ pub(crate) fn build(agent: &Agent) -> Result<Guest> {
 }
 
 /// The workspace's root.
-pub(super) fn workspace() -> &'static Path {
+pub(crate) fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 

@@ -1,6 +1,6 @@
 //! Packs the guest's initramfs: a compressed cpio archive in the format "newc", as the kernel unpacks it.
 
-use std::io::{Cursor, Write as _};
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use cpio::newc::{self, ModeFileType};
@@ -16,16 +16,12 @@ const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "host"];
 /// An archive with the directories and the console that init needs, and whatever is added.
 pub(super) struct Initramfs {
     archive: Vec<u8>,
-    entries: u32,
 }
 
 impl Initramfs {
     /// The archive that every guest begins with.
     pub(super) fn new() -> Result<Initramfs> {
-        let mut archive = Initramfs {
-            archive: Vec::new(),
-            entries: 0,
-        };
+        let mut archive = Initramfs { archive: Vec::new() };
         for name in MOUNT_POINTS {
             archive.directory(name)?;
         }
@@ -66,10 +62,8 @@ impl Initramfs {
 
     fn entry(&mut self, header: newc::Builder, content: &[u8]) -> Result<()> {
         let size = u32::try_from(content.len()).context("a file of the initramfs is larger than 4 GiB")?;
-        // Entries with one inode number are links to one file, so each gets its own.
-        self.entries += 1;
-        let mut writer = header.ino(self.entries).nlink(1).write(&mut self.archive, size);
-        std::io::copy(&mut Cursor::new(content), &mut writer)?;
+        let mut writer = header.nlink(1).write(&mut self.archive, size);
+        writer.write_all(content)?;
         writer.finish()?;
         Ok(())
     }

@@ -5,10 +5,10 @@
 
 mod console;
 mod expect;
-mod guest;
+pub(crate) mod guest;
 mod initramfs;
 mod qemu;
-mod scenario;
+pub(crate) mod scenario;
 mod upstream;
 
 use std::fs::{self, File};
@@ -24,9 +24,10 @@ use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
 
 use console::{End, Watch};
-use guest::{Agent, Guest};
+pub(crate) use guest::{Agent, Guest};
 use initramfs::Initramfs;
-use qemu::{Accel, ConsoleLine, Machine, Qemu};
+pub(crate) use qemu::Accel;
+use qemu::{ConsoleLine, Machine, Qemu};
 
 /// The kernel's command line, which a scenario can add to and take words from.
 const CMDLINE: [&str; 6] = [
