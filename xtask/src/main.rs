@@ -2,9 +2,12 @@
 
 mod apt;
 mod cache;
+mod dashboards;
+mod demo;
 mod kernel;
 mod run;
 mod setup;
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -21,6 +24,10 @@ enum Verb {
     Kernel(kernel::Args),
     /// Boot the testbed's kernel and run a scenario on it
     Vm(vm::Args),
+    /// Show a real live update, traced in both kernels
+    Demo,
+    /// Run everything that must hold: source, tests, and every scenario on real kernels
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +35,8 @@ fn main() -> ExitCode {
         Verb::Setup => setup::command(),
         Verb::Kernel(args) => kernel::command(args),
         Verb::Vm(args) => vm::command(args),
+        Verb::Demo => demo::command(),
+        Verb::Test(args) => test::command(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

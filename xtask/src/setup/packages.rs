@@ -51,6 +51,7 @@ const PACKAGES: &[Package] = &[
     Package { need: KernelBuild, brings: Program("pahole"), debian: "dwarves", fedora: "dwarves", arch: "pahole" },
     Package { need: KernelBuild, brings: Program("cpio"), debian: "cpio", fedora: "cpio", arch: "cpio" },
     Package { need: KernelBuild, brings: Program("xz"), debian: "xz-utils", fedora: "xz", arch: "xz" },
+    Package { need: KernelBuild, brings: Program("zstd"), debian: "zstd", fedora: "zstd", arch: "zstd" },
     Package { need: KernelBuild, brings: Header("libelf.h"), debian: "libelf-dev", fedora: "elfutils-libelf-devel", arch: "libelf" },
     Package { need: KernelBuild, brings: Header("openssl/ssl.h"), debian: "libssl-dev", fedora: "openssl-devel", arch: "openssl" },
     Package { need: Prometheus, brings: Service("prometheus"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },

@@ -1,0 +1,168 @@
+//! `cargo xtask test`: everything that must hold, in one run with one last line.
+
+use std::fmt::Display;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::dashboards;
+use crate::kernel::{self, Flavour, Kernel, Request, Source};
+use crate::setup::{self, Need};
+use crate::vm::{self, Accel, Agent, Guest, Options, guest};
+
+/// The options of `cargo xtask test`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// Take every kernel: 7.3 and 7.2, each optimised for speed and for size
+    #[arg(long, conflicts_with = "fast")]
+    all: bool,
+    /// Take one kernel only: 7.3, optimised for speed
+    #[arg(long)]
+    fast: bool,
+    /// Run only the scenarios whose name contains this, and nothing else
+    #[arg(long, value_name = "TEXT")]
+    scenario: Option<String>,
+}
+
+/// The kernels that are kept working, the default ones first.
+const KERNELS: [(&str, Flavour); 4] = [
+    ("linux-source-7.3", Flavour::O2),
+    ("linux-source-7.2", Flavour::Os),
+    ("linux-source-7.2", Flavour::O2),
+    ("linux-source-7.3", Flavour::Os),
+];
+
+/// The scenario whose metrics the dashboards are held against.
+const MEASURED: &str = "metrics";
+
+/// What has been counted so far.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one check, and says how it went.
+    fn count(&mut self, what: impl Display, start: Instant, result: Result<()>) {
+        let seconds = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok      {what} ({seconds:.1} s)");
+            }
+            Err(why) => {
+                println!("FAILED  {what} ({seconds:.1} s)\n{why:#}");
+                self.failed.push(what.to_string());
+            }
+        }
+    }
+
+    /// Runs one check and counts it.
+    fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+        let start = Instant::now();
+        self.count(what, start, check());
+    }
+}
+
+/// Runs everything, and ends in a line `N passed, N failed`.
+///
+/// # Errors
+/// Something failed, or could not be run at all.
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let mut tally = Tally::default();
+    setup::ensure(&Need::ALL)?;
+    if args.scenario.is_none() {
+        source(&mut tally)?;
+    }
+    machines(args, &mut tally)?;
+
+    println!();
+    for failed in &tally.failed {
+        println!("failed: {failed}");
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    if tally.failed.is_empty() { Ok(()) } else { bail!("not everything holds") }
+}
+
+/// What needs no virtual machine.
+fn source(tally: &mut Tally) -> Result<()> {
+    tally.check("format", || cargo(&["fmt", "--all", "--check"]));
+    tally.check("clippy", || cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"]));
+    tests(tally)
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let status = command_in_workspace(args).status().context("cannot start cargo")?;
+    if status.success() { Ok(()) } else { bail!("cargo {} failed ({status})", args.join(" ")) }
+}
+
+fn command_in_workspace(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(guest::workspace()).args(args);
+    command
+}
+
+/// Unit, property and house tests: each counts as one.
+fn tests(tally: &mut Tally) -> Result<()> {
+    let start = Instant::now();
+    let mut command = command_in_workspace(&["test", "--no-fail-fast"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let stdout = child.stdout.take().context("cargo test has no output")?;
+    let before = tally.failed.len();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read what cargo test writes")?;
+        match line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... ")) {
+            Some((_, "ok")) => tally.passed += 1,
+            Some((name, "FAILED")) => tally.failed.push(format!("test {name}")),
+            // What a failed test printed, and the compiler's word, are for the reader.
+            _ if line.is_empty() || line.starts_with("running ") || line.starts_with("test ") => {}
+            _ => println!("{line}"),
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    if !status.success() && tally.failed.len() == before {
+        tally.count("cargo test", start, Err(anyhow::anyhow!("cargo test failed ({status})")));
+    }
+    Ok(())
+}
+
+/// Every scenario on every kernel asked for.
+fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
+    let wanted = if args.all { 4 } else if args.fast { 1 } else { 2 };
+    let guest = guest::build(&Agent::Built)?;
+    let scenarios = vm::scenario::all()?;
+    for (package, flavour) in &KERNELS[..wanted] {
+        let kernel = kernel::ensure(&Request { source: Source::Package((*package).into()), flavour: *flavour })?;
+        for (name, scenario) in &scenarios {
+            if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
+                continue;
+            }
+            let start = Instant::now();
+            let result = scenario_on(name, scenario, &kernel, &guest);
+            tally.count(format_args!("{name} on Linux {kernel}"), start, result);
+        }
+    }
+    Ok(())
+}
+
+fn scenario_on(name: &str, scenario: &testbed_guest::scenario::Scenario, kernel: &Kernel, guest: &Guest) -> Result<()> {
+    let output = vm::fresh(name, kernel)?;
+    let options = Options { guest: guest.clone(), accel: Accel::default(), output: output.clone(), talk: false };
+    let outcome = vm::run(scenario, kernel, &options)?;
+    if !outcome.failures.is_empty() {
+        bail!("{}\nsee {}", outcome.failures.join("\n"), output.display());
+    }
+    if name == MEASURED {
+        dashboards(&output)?;
+    }
+    Ok(())
+}
+
+/// Holds dashboards and rules against what this run's agent measured.
+fn dashboards(output: &Path) -> Result<()> {
+    dashboards::check(&output.join("metrics-1.prom")).map(drop)
+}
