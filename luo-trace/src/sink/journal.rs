@@ -225,9 +225,12 @@ mod tests {
     use std::io::Write;
     use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
 
     use super::*;
     use crate::journal::{Frame, Header, Reader};
+
+    const DEADLINE: Duration = Duration::from_secs(20);
 
     /// A disk that writes only when the test lets it, and may be full.
     struct Disk {
@@ -344,11 +347,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_dropped_is_told_once_before_the_next_batch_that_has_room() {
+        // Given a disk that hung until batches were dropped, and has caught up.
+        let mut stage = given_a_queue_of(1);
+        let names = ["a", "b", "c", "d", "e", "f"];
+        names.iter().for_each(|name| stage.sink.send(records(&[name]), true));
+        let dropped = stage.sink.dropped();
+        let caught_up = |stage: &Stage| stage.syncs.recv_timeout(DEADLINE).unwrap();
+        for _ in dropped..6 {
+            stage.allow.send(Ok(())).unwrap();
+            caught_up(&stage);
+        }
+        // When more is sent,
+        for name in ["g", "h"] {
+            stage.allow.send(Ok(())).unwrap();
+            stage.sink.send(records(&[name]), true);
+            caught_up(&stage);
+        }
+        stage.allow.send(Ok(())).unwrap();
+        assert_eq!(stage.sink.end(End::default()).unwrap(), dropped);
+        // then the loss stands before the first of it only.
+        let written = frames(&stage.bytes.lock().unwrap());
+        let tail: Vec<_> = written[written.len() - 4..].iter().map(String::as_str).collect();
+        assert_eq!(tail, [&format!("-{dropped}"), "g", "h", "end"]);
+    }
+
+    #[test]
     fn a_freeze_is_on_the_disk_as_soon_as_it_is_written() {
         let mut stage = given_a_queue_of(8);
         stage.allow.send(Ok(())).unwrap();
         stage.sink.send(records(&["freeze"]), true);
-        stage.syncs.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+        stage.syncs.recv_timeout(DEADLINE).unwrap();
         assert_eq!(frames(&stage.bytes.lock().unwrap()), ["freeze"]);
     }
 
