@@ -20,4 +20,5 @@ pub mod pipeline;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
+pub mod model;
 pub mod timeline;

@@ -1,0 +1,281 @@
+//! Keeps account of what is decided about each invariant, and of suspicions that wait for the event that clears or proves
+//! them.
+
+use serde::Serialize;
+
+use super::Coverage;
+use super::finding::Finding;
+use super::invariants::{COUNT, Invariant};
+use super::state::{Scene, State};
+use crate::event::Body;
+
+/// How long a suspicion waits, in nanoseconds of event time, for the end of an operation that would clear it. Events are
+/// sent when operations end, so the one that clears may come after the one that looks wrong.
+pub(super) const SETTLE_NS: u64 = 1_000_000_000;
+
+/// What is known about an invariant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It held wherever it could have been broken.
+    Ok,
+    /// It was broken at least once.
+    Violated,
+    /// It was not seen broken, but the record has holes, or a hook that it needs is missing.
+    Unknown,
+}
+
+impl Status {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Violated => "violated",
+            Status::Unknown => "unknown",
+        }
+    }
+}
+
+/// The verdict on one invariant, with the number of objects behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Which invariant, in JSON by its id.
+    #[serde(serialize_with = "id")]
+    pub invariant: Invariant,
+    /// What is known about it.
+    pub status: Status,
+    /// For how many objects it held.
+    pub ok: u64,
+    /// How often it was broken.
+    pub violated: u64,
+    /// For how many objects it cannot be told.
+    pub undecidable: u64,
+    /// For how many objects it is not decided yet; at the end of a record, those that were still alive.
+    pub open: u64,
+    /// Ids of the hooks that are missing for it.
+    pub missing_hooks: Vec<&'static str>,
+}
+
+fn id<S: serde::Serializer>(invariant: &Invariant, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(invariant.id())
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    ok: u64,
+    violated: u64,
+    undecidable: u64,
+    open: u64,
+}
+
+/// What a suspicion waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// The end of a release of the session of this serial number that was under way. In time it is proved.
+    Release(u64),
+    /// The end of giving back the files of the session of this serial number. It may take any time.
+    GivingBack(u64),
+    /// The end of a preserve that uses the global state of this number. None is under way when no session is open.
+    User(usize),
+}
+
+/// Something that looks wrong, unless an operation is still under way that explains it.
+#[derive(Debug)]
+struct Suspicion {
+    waits: Waits,
+    since: u64,
+    finding: Finding,
+}
+
+#[derive(Debug)]
+pub(super) struct Court {
+    coverage: Coverage,
+    tallies: [Tally; COUNT],
+    /// Whether the record has holes: then nothing that was not seen can be called ok.
+    holes: bool,
+    suspicions: Vec<Suspicion>,
+    pub(super) found: Vec<Finding>,
+}
+
+impl Court {
+    pub(super) fn new(coverage: Coverage) -> Self {
+        Self {
+            coverage,
+            tallies: [Tally::default(); COUNT],
+            holes: false,
+            suspicions: Vec::new(),
+            found: Vec::new(),
+        }
+    }
+
+    pub(super) fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
+    /// An object is known from its beginning; its end will decide.
+    pub(super) fn open(&mut self, invariant: Invariant) {
+        self.tallies[invariant as usize].open += 1;
+    }
+
+    /// An open object kept the promise.
+    pub(super) fn close(&mut self, invariant: Invariant) {
+        self.unopen(invariant);
+        self.hold(invariant);
+    }
+
+    /// The promise was kept, and that is all there is to say about it.
+    pub(super) fn hold(&mut self, invariant: Invariant) {
+        self.tallies[invariant as usize].ok += 1;
+    }
+
+    /// An open object is not open any more; what follows tells how it ended.
+    pub(super) fn unopen(&mut self, invariant: Invariant) {
+        let tally = &mut self.tallies[invariant as usize];
+        tally.open = tally.open.saturating_sub(1);
+    }
+
+    /// It cannot be told whether the promise was kept.
+    pub(super) fn undecidable(&mut self, invariant: Invariant) {
+        self.tallies[invariant as usize].undecidable += 1;
+    }
+
+    /// The promise was broken.
+    pub(super) fn violate(&mut self, finding: Finding) {
+        self.tallies[finding.invariant as usize].violated += 1;
+        self.found.push(finding);
+    }
+
+    /// The promise looks broken since `since`.
+    pub(super) fn suspect(&mut self, waits: Waits, since: u64, finding: Finding) {
+        self.suspicions.push(Suspicion { waits, since, finding });
+    }
+
+    /// Clears what waits for this.
+    pub(super) fn clear(&mut self, waits: Waits) {
+        let mut kept = Vec::new();
+        for suspicion in self.suspicions.drain(..) {
+            if suspicion.waits == waits {
+                self.tallies[suspicion.finding.invariant as usize].ok += 1;
+            } else {
+                kept.push(suspicion);
+            }
+        }
+        self.suspicions = kept;
+    }
+
+    /// What was open, or suspected, depends on events that are lost.
+    pub(super) fn lose(&mut self) {
+        self.holes = true;
+        for tally in &mut self.tallies {
+            tally.undecidable += std::mem::take(&mut tally.open);
+        }
+        for suspicion in self.suspicions.drain(..) {
+            self.tallies[suspicion.finding.invariant as usize].undecidable += 1;
+        }
+    }
+
+    /// Decides the suspicions that an event clears or proves, before the event takes effect.
+    pub(super) fn weigh(&mut self, state: &State, scene: &Scene) {
+        if self.suspicions.is_empty() {
+            return;
+        }
+        for suspicion in std::mem::take(&mut self.suspicions) {
+            match suspicion.judge(state, scene) {
+                None => self.suspicions.push(suspicion),
+                Some(judgement) => self.pass(judgement, suspicion.finding, scene),
+            }
+        }
+    }
+
+    fn pass(&mut self, judgement: Judgement, mut finding: Finding, scene: &Scene) {
+        match judgement {
+            Judgement::Cleared => self.hold(finding.invariant),
+            Judgement::Undecidable => self.undecidable(finding.invariant),
+            Judgement::Proved => {
+                finding.time_ns = scene.event.header.ktime;
+                finding.evidence.push(scene.event.id());
+                self.violate(finding);
+            }
+            Judgement::Settled => {
+                finding.time_ns = scene.event.header.ktime;
+                self.violate(finding);
+            }
+        }
+    }
+
+    /// The record ends: what has waited long enough is proved, and the rest is not.
+    pub(super) fn finish(&mut self, state: &State) {
+        for suspicion in std::mem::take(&mut self.suspicions) {
+            if suspicion.has_settled(state, true) {
+                self.violate(suspicion.finding);
+            } else {
+                self.undecidable(suspicion.finding.invariant);
+            }
+        }
+    }
+
+    pub(super) fn verdict(&self, invariant: Invariant) -> Verdict {
+        let tally = self.tallies[invariant as usize];
+        let missing = invariant.needs().iter().filter(|&&hook| !self.coverage.has(hook));
+        let missing_hooks: Vec<_> = missing.map(|hook| hook.id()).collect();
+        let status = if tally.violated > 0 {
+            Status::Violated
+        } else if tally.undecidable > 0 || self.holes || !missing_hooks.is_empty() {
+            Status::Unknown
+        } else {
+            Status::Ok
+        };
+        Verdict {
+            invariant,
+            status,
+            ok: tally.ok,
+            violated: tally.violated,
+            undecidable: tally.undecidable,
+            open: tally.open,
+            missing_hooks,
+        }
+    }
+}
+
+enum Judgement {
+    Cleared,
+    Undecidable,
+    /// By this event.
+    Proved,
+    /// By the time that passed.
+    Settled,
+}
+
+impl Suspicion {
+    fn judge(&self, state: &State, scene: &Scene) -> Option<Judgement> {
+        match self.waits {
+            Waits::Release(serial) | Waits::GivingBack(serial) if scene.is_operation_on(serial) => {
+                let Some(start) = scene.moment.start else {
+                    return Some(Judgement::Undecidable);
+                };
+                if start > self.since {
+                    return Some(Judgement::Proved);
+                }
+                let ends = match scene.event.body {
+                    Body::SessionRelease(_) => true,
+                    Body::FilesUnpreserve(_) => matches!(self.waits, Waits::GivingBack(_)),
+                    _ => false,
+                };
+                ends.then_some(Judgement::Cleared)
+            }
+            // No preserve is under way while the kernel serializes.
+            Waits::User(_) if scene.serialized() => Some(Judgement::Proved),
+            _ => self.has_settled(state, false).then_some(Judgement::Settled),
+        }
+    }
+
+    /// Whether nothing can come any more that would clear it.
+    fn has_settled(&self, state: &State, at_end: bool) -> bool {
+        let waited = state.now() >= self.since.saturating_add(SETTLE_NS);
+        match self.waits {
+            Waits::Release(_) => waited,
+            Waits::GivingBack(_) => false,
+            Waits::User(_) => state.outgoing_sessions() == 0 && (waited || at_end),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the model found: a promise that was not kept, about what, and what to do.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use luo_trace_common::text::{Compatible, SessionName};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::counts::Direction;
+use super::invariants::Invariant;
+use crate::event::EventId;
+
+/// A violation of an invariant. Its JSON form is stable: `invariant`, `severity`, `object`, `expected`, `seen`, `advice`,
+/// `evidence` (`"cpu:seq"` of each event) and `time_ns`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which promise was broken.
+    pub invariant: Invariant,
+    /// What it is about.
+    pub object: Subject,
+    /// What should have been.
+    pub expected: Cow<'static, str>,
+    /// What was.
+    pub seen: Cow<'static, str>,
+    /// What an operator should do.
+    pub advice: &'static str,
+    /// The events that prove it, the earliest first.
+    pub evidence: Vec<EventId>,
+    /// When it was certain, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+}
+
+/// What a finding is about. Names are escaped where they are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// A session.
+    Session {
+        /// Which way it goes.
+        direction: Direction,
+        /// Its name; empty: not known.
+        name: SessionName,
+    },
+    /// A file of a session.
+    File {
+        /// Its session's name; empty: not known.
+        session: SessionName,
+        /// Its token; `None`: not known.
+        token: Option<u64>,
+    },
+    /// A global state that files share.
+    Flb {
+        /// Which way it goes.
+        direction: Direction,
+        /// Its compatible string.
+        name: Compatible,
+    },
+    /// The live update of this boot.
+    Update,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Session { direction, name } => write!(f, "{direction} session \"{name}\""),
+            Subject::File { session, token: None } => write!(f, "a file of session \"{session}\""),
+            Subject::File {
+                session,
+                token: Some(token),
+            } => write!(f, "file {token:#x} of session \"{session}\""),
+            Subject::Flb { direction, name } => write!(f, "{direction} global state \"{name}\""),
+            Subject::Update => f.write_str("the live update"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One paragraph for a terminal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}): {}. Expected: {}. Seen: {}. {} Evidence: events",
+            self.invariant.id(),
+            self.invariant.severity().name(),
+            self.object,
+            self.expected,
+            self.seen,
+            self.advice,
+        )?;
+        for (i, id) in self.evidence.iter().enumerate() {
+            write!(f, "{} {id}", if i > 0 { "," } else { "" })?;
+        }
+        f.write_str(".")
+    }
+}
+
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("Finding", 8)?;
+        json.serialize_field("invariant", self.invariant.id())?;
+        json.serialize_field("severity", self.invariant.severity().name())?;
+        json.serialize_field("object", &self.object.to_string())?;
+        json.serialize_field("expected", &self.expected)?;
+        json.serialize_field("seen", &self.seen)?;
+        json.serialize_field("advice", &self.advice)?;
+        json.serialize_field("evidence", &self.evidence)?;
+        json.serialize_field("time_ns", &self.time_ns)?;
+        json.end()
+    }
+}

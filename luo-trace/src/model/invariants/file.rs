@@ -1,0 +1,9 @@
+//! Invariants of files: `kernel/liveupdate/luo_file.c` (7.3).
+
+use super::super::court::Court;
+use super::super::state::{Scene, State};
+
+pub(super) fn token_unique(_state: &State, _scene: &Scene, _court: &mut Court) {}
+pub(super) fn object_unique(_state: &State, _scene: &Scene, _court: &mut Court) {}
+pub(super) fn balance(_state: &State, _scene: &Scene, _court: &mut Court) {}
+pub(super) fn retrieve_once(_state: &State, _scene: &Scene, _court: &mut Court) {}

@@ -1,0 +1,124 @@
+//! The model: what LUO's sessions, files and global states are now, and whether the promises of a live update were kept.
+//!
+//! It is pure: time arrives in events, nothing goes in or out but by [`Model::apply`], and the same events always give the
+//! same findings, live or replayed. Events tell of operations at their end and operations overlap, so what looks wrong may
+//! be explained by one that ends later: such suspicions wait. Loss is never an alarm: after a gap in the record, whatever
+//! depends on the lost part is undecidable.
+
+use luo_trace_common::hooks::Hook;
+
+use crate::event::{Body, Event};
+
+mod counts;
+mod court;
+mod finding;
+mod flbs;
+mod invariants;
+mod state;
+
+pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
+pub use court::{Status, Verdict};
+pub use finding::{Finding, Subject};
+pub use invariants::{Invariant, Severity};
+pub use state::{FileView, SessionState, SessionView};
+
+use court::Court;
+use invariants::Check;
+use state::State;
+
+/// The hooks that were attached while the record was made: what the others would have told is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage(u64);
+
+impl Coverage {
+    /// Every hook.
+    pub fn all() -> Self {
+        Hook::ALL.iter().copied().collect()
+    }
+
+    /// Whether this hook was attached.
+    pub fn has(self, hook: Hook) -> bool {
+        self.0 & 1 << hook as u32 != 0
+    }
+
+    /// The same without a hook.
+    #[must_use]
+    pub fn without(self, hook: Hook) -> Self {
+        Self(self.0 & !(1 << hook as u32))
+    }
+}
+
+impl FromIterator<Hook> for Coverage {
+    fn from_iter<I: IntoIterator<Item = Hook>>(hooks: I) -> Self {
+        Self(hooks.into_iter().fold(0, |bits, hook| bits | 1 << hook as u32))
+    }
+}
+
+/// LUO's state and the judgement of it, over one boot.
+#[derive(Debug)]
+pub struct Model {
+    state: State,
+    court: Court,
+    /// The invariants that can be decided with the hooks there are.
+    checks: Vec<Check>,
+}
+
+impl Model {
+    /// A model that has seen nothing yet. What happened before its first event is unknown.
+    pub fn new(coverage: &Coverage) -> Self {
+        let decidable = Invariant::ALL
+            .iter()
+            .filter(|i| i.needs().iter().all(|&hook| coverage.has(hook)));
+        Self {
+            state: State::default(),
+            court: Court::new(*coverage),
+            checks: decidable.map(|i| i.check()).collect(),
+        }
+    }
+
+    /// Takes the next event of the record, in the order of the ring or the journal, and gives what it proves.
+    pub fn apply(&mut self, event: &Event) -> &[Finding] {
+        self.court.found.clear();
+        if let Body::Gap { .. } = event.body {
+            self.court.lose();
+            self.state.lose(event);
+            return &self.court.found;
+        }
+        let handler = self.state.meet(event);
+        let scene = self.state.scene(event, handler);
+        self.court.weigh(&self.state, &scene);
+        for check in &self.checks {
+            check(&self.state, &scene, &mut self.court);
+        }
+        let moment = scene.moment;
+        self.state.apply(event, moment, handler);
+        &self.court.found
+    }
+
+    /// The record ends here: decides what still waits, and gives what that proves.
+    pub fn finish(&mut self) -> &[Finding] {
+        self.court.found.clear();
+        self.court.finish(&self.state);
+        &self.court.found
+    }
+
+    /// What is known about each invariant, in the order of the catalogue.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        Invariant::ALL.iter().map(|&i| self.court.verdict(i)).collect()
+    }
+
+    /// How many there are of what.
+    pub fn counts(&self) -> &Counts {
+        self.state.counts()
+    }
+
+    /// The live sessions, outgoing ones first, then by name.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionView<'_>> {
+        self.state.list_sessions().into_iter()
+    }
+
+    /// The global states that exist, in the order they were first seen.
+    pub fn flbs(&self) -> impl Iterator<Item = &FlbCount> {
+        self.state.counts().flbs().iter().filter(|flb| flb.alive)
+    }
+}

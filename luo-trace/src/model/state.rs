@@ -1,0 +1,840 @@
+//! LUO's sessions and files as far as the record tells, and what each event changes.
+//!
+//! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
+//! begins a new epoch, and with it everything that was known before is no longer certain.
+
+use std::collections::HashMap;
+
+use luo_trace_common::events::{self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef};
+use luo_trace_common::text::{Compatible, SessionName};
+use serde::Serialize;
+
+use super::counts::{Counts, Direction, FileState, HandlerId};
+use super::court::SETTLE_NS;
+use super::finding::Subject;
+use super::flbs::Flbs;
+use crate::event::{Body, Event, EventId};
+
+/// The epoch of what was not seen whole.
+pub(super) const TAINTED: u32 = 0;
+
+/// How long after a gap a record may still be incomplete, in nanoseconds. A program reads the count of losses a moment
+/// after its event took its place in the record, so a loss is at times told one event early.
+const BLINK_NS: u64 = 10_000_000;
+
+/// When an event happened, and how much of what led to it was seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The event's time: for an operation, its end.
+    pub(super) at: u64,
+    /// When the operation began, if that was seen.
+    pub(super) start: Option<u64>,
+    pub(super) id: EventId,
+    /// The epoch now.
+    pub(super) epoch: u32,
+    /// Whether what the event tells can be relied on from here.
+    pub(super) clear: bool,
+    /// Whether everything inside the operation was seen too.
+    pub(super) whole: bool,
+}
+
+impl Moment {
+    /// The epoch of an object that is seen from this moment on.
+    pub(super) fn stamp(&self) -> u32 {
+        if self.clear { self.epoch } else { TAINTED }
+    }
+}
+
+/// An event, and what it is about, before it takes effect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Scene<'a> {
+    pub(super) event: &'a Event,
+    pub(super) moment: Moment,
+    /// The session it is about, if that is known. For a create it is none: the session is new.
+    pub(super) session: Option<&'a Session>,
+    pub(super) handler: HandlerId,
+}
+
+impl Scene<'_> {
+    /// Whether all that matters about an object was seen.
+    pub(super) fn knows(&self, epoch: u32) -> bool {
+        epoch == self.moment.epoch
+    }
+
+    /// The session, where it was seen from its beginning.
+    pub(super) fn known_session(&self) -> Option<&Session> {
+        self.session.filter(|s| self.knows(s.epoch))
+    }
+
+    /// Whether this is an operation on the session of this serial number; a callback is only a part of one.
+    pub(super) fn is_operation_on(&self, serial: u64) -> bool {
+        self.session.is_some_and(|s| s.serial == serial) && !matches!(self.event.body, Body::FileCallback(..))
+    }
+
+    /// Whether the kernel has serialized everything: no operation on files is under way.
+    pub(super) fn serialized(&self) -> bool {
+        matches!(&self.event.body, Body::SessionSerialize(p) if p.outcome.is_ok())
+    }
+}
+
+/// What became of asking a handler for a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Retrieve {
+    #[default]
+    NotAsked,
+    /// It gave this file (0: not known which).
+    Gave(u64, EventId),
+    /// It failed.
+    Failed(EventId),
+}
+
+/// A file of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File {
+    pub(super) token: u64,
+    pub(super) handler: HandlerId,
+    pub(super) object: abi::Object,
+    /// Where it stands; `None`: it was unpreserved out of order, and its place is kept.
+    pub(super) state: Option<FileState>,
+    pub(super) epoch: u32,
+    /// The event that made it known.
+    pub(super) origin: EventId,
+    /// Whether its handler's callbacks are seen.
+    pub(super) called_back: bool,
+    pub(super) retrieve: Retrieve,
+}
+
+/// A handler's preserve that succeeded, while the operation around it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Preserving {
+    pub(super) file: u64,
+    pub(super) id: EventId,
+    pub(super) epoch: u32,
+}
+
+/// `luo_file_unpreserve_files` was seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GivenBack {
+    pub(super) id: EventId,
+    /// How many files the kernel says it gave back.
+    pub(super) files: u64,
+    /// How many files the session had by this record.
+    pub(super) expected: u64,
+}
+
+/// A session. Mirrors `struct luo_session` in `kernel/liveupdate/luo_internal.h` (7.3).
+#[derive(Debug)]
+pub(super) struct Session {
+    id: u64,
+    /// Its number in the order the model met them, which tells it from a later one with the same id.
+    pub(super) serial: u64,
+    pub(super) name: SessionName,
+    pub(super) direction: Direction,
+    pub(super) epoch: u32,
+    /// The event that made it known.
+    pub(super) origin: EventId,
+    pub(super) files: Vec<File>,
+    /// Incoming files that nobody has asked for: only their number is known.
+    pub(super) pending: u64,
+    /// The event that retrieved it.
+    pub(super) retrieved: Option<EventId>,
+    pub(super) preserving: Option<Preserving>,
+    /// How many of its files the handlers were seen to unpreserve.
+    pub(super) unpreserved: u64,
+    pub(super) given_back: Option<GivenBack>,
+    /// Incoming, and nobody has retrieved it yet.
+    awaited: bool,
+    stranded: bool,
+    frozen: bool,
+    /// When another session took its id, so that its release must be about to end.
+    left: u64,
+}
+
+impl Session {
+    pub(super) fn subject(&self) -> Subject {
+        Subject::Session {
+            direction: self.direction,
+            name: self.name,
+        }
+    }
+
+    pub(super) fn file_subject(&self, token: Option<u64>) -> Subject {
+        Subject::File {
+            session: self.name,
+            token,
+        }
+    }
+
+    /// The last file, of those still held, that is this open file.
+    pub(super) fn position(&self, file: u64) -> Option<usize> {
+        self.files
+            .iter()
+            .rposition(|f| f.object.file == file && f.state.is_some())
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(|f| f.state.is_some())
+    }
+
+    fn state(&self) -> SessionState {
+        match self.direction {
+            Direction::Outgoing if self.frozen => SessionState::Frozen,
+            Direction::Outgoing => SessionState::Open,
+            Direction::Incoming if self.stranded => SessionState::Stranded,
+            Direction::Incoming if self.awaited => SessionState::Pending,
+            Direction::Incoming => SessionState::Retrieved,
+        }
+    }
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// Outgoing: files can be preserved into it.
+    Open,
+    /// Outgoing: serialized for the next kernel.
+    Frozen,
+    /// Incoming: nobody has retrieved it yet.
+    Pending,
+    /// Incoming: somebody holds it.
+    Retrieved,
+    /// Incoming: it was closed while a file could not be finished, and nobody can reach it any more.
+    Stranded,
+}
+
+impl SessionState {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SessionState::Open => "open",
+            SessionState::Frozen => "frozen",
+            SessionState::Pending => "pending",
+            SessionState::Retrieved => "retrieved",
+            SessionState::Stranded => "stranded",
+        }
+    }
+}
+
+/// A live session, for listing.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView<'a> {
+    session: &'a Session,
+    counts: &'a Counts,
+}
+
+impl<'a> SessionView<'a> {
+    /// Its name; empty: not known.
+    pub fn name(&self) -> SessionName {
+        self.session.name
+    }
+
+    /// Which way it goes.
+    pub fn direction(&self) -> Direction {
+        self.session.direction
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> SessionState {
+        self.session.state()
+    }
+
+    /// How many files nobody has asked for yet; their tokens and handlers are not known.
+    pub fn pending_files(&self) -> u64 {
+        self.session.pending
+    }
+
+    /// Its other files, in the order they were preserved or asked for.
+    pub fn files(&self) -> impl Iterator<Item = FileView> + 'a {
+        let counts = self.counts;
+        self.session.files.iter().filter_map(move |file| {
+            Some(FileView {
+                token: file.token,
+                handler: counts.handler(file.handler),
+                size: file.object.size,
+                state: file.state?,
+            })
+        })
+    }
+}
+
+/// A live file, for listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileView {
+    /// Its token.
+    pub token: u64,
+    /// Its handler's compatible string; empty: not known.
+    pub handler: Compatible,
+    /// Its size in bytes; 0 for files without one.
+    pub size: u64,
+    /// Where it stands.
+    pub state: FileState,
+}
+
+/// Who holds an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    id: u64,
+    serial: u64,
+    token: u64,
+}
+
+/// A successful `liveupdate_reboot`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frozen {
+    pub(super) at: u64,
+    pub(super) id: EventId,
+    pub(super) tid: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    now: u64,
+    epoch: u32,
+    /// Before this time the record has holes.
+    blind_until: u64,
+    next_serial: u64,
+    sessions: HashMap<u64, Session>,
+    /// Sessions whose id was given to another before their release was seen to end.
+    departing: Vec<Session>,
+    names: HashMap<(Direction, SessionName), u64>,
+    index: Index,
+    pub(super) flbs: Flbs,
+    pub(super) frozen: Option<Frozen>,
+}
+
+/// What finds files by other names, and counts them.
+#[derive(Debug, Default)]
+struct Index {
+    /// By serial number of the session and token: their places in the session.
+    tokens: HashMap<(u64, u64), usize>,
+    /// Outgoing objects, by identity.
+    objects: HashMap<u64, Holder>,
+    counts: Counts,
+}
+
+impl Index {
+    /// Drops the file at this place of a session; later ones keep their places.
+    fn drop_file(&mut self, session: &mut Session, place: usize) {
+        let Some(file) = session.files.get_mut(place) else {
+            return;
+        };
+        if let Some(state) = file.state.take() {
+            self.counts.files_went(file.handler, state, 1, file.object.size);
+            self.counts.retired += 1;
+            let key = (session.serial, file.token);
+            if self.tokens.get(&key) == Some(&place) {
+                self.tokens.remove(&key);
+            }
+            let identity = file.object.identity;
+            let held_here = |holder: &Holder| (holder.serial, holder.token) == key;
+            if identity != 0 && self.objects.get(&identity).is_some_and(held_here) {
+                self.objects.remove(&identity);
+            }
+        }
+        while session.files.last().is_some_and(|f| f.state.is_none()) {
+            session.files.pop();
+        }
+    }
+
+    fn drop_files(&mut self, session: &mut Session) {
+        while let Some(last) = session.files.len().checked_sub(1) {
+            self.drop_file(session, last);
+        }
+        let pending = std::mem::take(&mut session.pending);
+        self.counts.files_went(0, FileState::Pending, pending, 0);
+        self.counts.retired = self.counts.retired.saturating_add(pending);
+    }
+
+    fn no_longer_awaited(&mut self, session: &mut Session) {
+        if std::mem::take(&mut session.awaited) {
+            self.counts.pending_sessions -= 1;
+        }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            now: 0,
+            epoch: TAINTED + 1,
+            blind_until: 0,
+            next_serial: 0,
+            sessions: HashMap::new(),
+            departing: Vec::new(),
+            names: HashMap::new(),
+            index: Index::default(),
+            flbs: Flbs::default(),
+            frozen: None,
+        }
+    }
+}
+
+/// Which way the session of an operation goes, where the operation alone tells.
+pub(super) fn direction(body: &Body) -> Option<Direction> {
+    use FileCall::{CanFinish, Finish, Freeze, Preserve, Retrieve, Unfreeze, Unpreserve};
+    Some(match body {
+        Body::SessionCreate(_)
+        | Body::FilePreserve(_)
+        | Body::FilesUnpreserve(_)
+        | Body::FilesFreeze(_)
+        | Body::FilesUnfreeze(_)
+        | Body::FileCallback(Preserve | Unpreserve | Freeze | Unfreeze, _) => Direction::Outgoing,
+        Body::SessionRetrieve(_)
+        | Body::FileRetrieve(_)
+        | Body::FilesFinish(_)
+        | Body::FilesDeserialize(_)
+        | Body::FileCallback(Retrieve | CanFinish | Finish, _) => Direction::Incoming,
+        Body::SessionRelease(p) if p.direction == abi::OUTGOING => Direction::Outgoing,
+        Body::SessionRelease(p) if p.direction == abi::INCOMING => Direction::Incoming,
+        _ => return None,
+    })
+}
+
+fn session_ref(body: &Body) -> Option<&SessionRef> {
+    Some(match body {
+        Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
+        Body::SessionRelease(p) => &p.session,
+        Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
+        Body::FilesUnpreserve(p)
+        | Body::FilesFinish(p)
+        | Body::FilesFreeze(p)
+        | Body::FilesUnfreeze(p)
+        | Body::FilesDeserialize(p) => &p.session,
+        Body::FileCallback(_, p) => &p.session,
+        _ => return None,
+    })
+}
+
+// What is asked.
+impl State {
+    /// Time of the newest event.
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.index.counts
+    }
+
+    pub(super) fn outgoing_sessions(&self) -> u64 {
+        self.index.counts.outgoing_sessions
+    }
+
+    /// The session that has this id now.
+    pub(super) fn session(&self, id: u64) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    /// The session that has this name now.
+    pub(super) fn named(&self, direction: Direction, name: SessionName) -> Option<&Session> {
+        self.names.get(&(direction, name)).and_then(|id| self.sessions.get(id))
+    }
+
+    pub(super) fn file<'a>(&self, session: &'a Session, token: u64) -> Option<&'a File> {
+        let &i = self.index.tokens.get(&(session.serial, token))?;
+        session.files.get(i)
+    }
+
+    /// The session and file that hold this object.
+    pub(super) fn holder(&self, identity: u64) -> Option<(&Session, &File)> {
+        let holder = self.index.objects.get(&identity)?;
+        let session = self.sessions.get(&holder.id).filter(|s| s.serial == holder.serial)?;
+        Some((session, self.file(session, holder.token)?))
+    }
+
+    pub(super) fn list_sessions(&self) -> Vec<SessionView<'_>> {
+        let mut sessions: Vec<_> = self.sessions.values().collect();
+        sessions.sort_by_key(|s| (s.direction, s.name, s.serial));
+        let counts = &self.index.counts;
+        sessions
+            .into_iter()
+            .map(|session| SessionView { session, counts })
+            .collect()
+    }
+
+    /// The event with what it is about.
+    pub(super) fn scene<'a>(&'a self, event: &'a Event, handler: HandlerId) -> Scene<'a> {
+        let start = event.start();
+        let moment = Moment {
+            at: event.header.ktime,
+            start,
+            id: event.id(),
+            epoch: self.epoch,
+            clear: event.header.ktime > self.blind_until || self.blind_until == 0,
+            whole: start.is_some_and(|start| start > self.blind_until || self.blind_until == 0),
+        };
+        let session = match &event.body {
+            Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,
+            Body::SessionRelease(p) => self.released(p.session.id, start),
+            body => session_ref(body).and_then(|s| match s.id {
+                0 => self.named(direction(body)?, s.name),
+                id => self.session(id),
+            }),
+        };
+        Scene {
+            event,
+            moment,
+            session,
+            handler,
+        }
+    }
+
+    /// The session that a release is about: of two that had the id, the older one if the release began before the younger.
+    fn released(&self, id: u64, start: Option<u64>) -> Option<&Session> {
+        self.departing_at(id, start)
+            .map(|i| &self.departing[i])
+            .or_else(|| self.session(id))
+    }
+
+    fn departing_at(&self, id: u64, start: Option<u64>) -> Option<usize> {
+        let before = |session: &Session| start.is_none_or(|start| start <= session.left);
+        self.departing.iter().position(|s| s.id == id && before(s))
+    }
+}
+
+// What changes.
+impl State {
+    /// Notes the event's time, and gives the number of the handler it names.
+    pub(super) fn meet(&mut self, event: &Event) -> HandlerId {
+        self.now = self.now.max(event.header.ktime);
+        if !self.departing.is_empty() {
+            let now = self.now;
+            // Their release is overdue: it will not come.
+            self.departing.retain(|s| now < s.left.saturating_add(2 * SETTLE_NS));
+        }
+        match &event.body {
+            Body::FilePreserve(p) | Body::FileRetrieve(p) => self.index.counts.handler_id(&p.handler),
+            Body::FileCallback(_, p) => self.index.counts.handler_id(&p.handler),
+            Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => {
+                self.index.counts.handler_id(&p.handler)
+            }
+            Body::FlbCallback(_, p) => self.index.counts.handler_id(&p.handler),
+            _ => 0,
+        }
+    }
+
+    /// Events were lost: nothing that is known stays certain.
+    pub(super) fn lose(&mut self, gap: &Event) {
+        self.now = self.now.max(gap.header.ktime);
+        self.epoch = self.epoch.saturating_add(1);
+        self.blind_until = self.now.saturating_add(BLINK_NS);
+        self.departing.clear();
+    }
+
+    /// Lets an event take effect.
+    pub(super) fn apply(&mut self, event: &Event, moment: Moment, handler: HandlerId) {
+        let ok = event.outcome().is_some_and(|o| o.is_ok());
+        match &event.body {
+            Body::SessionCreate(p) if ok => self.insert(p, Direction::Outgoing, moment),
+            Body::SessionRetrieve(p) if ok => self.retrieve_session(p, moment),
+            Body::SessionRelease(p) => self.release(&p.session, moment, ok),
+            Body::SessionSerialize(_) if ok => self.serialize(),
+            Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
+            Body::FileRetrieve(p) if ok => self.retrieve_file(p, handler, moment),
+            Body::FileCallback(call, p) => self.call_back(*call, p, handler, moment, ok),
+            Body::FilesUnpreserve(p) => self.unpreserve_files(p, moment),
+            Body::FilesFinish(p) if ok => self.finish_files(p, moment),
+            Body::FilesFreeze(p) if ok => self.set_frozen(p, moment, FileState::Frozen),
+            Body::FilesUnfreeze(p) => self.set_frozen(p, moment, FileState::Preserved),
+            Body::FilesDeserialize(p) => self.deserialize(p, moment, ok),
+            Body::FlbPreserve(_) if ok => self.flbs.user_came(handler, moment, &mut self.index.counts),
+            Body::FlbUnpreserve(_) => self.flbs.user_left(handler, moment, &mut self.index.counts),
+            Body::FlbCallback(call, p) => self.flbs.callback(*call, p, handler, moment, &mut self.index.counts),
+            Body::LiveupdateReboot(_) if ok => {
+                self.frozen = Some(Frozen {
+                    at: moment.at,
+                    id: moment.id,
+                    tid: event.header.pid,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, p: &SessionOp, direction: Direction, moment: Moment) {
+        self.add(&p.session, direction, moment.stamp(), moment);
+    }
+
+    fn add(&mut self, session: &SessionRef, direction: Direction, epoch: u32, moment: Moment) {
+        if session.id == 0 {
+            return;
+        }
+        if let Some(mut old) = self.sessions.remove(&session.id) {
+            if old.epoch == self.epoch {
+                // Its memory is in use again, so it is gone: only the end of its release is still to come.
+                old.left = moment.at;
+                self.departing.push(old);
+            } else {
+                self.retire(old);
+            }
+        }
+        self.next_serial += 1;
+        self.names.insert((direction, session.name), session.id);
+        self.index.counts.session_came(direction);
+        self.sessions.insert(
+            session.id,
+            Session {
+                id: session.id,
+                serial: self.next_serial,
+                name: session.name,
+                direction,
+                epoch,
+                origin: moment.id,
+                files: Vec::new(),
+                pending: 0,
+                retrieved: None,
+                preserving: None,
+                unpreserved: 0,
+                given_back: None,
+                awaited: false,
+                stranded: false,
+                frozen: false,
+                left: 0,
+            },
+        );
+    }
+
+    /// The session of an operation; one that was not met before is taken as it is, its past unknown.
+    fn adopt(&mut self, session: &SessionRef, direction: Direction, moment: Moment) -> Option<&mut Session> {
+        if session.id != 0 && !self.sessions.contains_key(&session.id) {
+            self.add(session, direction, TAINTED, moment);
+        }
+        self.sessions.get_mut(&session.id)
+    }
+
+    fn retrieve_session(&mut self, p: &SessionOp, moment: Moment) {
+        self.adopt(&p.session, Direction::Incoming, moment);
+        if let Some(session) = self.sessions.get_mut(&p.session.id) {
+            session.retrieved = Some(moment.id);
+            self.index.no_longer_awaited(session);
+        }
+    }
+
+    fn release(&mut self, p: &SessionRef, moment: Moment, ok: bool) {
+        if let Some(i) = self.departing_at(p.id, moment.start) {
+            let session = self.departing.swap_remove(i);
+            self.retire(session);
+        } else if !ok {
+            if let Some(session) = self.sessions.get_mut(&p.id) {
+                session.stranded = true;
+            }
+        } else if let Some(session) = self.sessions.remove(&p.id) {
+            self.retire(session);
+        }
+    }
+
+    /// A session is no more: drops it and all that led to it.
+    fn retire(&mut self, mut session: Session) {
+        self.index.drop_files(&mut session);
+        self.index.no_longer_awaited(&mut session);
+        let key = (session.direction, session.name);
+        if self.names.get(&key) == Some(&session.id) && !self.sessions.contains_key(&session.id) {
+            self.names.remove(&key);
+        }
+        self.index.counts.session_went(session.direction);
+    }
+
+    fn serialize(&mut self) {
+        for session in self
+            .sessions
+            .values_mut()
+            .filter(|s| s.direction == Direction::Outgoing)
+        {
+            session.frozen = true;
+            session.epoch = TAINTED;
+            for file in &mut session.files {
+                change(&mut self.index.counts, file, FileState::Frozen);
+                file.epoch = TAINTED;
+            }
+        }
+        self.flbs.serialized();
+    }
+
+    fn preserve_file(&mut self, p: &FileOp, handler: HandlerId, moment: Moment, ok: bool) {
+        let Some(session) = self.adopt(&p.session, Direction::Outgoing, moment) else {
+            return;
+        };
+        let preserving = session.preserving.take();
+        if !ok {
+            return;
+        }
+        let called_back = preserving.is_some_and(|c| c.file == p.object.file && c.epoch == moment.epoch);
+        let (serial, index) = (session.serial, session.files.len());
+        session.files.push(File {
+            token: p.token,
+            handler,
+            object: p.object,
+            state: Some(FileState::Preserved),
+            epoch: moment.stamp(),
+            origin: moment.id,
+            called_back,
+            retrieve: Retrieve::NotAsked,
+        });
+        self.index
+            .counts
+            .files_came(handler, FileState::Preserved, 1, p.object.size);
+        self.index.tokens.insert((serial, p.token), index);
+        if p.object.identity != 0 {
+            let (id, token) = (p.session.id, p.token);
+            self.index
+                .objects
+                .insert(p.object.identity, Holder { id, serial, token });
+        }
+    }
+
+    fn call_back(&mut self, call: FileCall, p: &FileCallback, handler: HandlerId, moment: Moment, ok: bool) {
+        match call {
+            FileCall::Preserve => {
+                if let Some(session) = self.adopt(&p.session, Direction::Outgoing, moment) {
+                    session.preserving = ok.then_some(Preserving {
+                        file: p.file,
+                        id: moment.id,
+                        epoch: moment.stamp(),
+                    });
+                }
+            }
+            FileCall::Unpreserve => {
+                let Some(session) = self.sessions.get_mut(&p.session.id) else {
+                    return;
+                };
+                if session.preserving.is_some_and(|c| c.file == p.file) {
+                    session.preserving = None;
+                } else if let Some(place) = session.position(p.file) {
+                    self.index.drop_file(session, place);
+                    session.unpreserved += 1;
+                }
+            }
+            FileCall::Retrieve if p.flags & abi::TOKEN_KNOWN != 0 => {
+                let retrieve = if ok {
+                    Retrieve::Gave(p.file, moment.id)
+                } else {
+                    Retrieve::Failed(moment.id)
+                };
+                self.asked_for(&p.session, p.token, handler, moment, retrieve);
+            }
+            _ => {}
+        }
+    }
+
+    fn retrieve_file(&mut self, p: &FileOp, handler: HandlerId, moment: Moment) {
+        let gave = Retrieve::Gave(p.object.file, moment.id);
+        let Some(file) = self.asked_for(&p.session, p.token, handler, moment, gave) else {
+            return;
+        };
+        let before = *file;
+        if p.object.file != 0 {
+            file.object = p.object;
+        }
+        if handler != 0 {
+            file.handler = handler;
+        }
+        let after = *file;
+        if let Some(state) = before.state {
+            self.index
+                .counts
+                .files_went(before.handler, state, 1, before.object.size);
+            self.index.counts.files_came(after.handler, state, 1, after.object.size);
+        }
+    }
+
+    /// Somebody asked for an incoming file: from now on it is known by its token.
+    fn asked_for(
+        &mut self,
+        p: &SessionRef,
+        token: u64,
+        handler: HandlerId,
+        moment: Moment,
+        retrieve: Retrieve,
+    ) -> Option<&mut File> {
+        let serial = self.adopt(p, Direction::Incoming, moment)?.serial;
+        let session = self.sessions.get_mut(&p.id)?;
+        let state = match retrieve {
+            Retrieve::Failed(_) => FileState::Failed,
+            _ => FileState::Retrieved,
+        };
+        if let Some(&i) = self.index.tokens.get(&(serial, token)) {
+            let file = session.files.get_mut(i)?;
+            // A handler's answer stays; of the file it gave, the first is what later ones are compared with.
+            match (file.retrieve, retrieve) {
+                (Retrieve::Gave(0, id), Retrieve::Gave(given, _)) => file.retrieve = Retrieve::Gave(given, id),
+                (Retrieve::NotAsked, _) => file.retrieve = retrieve,
+                _ => {}
+            }
+            return Some(file);
+        }
+        let taken = session.pending.min(1);
+        session.pending -= taken;
+        self.index.counts.files_went(0, FileState::Pending, taken, 0);
+        self.index.counts.files_came(handler, state, 1, 0);
+        self.index.tokens.insert((serial, token), session.files.len());
+        session.files.push(File {
+            token,
+            handler,
+            object: abi::Object::default(),
+            state: Some(state),
+            // Whether it was asked for before is known only where the session was seen to arrive.
+            epoch: if moment.clear { session.epoch } else { TAINTED },
+            origin: moment.id,
+            called_back: false,
+            retrieve,
+        });
+        session.files.last_mut()
+    }
+
+    fn unpreserve_files(&mut self, p: &FilesOp, moment: Moment) {
+        self.adopt(&p.session, Direction::Outgoing, moment);
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        session.given_back = Some(GivenBack {
+            id: moment.id,
+            files: p.files,
+            expected: session.unpreserved + session.held().count() as u64,
+        });
+        self.index.drop_files(session);
+    }
+
+    fn finish_files(&mut self, p: &FilesOp, moment: Moment) {
+        self.adopt(&p.session, Direction::Incoming, moment);
+        if let Some(session) = self.sessions.get_mut(&p.session.id) {
+            self.index.drop_files(session);
+        }
+    }
+
+    fn set_frozen(&mut self, p: &FilesOp, moment: Moment, state: FileState) {
+        if self.adopt(&p.session, Direction::Outgoing, moment).is_none() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(&p.session.id) {
+            session.frozen = state == FileState::Frozen;
+            for file in &mut session.files {
+                change(&mut self.index.counts, file, state);
+            }
+        }
+    }
+
+    fn deserialize(&mut self, p: &FilesOp, moment: Moment, ok: bool) {
+        self.add(&p.session, Direction::Incoming, moment.stamp(), moment);
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        // What failed to arrive whole is leaked by the kernel on purpose: nobody can ask for it.
+        session.pending = if ok { p.files } else { 0 };
+        session.awaited = true;
+        self.index.counts.pending_sessions += 1;
+        self.index.counts.files_came(0, FileState::Pending, session.pending, 0);
+    }
+}
+
+fn change(counts: &mut Counts, file: &mut File, state: FileState) {
+    if let Some(before) = file.state.filter(|&s| s != state) {
+        counts.files_went(file.handler, before, 1, file.object.size);
+        counts.files_came(file.handler, state, 1, file.object.size);
+        file.state = Some(state);
+    }
+}
