@@ -13,12 +13,15 @@ pub mod exit;
 #[cfg(feature = "agent")]
 pub mod host;
 pub mod journal;
+pub mod judge;
 #[cfg(feature = "agent")]
 pub mod kernel;
+#[cfg(feature = "agent")]
+pub mod live;
+pub mod model;
 #[cfg(feature = "agent")]
 pub mod pipeline;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
-pub mod model;
 pub mod timeline;

@@ -1,7 +1,7 @@
 //! The command line. Everything it does is in the library; see `luo-trace help`.
 
 use clap::{Parser, Subcommand};
-use luo_trace::commands::{agent, doctor, hooks};
+use luo_trace::commands::{agent, doctor, hooks, invariants, report};
 use luo_trace::exit::Exit;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -23,6 +23,10 @@ enum Command {
     Doctor(doctor::Args),
     /// The kernel functions that are traced, and what each tells
     Hooks,
+    /// What is checked, why it matters, and what to do when it is violated
+    Invariants(invariants::Args),
+    /// Tell the story of a recorded update, over both kernels
+    Report(report::Args),
 }
 
 fn main() -> Exit {
@@ -30,6 +34,8 @@ fn main() -> Exit {
         Command::Agent(args) => agent::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Hooks => hooks::run().map_err(Into::into),
+        Command::Invariants(args) => invariants::run(&args),
+        Command::Report(args) => report::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("luo-trace: {error:#}");

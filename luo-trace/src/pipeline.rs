@@ -1,9 +1,10 @@
-//! The way of every event: record, decode, model, sinks. One writer, no lock.
+//! The way of every event: record, decode, model, sinks. One writer.
 //!
 //! A source of records is the ring or a journal; nothing here can tell which.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
 use luo_trace_common::events::Header as EventHeader;
@@ -12,69 +13,95 @@ use zerocopy::FromZeros;
 use crate::decode::Decoder;
 use crate::event::{Body, Event};
 use crate::host;
-use crate::journal::{End, Header};
+use crate::journal::End;
+use crate::live::Live;
+use crate::model::Finding;
 use crate::sink::Feed;
 use crate::sink::console::{Console, Format};
 use crate::sink::journal::{JournalSink, Records};
+use crate::sink::web;
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
 
+/// Events, each with what it proves.
+type Judged = Vec<(Event, Vec<Finding>)>;
+
 /// Where a pipeline's output goes.
+#[derive(Default)]
 pub struct Outputs {
-    console: Option<Feed<Vec<Event>>>,
-    /// The journal, where one is asked for.
-    pub journal: Option<JournalSink>,
+    console: Option<Feed<Judged>>,
+    journal: Option<JournalSink>,
 }
 
 impl Outputs {
-    /// Output to stdout in this format, or nowhere.
+    /// Prints events and findings to stdout.
     ///
     /// # Errors
     /// Where the system has no thread to give.
-    pub fn new(format: Option<Format>) -> Result<Self> {
-        let console = format.map(|format| {
-            let mut console = Console::new(io::stdout(), format);
-            Feed::start("console", CONSOLE_QUEUE, move |events: Vec<Event>| {
-                let result = events
-                    .iter()
-                    .try_for_each(|event| console.event(event))
-                    .and_then(|()| console.flush());
-                if let Err(error) = result {
-                    eprintln!("luo-trace: stdout failed ({error}); going on without it");
-                }
-            })
-        });
-        Ok(Self {
-            console: console.transpose()?,
-            journal: None,
-        })
+    pub fn print(&mut self, format: Format) -> Result<()> {
+        let mut console = Console::new(io::stdout(), format);
+        let consume = move |judged: Judged| {
+            let result = judged.iter().try_for_each(|(event, findings)| {
+                console.event(event)?;
+                findings.iter().try_for_each(|finding| console.finding(finding))
+            });
+            if let Err(error) = result.and_then(|()| console.flush()) {
+                eprintln!("luo-trace: stdout failed ({error}); going on without it");
+            }
+        };
+        self.console = Some(Feed::start("console", CONSOLE_QUEUE, consume)?);
+        Ok(())
     }
 
-    /// Serves metrics and the page.
-    pub async fn listen(&mut self, _address: SocketAddr, _header: &Header) {}
+    /// Records everything.
+    pub fn record(&mut self, journal: JournalSink) {
+        self.journal = Some(journal);
+    }
+}
+
+/// Serves what is known at an address, in the background. An address that cannot be had is told, and nothing else suffers.
+pub async fn serve(live: Arc<Live>, address: SocketAddr) {
+    match web::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(web::serve(listener, live, std::future::pending()));
+        }
+        Err(error) => eprintln!("luo-trace: {error:#}; going on without the port"),
+    }
 }
 
 /// Decodes, judges and hands on.
 pub struct Pipeline {
     decoder: Decoder,
+    live: Arc<Live>,
     outputs: Outputs,
     records: Records,
-    events: Vec<Event>,
+    judged: Judged,
     last: EventHeader,
     jump_is_near: bool,
+    told: Told,
+}
+
+/// What the metrics know already of counts that only ever grow.
+#[derive(Default)]
+struct Told {
+    errors: u64,
+    console: u64,
+    journal: u64,
 }
 
 impl Pipeline {
     /// A pipeline at the beginning of a record.
-    pub fn new(_header: &Header, outputs: Outputs) -> Self {
+    pub fn new(live: Arc<Live>, outputs: Outputs) -> Self {
         Self {
             decoder: Decoder::default(),
+            live,
             outputs,
             records: Records::default(),
-            events: Vec::new(),
+            judged: Vec::new(),
             last: EventHeader::new_zeroed(),
             jump_is_near: false,
+            told: Told::default(),
         }
     }
 
@@ -90,26 +117,44 @@ impl Pipeline {
     fn event(&mut self, event: Event) {
         self.last = event.header;
         match event.body {
-            Body::KexecEnter(_) => self.jump_is_near = true,
+            Body::KexecEnter(_) => {
+                self.jump_is_near = true;
+                if let Some(journal) = &mut self.outputs.journal {
+                    journal.clock(host::clock());
+                }
+            }
             Body::KexecReturn(_) => self.jump_is_near = false,
             _ => {}
         }
-        self.events.push(event);
+        let findings = self.live.apply(&event);
+        self.judged.push((event, findings));
     }
 
     /// Hands on what was taken in since the last time.
     pub fn flush(&mut self) {
         let records = std::mem::take(&mut self.records);
-        let events = std::mem::take(&mut self.events);
-        if let Some(journal) = &mut self.outputs.journal {
-            if events.iter().any(|event| matches!(event.body, Body::KexecEnter(_))) {
-                journal.clock(host::clock());
-            }
+        let judged = std::mem::take(&mut self.judged);
+        if let Some(journal) = &mut self.outputs.journal
+            && !records.is_empty()
+        {
             journal.send(records, self.jump_is_near);
         }
         if let Some(console) = &mut self.outputs.console {
-            let weight = events.len() as u64;
-            console.send(events, weight);
+            let weight = judged.len() as u64;
+            console.send(judged, weight);
+        }
+        self.count_losses();
+    }
+
+    fn count_losses(&mut self) {
+        let metrics = &self.live.metrics;
+        let rise = |told: &mut u64, now: u64| std::mem::replace(told, now).abs_diff(now);
+        metrics.decode_errors(rise(&mut self.told.errors, self.decoder.errors()));
+        if let Some(console) = &self.outputs.console {
+            metrics.sink_dropped("console", rise(&mut self.told.console, console.dropped()));
+        }
+        if let Some(journal) = &self.outputs.journal {
+            metrics.sink_dropped("journal", rise(&mut self.told.journal, journal.dropped()));
         }
     }
 
@@ -122,8 +167,8 @@ impl Pipeline {
     pub fn tick(&mut self, lost: u64) {
         if let Some(gap) = self.decoder.lost_is_now(lost, self.last) {
             self.event(gap);
-            self.flush();
         }
+        self.flush();
     }
 
     /// The record ends.
@@ -132,6 +177,9 @@ impl Pipeline {
     /// Where the journal's end could not be written.
     pub fn finish(mut self, reason: &str, lost: u64) -> Result<()> {
         self.tick(lost);
+        for finding in self.live.finish() {
+            eprintln!("luo-trace: {finding}");
+        }
         if let Some(console) = self.outputs.console {
             console.finish();
         }

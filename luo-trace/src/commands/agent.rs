@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,8 @@ use crate::host;
 use crate::journal::{Header, Writer};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
-use crate::pipeline::{Outputs, Pipeline};
+use crate::live::Live;
+use crate::pipeline::{self, Outputs, Pipeline};
 use crate::sink::console;
 use crate::sink::journal::{JournalSink, QUEUE};
 
@@ -97,7 +99,11 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
         ring_bytes: ring_bytes.into(),
         ..host::header()?
     };
-    let mut pipeline = Pipeline::new(&header, outputs(args, &header).await?);
+    let live = Arc::new(Live::new(&header)?);
+    let mut pipeline = Pipeline::new(live.clone(), outputs(args, &header)?);
+    if let Some(address) = args.listen {
+        pipeline::serve(live, address).await;
+    }
     let ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
 
     let mut tick = tokio::time::interval(TICK);
@@ -124,13 +130,13 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
     Ok(Exit::Held)
 }
 
-async fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
-    let format = match args.format {
-        Format::Text => Some(console::Format::text(&io::stdout())),
-        Format::Json => Some(console::Format::Json),
-        Format::None => None,
-    };
-    let mut outputs = Outputs::new(format)?;
+fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
+    let mut outputs = Outputs::default();
+    match args.format {
+        Format::Text => outputs.print(console::Format::text(&io::stdout()))?,
+        Format::Json => outputs.print(console::Format::Json)?,
+        Format::None => {}
+    }
     if let Some(dir) = &args.journal {
         // Somebody who asked for a record must know at once that there will be none.
         let (writer, path) = Writer::open(dir, header).with_context(|| {
@@ -140,12 +146,9 @@ async fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
             )
         })?;
         eprintln!("luo-trace: recording into {}", path.display());
-        outputs.journal = Some(JournalSink::start(writer, QUEUE, |line| {
+        outputs.record(JournalSink::start(writer, QUEUE, |line| {
             eprintln!("luo-trace: {line}")
         })?);
-    }
-    if let Some(address) = args.listen {
-        outputs.listen(address, header).await;
     }
     Ok(outputs)
 }

@@ -1,5 +1,8 @@
 //! One file per subcommand.
 
 pub mod agent;
+pub mod check;
 pub mod doctor;
 pub mod hooks;
+pub mod invariants;
+pub mod report;

@@ -114,6 +114,12 @@ impl Boot {
         }
     }
 
+    /// The order in which boots ran: by the kernels' own count of kexecs, and by the wall clock.
+    pub fn order(a: &Self, b: &Self) -> std::cmp::Ordering {
+        let key = |boot: &Self| (boot.kexec_count, boot.clock.realtime_ns);
+        key(a).cmp(&key(b))
+    }
+
     /// Takes in the next event.
     pub fn apply(&mut self, event: &Event) {
         let end = event.header.ktime;

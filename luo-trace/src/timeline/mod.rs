@@ -40,7 +40,7 @@ pub struct Timeline {
 impl Timeline {
     /// Lays boots side by side, in the order they ran.
     pub fn join(mut boots: Vec<Boot>) -> Self {
-        boots.sort_by_key(|boot| (boot.kexec_count, boot.clock.realtime_ns));
+        boots.sort_by(Boot::order);
         let axis = Axis::of(&boots.iter().map(|boot| boot.clock).collect::<Vec<_>>());
         let phases = phases(&boots, &axis);
         Self { boots, axis, phases }

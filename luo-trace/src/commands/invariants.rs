@@ -1,0 +1,52 @@
+//! `luo-trace invariants`: the catalogue, from the table the model uses.
+
+use std::io::{self, Write};
+
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+
+use crate::exit::Exit;
+use crate::model::Invariant;
+
+/// Options of `luo-trace invariants`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Tell all about this one
+    id: Option<String>,
+}
+
+/// Prints the catalogue, or one of its rows in full.
+///
+/// # Errors
+/// Where there is no such invariant, or stdout cannot be written.
+pub fn run(args: &Args) -> Result<Exit> {
+    let mut out = io::stdout().lock();
+    let Some(id) = &args.id else {
+        for invariant in Invariant::ALL {
+            writeln!(
+                out,
+                "{:<24} {:<9} {}",
+                invariant.id(),
+                invariant.severity().name(),
+                invariant.statement().trim()
+            )?;
+        }
+        return Ok(Exit::Held);
+    };
+    let Some(invariant) = Invariant::ALL.iter().find(|invariant| invariant.id() == id) else {
+        bail!("there is no invariant {id:?}: `luo-trace invariants` lists them all");
+    };
+    let hooks: Vec<&str> = invariant.needs().iter().map(|hook| hook.id()).collect();
+    writeln!(
+        out,
+        "{} ({}, {})",
+        invariant.id(),
+        invariant.family().name(),
+        invariant.severity().name()
+    )?;
+    writeln!(out, "\n{}", invariant.statement().trim())?;
+    writeln!(out, "\nWhy it matters: {}", invariant.why())?;
+    writeln!(out, "When it is violated: {}", invariant.advice())?;
+    writeln!(out, "Needs the hooks: {}", hooks.join(", "))?;
+    Ok(Exit::Held)
+}

@@ -1,0 +1,165 @@
+//! What the agent knows at this moment, for whoever asks at its port.
+//!
+//! One task writes, between two waits for the ring; readers come in between, so nobody ever waits long for the lock.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+
+use crate::event::Event;
+use crate::journal::Header;
+use crate::model::{Coverage, Finding, Model};
+use crate::report::bytes;
+use crate::sink::metrics::Metrics;
+use crate::sink::web;
+
+/// How many findings are kept for the page.
+const FINDINGS: usize = 50;
+
+/// The model, the metrics, and the last findings.
+pub struct Live {
+    /// The metrics; counts and verdicts are brought up to date when they are asked for.
+    pub metrics: Metrics,
+    kernel: String,
+    update: Option<u64>,
+    troubles: Vec<String>,
+    state: Mutex<State>,
+}
+
+struct State {
+    model: Model,
+    findings: VecDeque<Finding>,
+}
+
+impl Live {
+    /// Knows nothing but what the record begins with.
+    ///
+    /// # Errors
+    /// Where the metrics' table is wrong, which a test rules out.
+    pub fn new(header: &Header) -> Result<Self> {
+        let metrics = Metrics::new().context("the metrics cannot be set up")?;
+        metrics.set_hooks(&header.hooks);
+        if let Some(number) = header.update_number {
+            metrics.set_update_number(number);
+        }
+        let coverage: Coverage = header.attached().collect();
+        let missing = header.hooks.iter().filter(|hook| !hook.attached);
+        Ok(Self {
+            metrics,
+            kernel: header.kernel_release.clone(),
+            update: header.update_number,
+            troubles: missing
+                .map(|hook| {
+                    format!(
+                        "hook {} is missing: {}",
+                        hook.id,
+                        hook.reason.as_deref().unwrap_or("not attached")
+                    )
+                })
+                .collect(),
+            state: Mutex::new(State {
+                model: Model::new(&coverage),
+                findings: VecDeque::new(),
+            }),
+        })
+    }
+
+    /// Takes in an event; gives what it proves.
+    pub fn apply(&self, event: &Event) -> Vec<Finding> {
+        self.metrics.observe(event);
+        let mut state = self.state();
+        let findings = state.model.apply(event).to_vec();
+        self.keep(&mut state, &findings);
+        findings
+    }
+
+    /// The record ends; gives what that proves.
+    pub fn finish(&self) -> Vec<Finding> {
+        let mut state = self.state();
+        let findings = state.model.finish().to_vec();
+        self.keep(&mut state, &findings);
+        findings
+    }
+
+    fn keep(&self, state: &mut State, findings: &[Finding]) {
+        for finding in findings {
+            self.metrics.found(finding);
+            state.findings.push_front(finding.clone());
+        }
+        state.findings.truncate(FINDINGS);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl web::Source for Live {
+    fn metrics(&self) -> String {
+        let state = self.state();
+        self.metrics.set_counts(state.model.counts());
+        self.metrics.set_verdicts(&state.model.verdicts());
+        drop(state);
+        self.metrics.render()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        // There is nobody to ask before the hooks are attached: the port is opened after that.
+        Ok(())
+    }
+
+    fn page(&self) -> web::Page {
+        let state = self.state();
+        let model = &state.model;
+        let mut files = Vec::new();
+        for session in model.sessions() {
+            files.extend(session.files().map(|file| web::File {
+                session: session.name().to_string(),
+                token: format!("{:#x}", file.token),
+                handler: file.handler.to_string(),
+                size: bytes(file.size),
+                state: file.state.name().to_owned(),
+            }));
+        }
+        web::Page {
+            kernel: self.kernel.clone(),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            update: self.update,
+            troubles: self.troubles.clone(),
+            verdicts: model
+                .verdicts()
+                .iter()
+                .map(|verdict| web::Verdict {
+                    invariant: verdict.invariant.id().into(),
+                    status: verdict.status.name().into(),
+                    statement: verdict.invariant.statement().trim().into(),
+                })
+                .collect(),
+            findings: state.findings.iter().map(Finding::to_string).collect(),
+            sessions: model
+                .sessions()
+                .map(|session| web::Session {
+                    name: session.name().to_string(),
+                    direction: session.direction().name().into(),
+                    state: session.state().name().into(),
+                    files: session.files().count() + usize::try_from(session.pending_files()).unwrap_or(usize::MAX),
+                })
+                .collect(),
+            files: files.into_iter().collect(),
+            flbs: model
+                .flbs()
+                .map(|flb| web::Flb {
+                    name: flb.name.to_string(),
+                    direction: flb.direction.name().into(),
+                    users: flb.users.to_string(),
+                    state: if flb.alive { "alive" } else { "gone" }.into(),
+                })
+                .collect(),
+        }
+    }
+}
