@@ -1,0 +1,271 @@
+//! `luo-trace check`: were the promises kept, as far as these journals tell?
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args as ClapArgs, ValueEnum};
+use luo_trace_common::text::Name;
+use serde_json::{Value, json};
+
+use crate::exit::Exit;
+use crate::judge::{self, Judgement, Outcome};
+use crate::model::{Status, Verdict};
+
+/// Options of `luo-trace check`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Journals to check
+    #[arg(required = true, value_name = "JOURNAL")]
+    journals: Vec<PathBuf>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Show every verdict, not only those that are not ok
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a person
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// Checks every journal and prints what came of it.
+///
+/// With `--format json` the output is one object, stable from version to version but for keys that are added:
+///
+/// - `result`: `held`, `violated` or `inconclusive`, over all journals;
+/// - `journals`: for each, in the order given, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
+///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
+///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
+///   (the first of them: `offset`, `reason`, `bytes`, `resumed`), `findings` and `verdicts` in the model's form, `doubts`
+///   (sentences) and `result`.
+///
+/// The exit status is 0 when all held, 1 when something is violated, 3 when nothing is and something is missing.
+///
+/// # Errors
+/// Where a journal cannot be read from its beginning, or stdout cannot be written. Nothing is printed in the first case.
+pub fn run(args: &Args) -> Result<Exit> {
+    let judged: Result<Vec<_>> = args
+        .journals
+        .iter()
+        .map(|path| {
+            Ok((
+                path.as_path(),
+                judge::journal(path).with_context(|| path.display().to_string())?,
+            ))
+        })
+        .collect();
+    let judged = judged?;
+    let worst = judged
+        .iter()
+        .map(|(_, judgement)| judgement.outcome())
+        .max()
+        .unwrap_or(Outcome::Held);
+    let mut out = io::stdout().lock();
+    match args.format {
+        Format::Json => {
+            let journals: Vec<_> = judged
+                .iter()
+                .map(|(path, judgement)| as_json(path, judgement))
+                .collect();
+            serde_json::to_writer_pretty(&mut out, &json!({"result": worst, "journals": journals}))?;
+            writeln!(out)?;
+        }
+        Format::Text => {
+            for (path, judgement) in &judged {
+                as_text(&mut out, path, judgement, args.all)?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(match worst {
+        Outcome::Held => Exit::Held,
+        Outcome::Violated => Exit::Violated,
+        Outcome::Inconclusive => Exit::Inconclusive,
+    })
+}
+
+fn as_json(path: &Path, judgement: &Judgement) -> Value {
+    let Judgement { header, summary, .. } = judgement;
+    json!({
+        "journal": path.display().to_string(),
+        "boot_id": header.boot_id,
+        "kernel_release": header.kernel_release,
+        "agent_version": header.agent_version,
+        "update_number": header.update_number,
+        "runs": judgement.runs,
+        "events": summary.events,
+        "lost": summary.lost,
+        "undecoded": summary.errors,
+        "unknown_frames": summary.unknown_frames,
+        "ending": judgement.ending(),
+        "departed": judgement.departed,
+        "damaged": summary.damaged,
+        "damage": summary.damage,
+        "findings": judgement.findings,
+        "verdicts": judgement.verdicts,
+        "doubts": judgement.doubts(),
+        "result": judgement.outcome(),
+    })
+}
+
+fn as_text(out: &mut impl Write, path: &Path, judgement: &Judgement, all: bool) -> io::Result<()> {
+    let Judgement { header, summary, .. } = judgement;
+    writeln!(out, "{}", path.display())?;
+    writeln!(
+        out,
+        "  boot      {}, Linux {}",
+        shown(&header.boot_id),
+        shown(&header.kernel_release)
+    )?;
+    let ending = judgement.ending().unwrap_or_else(|| "none".into());
+    writeln!(
+        out,
+        "  record    {} events, {} lost; end: {ending}",
+        summary.events, summary.lost
+    )?;
+    for doubt in judgement.doubts() {
+        writeln!(out, "  doubt     {doubt}")?;
+    }
+    for finding in &judgement.findings {
+        writeln!(out, "  finding   {finding}")?;
+    }
+    let rows: Vec<_> = judgement
+        .verdicts
+        .iter()
+        .filter(|verdict| all || verdict.status != Status::Ok)
+        .collect();
+    if !rows.is_empty() {
+        writeln!(
+            out,
+            "\n  {:<24} {:<9} {:>8} {:>9} {:>12}",
+            "invariant", "verdict", "ok", "violated", "undecidable"
+        )?;
+        rows.iter().try_for_each(|verdict| row(out, verdict))?;
+    }
+    let (held, of) = (judgement.with(Status::Ok).count(), judgement.verdicts.len());
+    writeln!(
+        out,
+        "\n  {}: {held} of {of} invariants hold\n",
+        judgement.outcome().name()
+    )
+}
+
+fn row(out: &mut impl Write, verdict: &Verdict) -> io::Result<()> {
+    let Verdict {
+        ok,
+        violated,
+        undecidable,
+        ..
+    } = verdict;
+    let (id, status) = (verdict.invariant.id(), verdict.status.name());
+    write!(out, "  {id:<24} {status:<9} {ok:>8} {violated:>9} {undecidable:>12}")?;
+    if !verdict.missing_hooks.is_empty() {
+        write!(out, "  not attached: {}", verdict.missing_hooks.join(", "))?;
+    }
+    writeln!(out)
+}
+
+/// Text from a file, with what could mislead a terminal escaped.
+fn shown(text: &str) -> Name<128> {
+    Name::new(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{End, Header, Summary};
+    use crate::model::{Coverage, Model};
+
+    fn judgement() -> Judgement {
+        let header = Header {
+            boot_id: "b".into(),
+            kernel_release: "7.3\u{1b}[31m".into(),
+            ..Header::default()
+        };
+        let end = Some(End {
+            reason: "SIGTERM".into(),
+            kernel_lost: 2,
+        });
+        let summary = Summary {
+            events: 7,
+            lost: 2,
+            end,
+            ..Summary::default()
+        };
+        let mut model = Model::new(&Coverage::all().without(luo_trace_common::hooks::Hook::Kexec));
+        let findings = model.finish().to_vec();
+        Judgement {
+            header,
+            summary,
+            runs: 1,
+            departed: false,
+            findings,
+            verdicts: model.verdicts(),
+        }
+    }
+
+    fn text(all: bool) -> String {
+        let mut out = Vec::new();
+        as_text(&mut out, Path::new("b.luoj"), &judgement(), all).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_text_shows_what_is_not_ok_and_counts_the_rest() {
+        let text = text(false);
+        assert!(
+            text.contains("7 events, 2 lost; end: SIGTERM") && text.contains("inconclusive: 9 of 10"),
+            "{text}"
+        );
+        assert!(
+            text.contains("freeze-no-return") && text.contains("not attached: kexec"),
+            "{text}"
+        );
+        assert!(!text.contains("file-balance"), "{text}");
+    }
+
+    #[test]
+    fn every_verdict_is_shown_on_request() {
+        assert!(text(true).contains("file-balance"));
+    }
+
+    #[test]
+    fn a_header_cannot_send_codes_to_the_terminal() {
+        assert!(text(false).contains("Linux 7.3\\u{1b}[31m"), "{}", text(false));
+    }
+
+    #[test]
+    fn the_json_has_its_documented_keys() {
+        let json = as_json(Path::new("b.luoj"), &judgement());
+        assert_eq!(
+            (&json["events"], &json["lost"], &json["result"]),
+            (&7.into(), &2.into(), &"inconclusive".into())
+        );
+        assert_eq!(json["verdicts"][0]["invariant"], "session-name-unique");
+        assert_eq!(json["verdicts"][0]["status"], "ok");
+        assert_eq!(json["ending"], "SIGTERM");
+    }
+
+    #[test]
+    fn what_is_no_journal_is_an_error_that_names_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "notes").unwrap();
+        let args = Args {
+            journals: vec![file.path().into()],
+            format: Format::Json,
+            all: false,
+        };
+        let error = format!("{:#}", run(&args).unwrap_err());
+        assert!(
+            error.contains(&file.path().display().to_string()) && error.contains("not a luo-trace journal"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! Judges a recorded boot: a journal's events through the model, exactly as the live agent did.
+
+use std::path::Path;
+
+use luo_trace_common::text::Name;
+use serde::Serialize;
+
+use crate::event::{Body, Event};
+use crate::journal::{Events, Header, OpenError, Summary, events};
+use crate::model::{Coverage, Finding, Model, Status, Verdict};
+
+/// What a journal proves.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// The header of the journal's last run.
+    pub header: Header,
+    /// What the journal held besides its events.
+    pub summary: Summary,
+    /// How many runs of an agent it holds. Each is judged by itself, since nobody looked between them.
+    pub runs: u64,
+    /// Whether the record ends in the jump to the next kernel, as far as can be seen from this side.
+    pub departed: bool,
+    /// All findings, in the order they were made.
+    pub findings: Vec<Finding>,
+    /// The verdict on every invariant, over all runs.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What a judgement comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Every promise was kept.
+    Held,
+    /// None was seen broken, and something is missing that could tell.
+    Inconclusive,
+    /// At least one was broken.
+    Violated,
+}
+
+impl Outcome {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Inconclusive => "inconclusive",
+            Self::Violated => "violated",
+        }
+    }
+}
+
+/// Judges the journal at `path`.
+///
+/// # Errors
+/// Where it is no journal that this version can read. Damage after its beginning is no error: it is part of the judgement.
+pub fn journal(path: &Path) -> Result<Judgement, OpenError> {
+    Ok(judge(events(path)?, |_| {}))
+}
+
+/// Judges what `events` still has to give, and shows every event to `each` as well.
+pub fn judge<R: std::io::Read>(mut events: Events<R>, mut each: impl FnMut(&Event)) -> Judgement {
+    let model = |header: &Header| Model::new(&header.attached().collect::<Coverage>());
+    let mut findings = Vec::new();
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    let mut departed = false;
+    let mut run = events.run();
+    let mut current = model(events.header());
+    while let Some(event) = events.next() {
+        each(&event);
+        if events.run() != run {
+            // The gap that begins a run is no loss to a model that has seen nothing.
+            run = events.run();
+            findings.extend_from_slice(current.finish());
+            merge(&mut verdicts, current.verdicts());
+            current = model(events.header());
+            continue;
+        }
+        departed = departs(&event, departed);
+        findings.extend_from_slice(current.apply(&event));
+    }
+    findings.extend_from_slice(current.finish());
+    merge(&mut verdicts, current.verdicts());
+    Judgement {
+        header: events.header().clone(),
+        summary: events.summary().clone(),
+        runs: run,
+        departed,
+        findings,
+        verdicts,
+    }
+}
+
+/// Whether only the jump can follow `event`.
+fn departs(event: &Event, before: bool) -> bool {
+    match &event.body {
+        Body::LiveupdateReboot(reboot) => reboot.outcome.is_ok(),
+        Body::KexecReturn(_) | Body::KexecEnter(_) => false,
+        _ => before,
+    }
+}
+
+/// Joins the verdicts of two runs: the worse one counts.
+fn merge(all: &mut Vec<Verdict>, more: Vec<Verdict>) {
+    if all.is_empty() {
+        *all = more;
+        return;
+    }
+    for (sum, verdict) in all.iter_mut().zip(more) {
+        sum.status = match (sum.status, verdict.status) {
+            (Status::Violated, _) | (_, Status::Violated) => Status::Violated,
+            (Status::Unknown, _) | (_, Status::Unknown) => Status::Unknown,
+            (Status::Ok, Status::Ok) => Status::Ok,
+        };
+        sum.ok += verdict.ok;
+        sum.violated += verdict.violated;
+        sum.undecidable += verdict.undecidable;
+        sum.open += verdict.open;
+        sum.missing_hooks.extend(verdict.missing_hooks);
+        sum.missing_hooks.sort_unstable();
+        sum.missing_hooks.dedup();
+    }
+}
+
+impl Judgement {
+    /// What it comes to.
+    pub fn outcome(&self) -> Outcome {
+        if !self.findings.is_empty() || self.with(Status::Violated).next().is_some() {
+            Outcome::Violated
+        } else if self.doubts().is_empty() {
+            Outcome::Held
+        } else {
+            Outcome::Inconclusive
+        }
+    }
+
+    /// How the record ends, in a few words; `None` where it just stops.
+    pub fn ending(&self) -> Option<String> {
+        // The text comes from the file, so what could mislead a terminal is escaped.
+        let end = self.summary.end.as_ref();
+        let clean = end.map(|end| Name::<128>::new(&end.reason).to_string());
+        clean.or_else(|| self.departed.then(|| "jump to the next kernel".into()))
+    }
+
+    /// Everything that keeps the record from being a full proof, a sentence each.
+    pub fn doubts(&self) -> Vec<String> {
+        let summary = &self.summary;
+        let mut doubts = Vec::new();
+        if summary.lost > 0 {
+            doubts.push(format!("events lost: {}", summary.lost));
+        }
+        if summary.errors > 0 {
+            doubts.push(format!(
+                "records that this version does not understand: {}",
+                summary.errors
+            ));
+        }
+        doubts.extend(summary.damage.iter().map(|damage| format!("damage: {damage}")));
+        if summary.damaged > summary.damage.len() as u64 {
+            doubts.push(format!("damaged places in all: {}", summary.damaged));
+        }
+        if self.runs > 1 {
+            doubts.push(format!(
+                "the agent ran {} times, and nobody looked in between",
+                self.runs
+            ));
+        }
+        if self.ending().is_none() {
+            doubts.push(
+                "the record just stops: the agent was killed, or the machine went down without a live update".into(),
+            );
+        }
+        let unknown = self.with(Status::Unknown).count();
+        if unknown > 0 {
+            doubts.push(format!("invariants that cannot be decided: {unknown}"));
+        }
+        doubts
+    }
+
+    /// The verdicts with this status.
+    pub fn with(&self, status: Status) -> impl Iterator<Item = &Verdict> {
+        self.verdicts.iter().filter(move |verdict| verdict.status == status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace_common::events::{self as abi, Outcome as Result, Plain, SessionOp, SessionRef};
+    use luo_trace_common::hooks::Hook;
+    use luo_trace_common::text::SessionName;
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::decode::encode;
+    use crate::journal::{End, HookState, Writer};
+
+    const DONE: Plain = Plain {
+        outcome: Result {
+            result: 0,
+            duration: 10,
+        },
+    };
+
+    fn header(hooks: &[Hook]) -> Header {
+        let state = |hook: &Hook| HookState {
+            id: hook.id().into(),
+            attached: true,
+            ..HookState::default()
+        };
+        let hooks = hooks.iter().map(state).collect();
+        Header {
+            boot_id: "b".into(),
+            kernel_release: "7.3.4".into(),
+            hooks,
+            ..Header::default()
+        }
+    }
+
+    fn create(name: &str) -> Body {
+        let session = SessionRef {
+            id: 1,
+            name: SessionName::new(name),
+        };
+        Body::SessionCreate(SessionOp {
+            session,
+            outcome: DONE.outcome,
+        })
+    }
+
+    /// A journal of these events, one a millisecond, in a directory that lives as long as the test.
+    struct Record {
+        dir: tempfile::TempDir,
+        seq: u64,
+    }
+
+    impl Record {
+        fn new() -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                seq: 0,
+            }
+        }
+
+        /// One run of the agent; `end` says whether it ends as it should.
+        fn run(mut self, hooks: &[Hook], bodies: &[Body], lost: u64, end: bool) -> Self {
+            let (mut writer, _) = Writer::open(self.dir.path(), &header(hooks)).unwrap();
+            for &body in bodies {
+                self.seq += 1;
+                let header = abi::Header {
+                    seq: self.seq,
+                    ktime: self.seq * 1_000_000,
+                    lost,
+                    ..abi::Header::new_zeroed()
+                };
+                writer.append([encode(&Event { header, body }).as_slice()]).unwrap();
+            }
+            if end {
+                writer
+                    .end(&End {
+                        reason: "SIGTERM".into(),
+                        kernel_lost: lost,
+                    })
+                    .unwrap();
+            }
+            self
+        }
+
+        fn judged(&self) -> Judgement {
+            journal(&self.dir.path().join("b.luoj")).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_whole_record_of_an_orderly_boot_holds() {
+        let judgement = Record::new().run(Hook::ALL, &[create("a")], 0, true).judged();
+        assert_eq!((judgement.outcome(), judgement.doubts()), (Outcome::Held, vec![]));
+        assert_eq!(judgement.ending().as_deref(), Some("SIGTERM"));
+    }
+
+    #[test]
+    fn a_record_that_stops_is_whole_only_where_the_jump_came_next() {
+        let stopped = Record::new().run(Hook::ALL, &[create("a")], 0, false).judged();
+        assert_eq!(stopped.outcome(), Outcome::Inconclusive);
+        assert!(stopped.doubts()[0].contains("just stops"), "{:?}", stopped.doubts());
+
+        let leaving = [Body::KexecEnter(Plain::default()), Body::LiveupdateReboot(DONE)];
+        let left = Record::new().run(Hook::ALL, &leaving, 0, false).judged();
+        assert!(left.departed);
+        assert_eq!(left.outcome(), Outcome::Held, "{:?}", left.doubts());
+
+        let refused = Plain {
+            outcome: Result {
+                result: -16,
+                duration: 1,
+            },
+        };
+        let leaving = [Body::KexecEnter(Plain::default()), Body::LiveupdateReboot(refused)];
+        assert!(!Record::new().run(Hook::ALL, &leaving, 0, false).judged().departed);
+    }
+
+    #[test]
+    fn a_broken_promise_is_violated_however_much_is_missing() {
+        let returned = [
+            Body::KexecEnter(DONE),
+            Body::LiveupdateReboot(DONE),
+            Body::KexecReturn(DONE),
+        ];
+        let judgement = Record::new().run(Hook::ALL, &returned, 0, false).judged();
+        assert_eq!(judgement.outcome(), Outcome::Violated);
+        assert_eq!(judgement.findings[0].invariant.id(), "freeze-no-return");
+    }
+
+    #[test]
+    fn losses_and_missing_hooks_leave_it_open() {
+        let lost = Record::new().run(Hook::ALL, &[create("a")], 3, true).judged();
+        assert_eq!(lost.outcome(), Outcome::Inconclusive);
+        assert!(lost.doubts().contains(&"events lost: 3".into()), "{:?}", lost.doubts());
+
+        let blind = Record::new()
+            .run(&[Hook::SessionCreate], &[create("a")], 0, true)
+            .judged();
+        assert_eq!(blind.outcome(), Outcome::Inconclusive);
+        assert!(
+            blind
+                .with(Status::Unknown)
+                .any(|verdict| verdict.missing_hooks.contains(&"kexec"))
+        );
+    }
+
+    #[test]
+    fn each_run_of_the_agent_is_judged_by_itself_and_the_worst_verdict_counts() {
+        // Given a promise broken in the first run, and the same session created anew in a second one,
+        let returned = [create("a"), Body::LiveupdateReboot(DONE), Body::KexecReturn(DONE)];
+        let record = Record::new()
+            .run(Hook::ALL, &returned, 0, true)
+            .run(Hook::ALL, &[create("a")], 0, true);
+        let judgement = record.judged();
+        // then the first run's finding stays, and the second run's session is no second one of its name.
+        assert_eq!(judgement.runs, 2);
+        let found: Vec<_> = judgement
+            .findings
+            .iter()
+            .map(|finding| finding.invariant.id())
+            .collect();
+        assert_eq!(found, ["freeze-no-return"]);
+        assert_eq!(judgement.with(Status::Violated).count(), 1);
+        assert!(judgement.doubts()[0].contains("2 times"), "{:?}", judgement.doubts());
+    }
+}
