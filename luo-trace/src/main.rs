@@ -1,7 +1,7 @@
 //! The command line. Everything it does is in the library; see `luo-trace help`.
 
 use clap::{Parser, Subcommand};
-use luo_trace::commands::{agent, doctor, hooks, invariants, report};
+use luo_trace::commands::{agent, check, doctor, hooks, invariants, metrics, report};
 use luo_trace::exit::Exit;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -19,12 +19,16 @@ struct Cli {
 enum Command {
     /// Trace this host until told to stop
     Agent(agent::Args),
+    /// Were the promises kept, as far as these journals tell
+    Check(check::Args),
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),
     /// The kernel functions that are traced, and what each tells
     Hooks,
     /// What is checked, why it matters, and what to do when it is violated
     Invariants(invariants::Args),
+    /// What is measured
+    Metrics,
     /// Tell the story of a recorded update, over both kernels
     Report(report::Args),
 }
@@ -32,9 +36,11 @@ enum Command {
 fn main() -> Exit {
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Hooks => hooks::run().map_err(Into::into),
         Command::Invariants(args) => invariants::run(&args),
+        Command::Metrics => metrics::run().map_err(Into::into),
         Command::Report(args) => report::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -24,13 +24,16 @@ use crate::sink::web;
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
 
-/// Events, each with what it proves.
-type Judged = Vec<(Event, Vec<Finding>)>;
+/// What a terminal shows.
+enum Line {
+    Event(Event),
+    Finding(Finding),
+}
 
 /// Where a pipeline's output goes.
 #[derive(Default)]
 pub struct Outputs {
-    console: Option<Feed<Judged>>,
+    console: Option<Feed<Vec<Line>>>,
     journal: Option<JournalSink>,
 }
 
@@ -41,10 +44,10 @@ impl Outputs {
     /// Where the system has no thread to give.
     pub fn print(&mut self, format: Format) -> Result<()> {
         let mut console = Console::new(io::stdout(), format);
-        let consume = move |judged: Judged| {
-            let result = judged.iter().try_for_each(|(event, findings)| {
-                console.event(event)?;
-                findings.iter().try_for_each(|finding| console.finding(finding))
+        let consume = move |lines: Vec<Line>| {
+            let result = lines.iter().try_for_each(|line| match line {
+                Line::Event(event) => console.event(event),
+                Line::Finding(finding) => console.finding(finding),
             });
             if let Err(error) = result.and_then(|()| console.flush()) {
                 eprintln!("luo-trace: stdout failed ({error}); going on without it");
@@ -76,7 +79,7 @@ pub struct Pipeline {
     live: Arc<Live>,
     outputs: Outputs,
     records: Records,
-    judged: Judged,
+    lines: Vec<Line>,
     last: EventHeader,
     jump_is_near: bool,
     told: Told,
@@ -98,7 +101,7 @@ impl Pipeline {
             live,
             outputs,
             records: Records::default(),
-            judged: Vec::new(),
+            lines: Vec::new(),
             last: EventHeader::new_zeroed(),
             jump_is_near: false,
             told: Told::default(),
@@ -127,21 +130,22 @@ impl Pipeline {
             _ => {}
         }
         let findings = self.live.apply(&event);
-        self.judged.push((event, findings));
+        self.lines.push(Line::Event(event));
+        self.lines.extend(findings.into_iter().map(Line::Finding));
     }
 
     /// Hands on what was taken in since the last time.
     pub fn flush(&mut self) {
         let records = std::mem::take(&mut self.records);
-        let judged = std::mem::take(&mut self.judged);
+        let lines = std::mem::take(&mut self.lines);
         if let Some(journal) = &mut self.outputs.journal
             && !records.is_empty()
         {
             journal.send(records, self.jump_is_near);
         }
         if let Some(console) = &mut self.outputs.console {
-            let weight = judged.len() as u64;
-            console.send(judged, weight);
+            let weight = lines.len() as u64;
+            console.send(lines, weight);
         }
         self.count_losses();
     }
@@ -177,9 +181,9 @@ impl Pipeline {
     /// Where the journal's end could not be written.
     pub fn finish(mut self, reason: &str, lost: u64) -> Result<()> {
         self.tick(lost);
-        for finding in self.live.finish() {
-            eprintln!("luo-trace: {finding}");
-        }
+        let last = self.live.finish();
+        self.lines.extend(last.into_iter().map(Line::Finding));
+        self.flush();
         if let Some(console) = self.outputs.console {
             console.finish();
         }

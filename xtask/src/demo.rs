@@ -19,19 +19,35 @@ const SCENARIO: &str = "demo";
 /// Something that is needed cannot be got, or the update does not come through.
 pub(crate) fn command() -> Result<()> {
     setup::ensure(&[Need::Bpf, Need::Qemu, Need::KernelBuild])?;
-    let kernel = kernel::ensure(&Request { source: Source::Newest, flavour: Flavour::O2 })?;
+    let kernel = kernel::ensure(&Request {
+        source: Source::Newest,
+        flavour: Flavour::O2,
+    })?;
     let guest = guest::build(&Agent::Built)?;
     let agent = guest.agent.clone().context("no agent was built")?;
     let scenario = vm::scenario::find(SCENARIO)?;
     let output = vm::fresh(SCENARIO, &kernel)?;
     eprintln!("booting Linux {kernel} in QEMU: {}", scenario.summary);
-    let options = Options { guest, accel: vm::Accel::default(), output: output.clone(), talk: true };
+    let options = Options {
+        guest,
+        accel: vm::Accel::default(),
+        output: output.clone(),
+        talk: true,
+    };
     let outcome = vm::run(&scenario, &kernel, &options)?;
     eprintln!();
     let journals = journals(&output.join("journal"))?;
-    let report = Command::new(agent).arg("report").args(&journals).status().context("cannot start the agent")?;
+    let report = Command::new(agent)
+        .arg("report")
+        .args(&journals)
+        .status()
+        .context("cannot start the agent")?;
     if !outcome.failures.is_empty() {
-        bail!("the update did not go as it should:\n{}\nsee {}", outcome.failures.join("\n"), output.display());
+        bail!(
+            "the update did not go as it should:\n{}\nsee {}",
+            outcome.failures.join("\n"),
+            output.display()
+        );
     }
     if !report.success() {
         bail!("the report failed ({report})");

@@ -85,19 +85,29 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         println!("failed: {failed}");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed.len());
-    if tally.failed.is_empty() { Ok(()) } else { bail!("not everything holds") }
+    if tally.failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("not everything holds")
+    }
 }
 
 /// What needs no virtual machine.
 fn source(tally: &mut Tally) -> Result<()> {
     tally.check("format", || cargo(&["fmt", "--all", "--check"]));
-    tally.check("clippy", || cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"]));
+    tally.check("clippy", || {
+        cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])
+    });
     tests(tally)
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
     let status = command_in_workspace(args).status().context("cannot start cargo")?;
-    if status.success() { Ok(()) } else { bail!("cargo {} failed ({status})", args.join(" ")) }
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("cargo {} failed ({status})", args.join(" "))
+    }
 }
 
 fn command_in_workspace(args: &[&str]) -> Command {
@@ -110,7 +120,10 @@ fn command_in_workspace(args: &[&str]) -> Command {
 fn tests(tally: &mut Tally) -> Result<()> {
     let start = Instant::now();
     let mut command = command_in_workspace(&["test", "--no-fail-fast"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo test")?;
     let stdout = child.stdout.take().context("cargo test has no output")?;
     let before = tally.failed.len();
     for line in BufReader::new(stdout).lines() {
@@ -125,18 +138,31 @@ fn tests(tally: &mut Tally) -> Result<()> {
     }
     let status = child.wait().context("cannot wait for cargo test")?;
     if !status.success() && tally.failed.len() == before {
-        tally.count("cargo test", start, Err(anyhow::anyhow!("cargo test failed ({status})")));
+        tally.count(
+            "cargo test",
+            start,
+            Err(anyhow::anyhow!("cargo test failed ({status})")),
+        );
     }
     Ok(())
 }
 
 /// Every scenario on every kernel asked for.
 fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
-    let wanted = if args.all { 4 } else if args.fast { 1 } else { 2 };
+    let wanted = if args.all {
+        4
+    } else if args.fast {
+        1
+    } else {
+        2
+    };
     let guest = guest::build(&Agent::Built)?;
     let scenarios = vm::scenario::all()?;
     for (package, flavour) in &KERNELS[..wanted] {
-        let kernel = kernel::ensure(&Request { source: Source::Package((*package).into()), flavour: *flavour })?;
+        let kernel = kernel::ensure(&Request {
+            source: Source::Package((*package).into()),
+            flavour: *flavour,
+        })?;
         for (name, scenario) in &scenarios {
             if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
                 continue;
@@ -151,7 +177,12 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
 
 fn scenario_on(name: &str, scenario: &testbed_guest::scenario::Scenario, kernel: &Kernel, guest: &Guest) -> Result<()> {
     let output = vm::fresh(name, kernel)?;
-    let options = Options { guest: guest.clone(), accel: Accel::default(), output: output.clone(), talk: false };
+    let options = Options {
+        guest: guest.clone(),
+        accel: Accel::default(),
+        output: output.clone(),
+        talk: false,
+    };
     let outcome = vm::run(scenario, kernel, &options)?;
     if !outcome.failures.is_empty() {
         bail!("{}\nsee {}", outcome.failures.join("\n"), output.display());

@@ -93,8 +93,10 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
     let mut tracer = Tracer::attach(&btf, ring_bytes)?;
     drop(btf);
     let mut ring = tracer.ring()?;
+    let clock = host::clock_since(&started);
     let header = Header {
-        clock: host::clock_since(&started),
+        clock,
+        attach_ns: clock.monotonic_ns.saturating_sub(started.monotonic_ns),
         hooks: tracer.hooks().to_vec(),
         ring_bytes: ring_bytes.into(),
         ..host::header()?

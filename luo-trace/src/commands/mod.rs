@@ -5,4 +5,5 @@ pub mod check;
 pub mod doctor;
 pub mod hooks;
 pub mod invariants;
+pub mod metrics;
 pub mod report;

@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 
 use crate::exit::Exit;
 use crate::journal;
-use crate::model::{Coverage, Finding, Model, Status};
+use crate::judge::judge;
 use crate::report::{Check, Report, Style, render};
 use crate::timeline::{Boot, Timeline};
 
@@ -53,30 +53,14 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// One journal's part of the story, and what checking it gave.
 fn read(path: &Path) -> Result<(Boot, Check)> {
-    let mut events = journal::events(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let coverage: Coverage = events.header().attached().collect();
+    let events = journal::events(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut boot = Boot::new(events.header());
-    let mut model = Model::new(&coverage);
-    let mut check = Check {
-        journal: path.to_owned(),
-        ..Check::default()
-    };
-    let tell = |findings: &[Finding], check: &mut Check| check.findings.extend(findings.iter().map(Finding::to_string));
-    for event in events.by_ref() {
-        boot.apply(&event);
-        tell(model.apply(&event), &mut check);
-    }
-    tell(model.finish(), &mut check);
-    for verdict in model.verdicts() {
-        let ids = match verdict.status {
-            Status::Ok => &mut check.held,
-            Status::Violated => &mut check.violated,
-            Status::Unknown => &mut check.unknown,
-        };
-        ids.push(verdict.invariant.id().to_owned());
-    }
-    check
-        .troubles
-        .extend(events.summary().damage.iter().map(ToString::to_string));
-    Ok((boot, check))
+    let judgement = judge(events, |event| boot.apply(event));
+    Ok((
+        boot,
+        Check {
+            journal: path.to_owned(),
+            judgement,
+        },
+    ))
 }

@@ -55,6 +55,9 @@ pub struct Header {
     pub kexec: Option<Kexec>,
     /// How the clocks stood when the recording began.
     pub clock: Clock,
+    /// How long before that the agent was started, in nanoseconds: what loading and attaching took.
+    #[serde(default)]
+    pub attach_ns: u64,
     /// The hooks, and whether each is attached.
     #[serde(default)]
     pub hooks: Vec<HookState>,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 pub use text::{Style, render};
 pub use units::{bytes, count, span};
 
+use crate::judge::Judgement;
 use crate::timeline::Timeline;
 
 /// An update, and what came of checking its records.
@@ -19,18 +20,10 @@ pub struct Report {
 }
 
 /// What checking one record gave.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Check {
     /// Where the record lies.
     pub journal: PathBuf,
-    /// The findings, each ready to be shown.
-    pub findings: Vec<String>,
-    /// Ids of invariants that hold.
-    pub held: Vec<String>,
-    /// Ids of invariants that are violated.
-    pub violated: Vec<String>,
-    /// Ids of invariants that cannot be decided.
-    pub unknown: Vec<String>,
-    /// What is wrong with the record itself, such as damage.
-    pub troubles: Vec<String>,
+    /// What it proves.
+    pub judgement: Judgement,
 }

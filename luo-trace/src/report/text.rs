@@ -5,8 +5,9 @@ use std::fmt::Write;
 
 use luo_trace_common::text::SessionName;
 
+use super::Report;
 use super::units::{bytes, count, span};
-use super::{Check, Report};
+use crate::model::Status;
 use crate::timeline::{Boot, FileLine, SessionLine, Timeline};
 
 /// How a report is drawn.
@@ -99,7 +100,7 @@ impl Page {
             };
             let blank = room - start - bar.chars().count();
             let colour = match phase.name {
-                "freeze" | "jump" | "boot" | "wait" | "deserialize" | "retrieve" => "33",
+                "freeze" | "jump" | "boot" | "attach" | "wait" | "deserialize" | "retrieve" => "33",
                 _ => "32",
             };
             let bar = self.paint(colour, &bar);
@@ -241,32 +242,35 @@ impl Page {
 
     fn verdicts(&mut self, report: &Report) {
         self.title("Findings");
-        let findings: Vec<&String> = report.checks.iter().flat_map(|check| &check.findings).collect();
-        for finding in &findings {
-            let finding = self.paint("31", finding);
+        let judgements = || report.checks.iter().map(|check| &check.judgement);
+        for finding in judgements().flat_map(|judgement| &judgement.findings) {
+            let finding = self.paint("31", &finding.to_string());
             line!(self, "  {finding}");
         }
-        let ids = |pick: fn(&Check) -> &Vec<String>| report.checks.iter().flat_map(pick).collect::<BTreeSet<_>>();
-        let (violated, unknown) = (ids(|check| &check.violated), ids(|check| &check.unknown));
-        let held = ids(|check| &check.held);
-        let held = held
+        let with = |status| {
+            let verdicts = judgements().flat_map(move |judgement| judgement.with(status));
+            verdicts.map(|verdict| verdict.invariant).collect::<BTreeSet<_>>()
+        };
+        let (violated, unknown) = (with(Status::Violated), with(Status::Unknown));
+        let held = with(Status::Ok)
             .iter()
-            .filter(|id| !violated.contains(*id) && !unknown.contains(*id))
-            .count() as u64;
+            .filter(|id| !violated.contains(id) && !unknown.contains(id))
+            .count();
         let verdict = format!(
             "{} held, {} violated, {} unknown",
-            count(held, "invariant"),
+            count(held as u64, "invariant"),
             violated.len(),
             unknown.len()
         );
-        let verdict = self.paint(if violated.is_empty() { "32" } else { "1;31" }, &verdict);
-        if findings.is_empty() {
-            line!(self, "  none: {verdict}");
+        let (colour, none) = if violated.is_empty() {
+            ("32", "none: ")
         } else {
-            line!(self, "  {verdict}");
-        }
+            ("1;31", "")
+        };
+        let verdict = self.paint(colour, &verdict);
+        line!(self, "  {none}{verdict}");
         if !unknown.is_empty() {
-            let unknown: Vec<&str> = unknown.iter().map(|id| id.as_str()).collect();
+            let unknown: Vec<&str> = unknown.iter().map(|invariant| invariant.id()).collect();
             line!(self, "  unknown: {}", unknown.join(", "));
         }
     }
@@ -281,9 +285,9 @@ impl Page {
                 boot.lost,
                 check.journal.display()
             );
-            for trouble in &check.troubles {
-                let trouble = self.paint("33", trouble);
-                line!(self, "    {trouble}");
+            for doubt in check.judgement.doubts() {
+                let doubt = self.paint("33", &doubt);
+                line!(self, "    {doubt}");
             }
         }
     }

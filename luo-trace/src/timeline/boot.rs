@@ -30,6 +30,8 @@ pub struct Boot {
     pub kexec_count: Option<u64>,
     /// How its clocks stood.
     pub clock: Clock,
+    /// When the agent was started.
+    pub started: u64,
     /// When the agent had attached its hooks.
     pub attached: u64,
     /// When the first session was created.
@@ -109,6 +111,7 @@ impl Boot {
             boot_id: header.boot_id.clone(),
             kexec_count: header.kexec.as_ref().and_then(|kexec| kexec.count),
             clock: header.clock,
+            started: header.clock.monotonic_ns.saturating_sub(header.attach_ns),
             attached: header.clock.monotonic_ns,
             ..Self::default()
         }

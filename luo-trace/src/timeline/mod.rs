@@ -70,6 +70,7 @@ fn phases(boots: &[Boot], axis: &Axis) -> Vec<Phase> {
     if let Some(after) = boots.get(1).filter(|_| before.freeze.is_some_and(|freeze| freeze.ok)) {
         moments.extend([
             ("boot", at(1, Some(0))),
+            ("attach", at(1, Some(after.started))),
             ("wait", at(1, Some(after.attached))),
             ("deserialize", at(1, after.deserialize.map(|span| span.start))),
             ("retrieve", at(1, after.deserialize.map(|span| span.end))),

@@ -36,6 +36,7 @@ fn after() -> Boot {
     Boot {
         // Its clock was zero at 4.510 s of the first one, and it reads its counter at 5.510 s.
         clock: clock(1_000, Some(5_510_000_000), 54_000),
+        started: 900 * MS,
         attached: 1_000 * MS,
         deserialize: Some(Span {
             start: 1_100 * MS,
@@ -60,6 +61,7 @@ fn phases_are_adjacent_and_sum_to_the_whole() {
             "freeze",
             "jump",
             "boot",
+            "attach",
             "wait",
             "deserialize",
             "retrieve",

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use luo_trace::journal;
+use luo_trace::judge::judge;
+use luo_trace::model::Status;
 use serde_json::Value;
 use testbed_guest::scenario::{EventPattern, Expect, Scenario, Verdict};
 
@@ -28,6 +30,13 @@ pub(super) fn check(scenario: &Scenario, output: &Path) -> Result<Vec<String>> {
             let (boots, journals) = (scenario.boots(), seen.journals);
             failures.push(format!(
                 "{boots} kernels booted, but the agent left {journals} journals"
+            ));
+        }
+        let live = reported(output);
+        if live != seen.findings {
+            let judged = &seen.findings;
+            failures.push(format!(
+                "the agents reported findings of {live:?}, but their journals prove {judged:?}"
             ));
         }
         failures.extend(seen.compare(&scenario.expect));
@@ -56,6 +65,18 @@ struct Seen {
     verdicts: BTreeMap<String, Verdict>,
 }
 
+/// The invariants that the agents reported while they ran, in the order of their logs.
+fn reported(output: &Path) -> Vec<String> {
+    let logs = (1..=2).map(|boot| fs::read_to_string(output.join(format!("agent-{boot}.log"))).unwrap_or_default());
+    let ids = |log: String| {
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines
+            .filter_map(|line| line["invariant"].as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    logs.flat_map(ids).collect()
+}
+
 impl Seen {
     /// Reads every journal in a directory; the order in which they were begun numbers the kernels.
     fn read(directory: &Path) -> Result<Seen> {
@@ -69,11 +90,40 @@ impl Seen {
         let mut seen = Seen::default();
         for (_, journal) in journals {
             seen.journals += 1;
-            for event in journal {
-                seen.events.push((seen.journals, serde_json::to_value(event)?));
+            let mut events = Vec::new();
+            let judgement = judge(journal, |event| events.push(serde_json::to_value(event)));
+            for event in events {
+                seen.events.push((seen.journals, event?));
+            }
+            seen.findings.extend(
+                judgement
+                    .findings
+                    .iter()
+                    .map(|finding| finding.invariant.id().to_owned()),
+            );
+            for verdict in &judgement.verdicts {
+                seen.verdict(verdict);
             }
         }
         Ok(seen)
+    }
+
+    /// Counts one kernel's verdict: of two kernels', the worse one stands.
+    fn verdict(&mut self, verdict: &luo_trace::model::Verdict) {
+        let new = match verdict.status {
+            Status::Ok => Verdict::Ok,
+            Status::Unknown => Verdict::Unknown,
+            Status::Violated => Verdict::Violated,
+        };
+        let rank = |verdict: Verdict| {
+            [Verdict::Ok, Verdict::Unknown, Verdict::Violated]
+                .iter()
+                .position(|v| *v == verdict)
+        };
+        let old = self.verdicts.entry(verdict.invariant.id().to_owned()).or_insert(new);
+        if rank(new) > rank(*old) {
+            *old = new;
+        }
     }
 
     /// Every way in which this is not what was expected.

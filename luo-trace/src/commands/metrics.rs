@@ -1,0 +1,15 @@
+//! `luo-trace metrics`: the metrics, from the table the agent uses.
+
+use std::io;
+
+use crate::exit::Exit;
+use crate::sink::metrics;
+
+/// Prints the table.
+///
+/// # Errors
+/// Where stdout cannot be written.
+pub fn run() -> io::Result<Exit> {
+    metrics::print(&mut io::stdout().lock())?;
+    Ok(Exit::Held)
+}
