@@ -1,5 +1,6 @@
 //! The dashboard, the rules and the table of metrics name the same metrics, and every alert leads to a runbook.
 #![cfg(feature = "agent")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its files fails")]
 
 use std::collections::BTreeSet;
 use std::fs;
