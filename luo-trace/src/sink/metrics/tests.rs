@@ -1,0 +1,233 @@
+//! Metrics as Prometheus reads them.
+
+use luo_trace_common::events::{self as abi, FileOp, Object, Outcome, SessionOp, SessionRef};
+use luo_trace_common::text::SessionName;
+use zerocopy::FromZeros;
+
+use super::*;
+use crate::model::{Coverage, Model, Subject};
+
+const SESSION: SessionRef = SessionRef {
+    id: 1,
+    name: SessionName::EMPTY,
+};
+
+fn event(seq: u64, body: Body) -> Event {
+    Event {
+        header: abi::Header {
+            seq,
+            ktime: seq * 1000,
+            ..abi::Header::new_zeroed()
+        },
+        body,
+    }
+}
+
+fn create(result: i64) -> Event {
+    let session = SessionRef {
+        name: SessionName::new("vm-secret"),
+        ..SESSION
+    };
+    event(
+        1,
+        Body::SessionCreate(SessionOp {
+            session,
+            outcome: Outcome {
+                result,
+                duration: 5_000,
+            },
+        }),
+    )
+}
+
+fn preserve(n: u64, handler: impl AsRef<[u8]>) -> Event {
+    let session = SessionRef {
+        name: SessionName::new("vm-secret"),
+        ..SESSION
+    };
+    let object = Object {
+        identity: n,
+        file: n,
+        inode: n,
+        size: 4096,
+    };
+    let outcome = Outcome {
+        result: 0,
+        duration: 10,
+    };
+    event(
+        n + 1,
+        Body::FilePreserve(FileOp {
+            session,
+            token: n,
+            handler: Compatible::new(handler),
+            object,
+            data: n,
+            outcome,
+        }),
+    )
+}
+
+fn counts(events: &[Event]) -> Counts {
+    let mut model = Model::new(&Coverage::all());
+    for event in events {
+        model.apply(event);
+    }
+    model.counts().clone()
+}
+
+fn metrics() -> Metrics {
+    Metrics::new().unwrap()
+}
+
+#[track_caller]
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+}
+
+#[test]
+fn the_table_names_each_metric_once_with_its_prefix_and_type() {
+    for (i, metric) in METRICS.iter().enumerate() {
+        assert!(
+            METRICS[i + 1..].iter().all(|other| other.name != metric.name),
+            "{}",
+            metric.name
+        );
+        assert!(
+            metric.name.starts_with("luo_") && metric.help.ends_with('.'),
+            "{}",
+            metric.name
+        );
+        assert_eq!(
+            metric.kind == "counter",
+            metric.name.ends_with("_total"),
+            "{}",
+            metric.name
+        );
+        let unbounded = ["session", "token", "pid", "comm"];
+        assert!(
+            !metric.labels.iter().any(|label| unbounded.contains(label)),
+            "{}",
+            metric.name
+        );
+    }
+}
+
+#[test]
+fn the_printed_table_has_a_line_for_each_metric() {
+    let mut out = Vec::new();
+    print(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert_eq!(text.lines().count(), METRICS.len());
+    assert!(text.contains("luo_files{direction,handler,state} "), "{text}");
+}
+
+#[test]
+fn operations_are_counted_by_result_and_timed() {
+    let metrics = metrics();
+    for result in [0, -17, -4000, -4001] {
+        metrics.observe(&create(result));
+    }
+    let text = metrics.render();
+    has(&text, r#"luo_operations_total{op="session-create",result="ok"} 1"#);
+    has(&text, r#"luo_operations_total{op="session-create",result="EEXIST"} 1"#);
+    has(&text, r#"luo_operations_total{op="session-create",result="other"} 2"#);
+    has(
+        &text,
+        r#"luo_operation_duration_seconds_bucket{op="session-create",le="0.000004"} 0"#,
+    );
+    has(
+        &text,
+        r#"luo_operation_duration_seconds_bucket{op="session-create",le="0.000016"} 4"#,
+    );
+    has(&text, r#"luo_trace_events_total{kind="session-create"} 4"#);
+}
+
+#[test]
+fn a_gap_counts_what_was_lost_and_is_no_operation() {
+    let metrics = metrics();
+    metrics.observe(&event(1, Body::Gap { lost: 7 }));
+    let text = metrics.render();
+    has(&text, "luo_trace_lost_events_total 7");
+    assert!(!text.contains("luo_operations_total{"), "{text}");
+}
+
+#[test]
+fn gauges_show_the_latest_state_and_nothing_of_an_older_one() {
+    let metrics = metrics();
+    metrics.set_counts(&counts(&[create(0), preserve(1, "memfd-v2"), preserve(2, "memfd-v2")]));
+    let text = metrics.render();
+    has(&text, r#"luo_sessions{direction="outgoing"} 1"#);
+    has(
+        &text,
+        r#"luo_files{direction="outgoing",handler="memfd-v2",state="preserved"} 2"#,
+    );
+    has(&text, r#"luo_preserved_bytes{handler="memfd-v2"} 8192"#);
+    has(&text, r#"luo_incoming_pending{kind="session"} 0"#);
+    metrics.set_counts(&counts(&[]));
+    assert!(!metrics.render().contains("memfd-v2"));
+}
+
+#[test]
+fn handlers_beyond_the_bound_are_counted_together() {
+    let metrics = metrics();
+    let mut events = vec![create(0)];
+    events.extend((1..=NAMES as u64 + 5).map(|n| preserve(n, format!("handler-{n}"))));
+    metrics.set_counts(&counts(&events));
+    let text = metrics.render();
+    has(
+        &text,
+        r#"luo_files{direction="outgoing",handler="other",state="preserved"} 5"#,
+    );
+    assert_eq!(text.matches("luo_preserved_bytes{").count(), NAMES + 1);
+}
+
+#[test]
+fn names_are_escaped_and_sessions_are_no_labels() {
+    let metrics = metrics();
+    metrics.observe(&create(0));
+    metrics.set_counts(&counts(&[create(0), preserve(1, b"a\"} 1\nx \xff")]));
+    let text = metrics.render();
+    assert!(!text.contains("vm-secret"), "{text}");
+    has(&text, r#"luo_preserved_bytes{handler="a\"} 1\\nx \\xff"} 4096"#);
+}
+
+#[test]
+fn verdicts_findings_hooks_and_sinks_are_shown() {
+    let metrics = metrics();
+    let hook = Hook::FilePreserve;
+    metrics.set_hooks(&[HookState {
+        id: hook.id().into(),
+        attached: true,
+        ..HookState::default()
+    }]);
+    metrics.set_verdicts(&Model::new(&Coverage::all().without(Hook::Kexec)).verdicts());
+    metrics.found(&Finding {
+        invariant: Invariant::FileBalance,
+        object: Subject::Update,
+        expected: "x".into(),
+        seen: "y".into(),
+        advice: "z",
+        evidence: Vec::new(),
+        time_ns: 0,
+    });
+    metrics.sink_dropped("journal", 3);
+    metrics.decode_errors(2);
+    metrics.set_update_number(4);
+    let text = metrics.render();
+    has(&text, r#"luo_trace_hook_attached{hook="file-preserve"} 1"#);
+    has(&text, r#"luo_trace_hook_attached{hook="kexec"} 0"#);
+    has(&text, r#"luo_invariant_status{invariant="file-balance"} 0"#);
+    has(&text, r#"luo_invariant_status{invariant="freeze-no-return"} 2"#);
+    has(
+        &text,
+        r#"luo_invariant_violations_total{invariant="file-balance",severity="error"} 1"#,
+    );
+    has(
+        &text,
+        r#"luo_invariant_violations_total{invariant="freeze-no-return",severity="critical"} 0"#,
+    );
+    has(&text, r#"luo_trace_sink_dropped_total{sink="journal"} 3"#);
+    has(&text, "luo_trace_decode_errors_total 2");
+    has(&text, "luo_update_number 4");
+}
