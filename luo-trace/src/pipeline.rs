@@ -17,7 +17,7 @@ use crate::journal::End;
 use crate::live::Live;
 use crate::model::Finding;
 use crate::sink::Feed;
-use crate::sink::console::{Console, Format};
+use crate::sink::console::{Console, Format, tell};
 use crate::sink::journal::{JournalSink, Records};
 use crate::sink::web;
 
@@ -50,7 +50,7 @@ impl Outputs {
                 Line::Finding(finding) => console.finding(finding),
             });
             if let Err(error) = result.and_then(|()| console.flush()) {
-                eprintln!("luo-trace: stdout failed ({error}); going on without it");
+                tell(format_args!("stdout failed ({error}); going on without it"));
             }
         };
         self.console = Some(Feed::start("console", CONSOLE_QUEUE, consume)?);
@@ -69,7 +69,7 @@ pub async fn serve(live: Arc<Live>, address: SocketAddr) {
         Ok(listener) => {
             tokio::spawn(web::serve(listener, live, std::future::pending()));
         }
-        Err(error) => eprintln!("luo-trace: {error:#}; going on without the port"),
+        Err(error) => tell(format_args!("{error:#}; going on without the port")),
     }
 }
 

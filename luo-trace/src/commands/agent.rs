@@ -18,7 +18,7 @@ use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
 use crate::live::Live;
 use crate::pipeline::{self, Outputs, Pipeline};
-use crate::sink::console;
+use crate::sink::console::{self, tell};
 use crate::sink::journal::{JournalSink, QUEUE};
 
 /// How many records are taken from the ring before they are handed on.
@@ -66,7 +66,7 @@ enum Format {
 /// Where a required hook cannot be attached, or an option makes no sense.
 pub fn run(args: &Args) -> Result<Exit> {
     if let Some(obstacle) = preflight::obstacle() {
-        eprintln!("luo-trace: {obstacle}");
+        tell(obstacle);
         return Ok(Exit::CannotWork);
     }
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
@@ -147,10 +147,8 @@ fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
                 dir.display()
             )
         })?;
-        eprintln!("luo-trace: recording into {}", path.display());
-        outputs.record(JournalSink::start(writer, QUEUE, |line| {
-            eprintln!("luo-trace: {line}")
-        })?);
+        tell(format_args!("recording into {}", path.display()));
+        outputs.record(JournalSink::start(writer, QUEUE, tell)?);
     }
     Ok(outputs)
 }

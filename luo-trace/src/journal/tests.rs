@@ -345,6 +345,22 @@ fn a_full_disk_costs_what_it_had_no_room_for_and_the_journal_says_how_much() {
 }
 
 #[test]
+fn a_disk_that_is_all_but_full_takes_nothing_until_there_is_room_for_much() {
+    // Given a disk that had no room for a batch,
+    let disk = Disk::default();
+    let mut writer = Writer::begin(disk.clone(), &header()).unwrap();
+    append(&mut writer, &[event(1, 0)]).unwrap();
+    let before = disk.bytes();
+    disk.room(Some(300));
+    assert!(append(&mut writer, &[event(2, 0), event(3, 0)]).is_err());
+    // when a smaller one comes that would fit,
+    disk.room(Some(1000));
+    // then it is not written either, or the journal would fail and recover over and over.
+    assert!(append(&mut writer, &[event(4, 0)]).is_err());
+    assert_eq!(disk.bytes(), before, "nothing is left of the attempt");
+}
+
+#[test]
 fn a_torn_write_that_cannot_be_undone_at_once_is_undone_before_the_next() {
     let disk = Disk::default();
     let mut writer = Writer::begin(disk.clone(), &header()).unwrap();

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use super::frame::{self, kind};
 use super::{Clock, End, Frame, Header, Lost, OpenError, Reader, Reason};
 
+/// How many bytes must fit onto a disk before a journal that it had no room for goes on.
+const ROOM: usize = 64 << 10;
+
 /// Where a journal's bytes go: a file, or a test's.
 pub trait Store: Write {
     /// Cuts the store to this many bytes.
@@ -33,8 +36,8 @@ pub struct Writer<S = File> {
     store: S,
     /// How many bytes of the store are whole frames.
     whole: u64,
-    /// Whether the store may hold more than those: a write failed half-way and could not be undone yet.
-    torn: bool,
+    /// Whether the last write failed: the store may hold more than whole frames, and may have no room.
+    failed: bool,
     /// What must come before anything else: the header, until it is written.
     first: Vec<u8>,
     /// Records that were lost since the last successful write.
@@ -96,7 +99,7 @@ impl<S: Store> Writer<S> {
         }
         frame::put_json(&mut first, kind::RESUMED, header)?;
         let mut writer = Self::new(store, whole, first);
-        writer.torn = cut > 0;
+        writer.failed = cut > 0;
         Ok(writer)
     }
 
@@ -104,7 +107,7 @@ impl<S: Store> Writer<S> {
         Self {
             store,
             whole,
-            torn: false,
+            failed: false,
             first,
             lost: Lost::default(),
             lost_in_all: 0,
@@ -115,7 +118,7 @@ impl<S: Store> Writer<S> {
     /// Appends kernel records, all in one `write(2)`.
     ///
     /// After an error none of them is in the journal: they are counted, the store is cut back to whole frames, and the
-    /// next batch that can be written begins with a [`Lost`] frame.
+    /// next batch that can be written begins with a [`Lost`] frame. That is when there is room for much more than it.
     pub fn append<'a>(&mut self, records: impl IntoIterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         batch.clear();
@@ -176,9 +179,8 @@ impl<S: Store> Writer<S> {
 
     /// Writes whole frames, after what must come before them: all of it, or nothing.
     fn write(&mut self, frames: &[u8]) -> io::Result<()> {
-        if self.torn {
-            self.store.cut(self.whole)?;
-            self.torn = false;
+        if self.failed {
+            self.recover()?;
         }
         let mut joined;
         let bytes = if self.first.is_empty() && self.lost.records == 0 {
@@ -195,12 +197,25 @@ impl<S: Store> Writer<S> {
             return Ok(());
         }
         if let Err(error) = self.store.write_all(bytes) {
-            self.torn = self.store.cut(self.whole).is_err();
+            self.failed = true;
+            // Where this fails, too, it is done before the next write.
+            let _ = self.store.cut(self.whole);
             return Err(error);
         }
         self.whole += bytes.len() as u64;
         self.first.clear();
         self.lost = Lost::default();
+        Ok(())
+    }
+
+    /// After a failed write: undoes it, and makes sure that there is room for more than a few records. A disk that is
+    /// all but full would otherwise take small batches and refuse large ones, in turn.
+    fn recover(&mut self) -> io::Result<()> {
+        self.store.cut(self.whole)?;
+        let room = self.store.write_all(&[0; ROOM]);
+        self.store.cut(self.whole)?;
+        room?;
+        self.failed = false;
         Ok(())
     }
 }

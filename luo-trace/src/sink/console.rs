@@ -1,12 +1,19 @@
 //! Events and findings on a terminal or in a pipe, one a line.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use crate::errno;
 use crate::event::Event;
 use crate::model::Finding;
 use crate::report::span;
+
+/// Says a sentence to whoever runs luo-trace, on stderr. It goes out in one write: where stdout ends in the same file, the
+/// lines of both stay whole.
+pub fn tell(sentence: impl Display) {
+    // When stderr is gone, there is nobody to tell.
+    let _ = io::stderr().write_all(format!("luo-trace: {sentence}\n").as_bytes());
+}
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

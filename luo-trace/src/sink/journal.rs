@@ -384,7 +384,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_once_and_again_when_it_has_room() {
         let mut stage = given_a_queue_of(8);
-        for room in [false, false, true, true] {
+        // No room for a, nor for b; room is looked for before c and found, and c and the end are written.
+        for room in [false, false, true, true, true] {
             let answer = if room {
                 Ok(())
             } else {
