@@ -24,4 +24,7 @@ pub mod pipeline;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 pub mod timeline;

@@ -108,10 +108,6 @@ impl Court {
         }
     }
 
-    pub(super) fn coverage(&self) -> Coverage {
-        self.coverage
-    }
-
     /// An object is known from its beginning; its end will decide.
     pub(super) fn open(&mut self, invariant: Invariant) {
         self.tallies[invariant as usize].open += 1;
@@ -150,17 +146,19 @@ impl Court {
         self.suspicions.push(Suspicion { waits, since, finding });
     }
 
-    /// Clears what waits for this.
+    /// A user came, or the global state went: what waits for that is open again, as it was before it was suspected.
     pub(super) fn clear(&mut self, waits: Waits) {
-        let mut kept = Vec::new();
-        for suspicion in self.suspicions.drain(..) {
-            if suspicion.waits == waits {
-                self.tallies[suspicion.finding.invariant as usize].ok += 1;
-            } else {
-                kept.push(suspicion);
-            }
+        if self.suspicions.is_empty() {
+            return;
         }
-        self.suspicions = kept;
+        let tallies = &mut self.tallies;
+        self.suspicions.retain(|suspicion| {
+            let cleared = suspicion.waits == waits;
+            if cleared {
+                tallies[suspicion.finding.invariant as usize].open += 1;
+            }
+            !cleared
+        });
     }
 
     /// What was open, or suspected, depends on events that are lost.
@@ -212,6 +210,9 @@ impl Court {
                 self.undecidable(suspicion.finding.invariant);
             }
         }
+        // The record ends with the jump, or in the time between.
+        let departure = &mut self.tallies[Invariant::FreezeNoReturn as usize];
+        departure.ok += std::mem::take(&mut departure.open);
     }
 
     pub(super) fn verdict(&self, invariant: Invariant) -> Verdict {
@@ -257,14 +258,12 @@ impl Suspicion {
                     return Some(Judgement::Proved);
                 }
                 let ends = match scene.event.body {
-                    Body::SessionRelease(_) => true,
+                    Body::SessionRelease(p) => p.outcome.is_ok(),
                     Body::FilesUnpreserve(_) => matches!(self.waits, Waits::GivingBack(_)),
                     _ => false,
                 };
                 ends.then_some(Judgement::Cleared)
             }
-            // No preserve is under way while the kernel serializes.
-            Waits::User(_) if scene.serialized() => Some(Judgement::Proved),
             _ => self.has_settled(state, false).then_some(Judgement::Settled),
         }
     }

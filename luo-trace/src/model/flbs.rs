@@ -62,6 +62,11 @@ impl Flb {
         self.users.get(usize::from(handler)).map_or(Relation::Unknown, |u| u.0)
     }
 
+    /// Outgoing files of a handler that came since it was made.
+    pub(super) fn users(&self, handler: HandlerId) -> u64 {
+        self.users.get(usize::from(handler)).map_or(0, |u| u.1)
+    }
+
     /// Outgoing files that certainly use it.
     pub(super) fn certain_users(&self) -> u64 {
         self.users.iter().filter(|u| u.0 == Relation::Uses).map(|u| u.1).sum()
@@ -208,7 +213,7 @@ impl Flbs {
                 let user = flb.user(handler);
                 user.1 = user.1.saturating_sub(1);
             }
-            if moment.start.is_none() {
+            if moment.start.is_none() && flb.relation(handler) != Relation::UsesNot {
                 flb.outgoing.epoch = TAINTED;
             }
             flb.show_users(counts);

@@ -79,7 +79,7 @@ impl Model {
     /// Takes the next event of the record, in the order of the ring or the journal, and gives what it proves.
     pub fn apply(&mut self, event: &Event) -> &[Finding] {
         self.court.found.clear();
-        if let Body::Gap { .. } = event.body {
+        if matches!(event.body, Body::Gap { .. }) || State::is_blank(event) {
             self.court.lose();
             self.state.lose(event);
             return &self.court.found;

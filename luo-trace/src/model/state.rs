@@ -3,6 +3,7 @@
 //! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
 //! begins a new epoch, and with it everything that was known before is no longer certain.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use luo_trace_common::events::{self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef};
@@ -11,8 +12,9 @@ use serde::Serialize;
 
 use super::counts::{Counts, Direction, FileState, HandlerId};
 use super::court::SETTLE_NS;
-use super::finding::Subject;
+use super::finding::{Finding, Subject};
 use super::flbs::Flbs;
+use super::invariants::Invariant;
 use crate::event::{Body, Event, EventId};
 
 /// The epoch of what was not seen whole.
@@ -71,6 +73,31 @@ impl Scene<'_> {
         self.session.is_some_and(|s| s.serial == serial) && !matches!(self.event.body, Body::FileCallback(..))
     }
 
+    /// Whether it is an operation on a session that was not met before.
+    pub(super) fn is_stranger(&self) -> bool {
+        self.session.is_none() && session_ref(&self.event.body).is_some_and(|s| s.id != 0)
+    }
+
+    /// What this event proves, with it as the last piece of evidence.
+    pub(super) fn finding(
+        &self,
+        invariant: Invariant,
+        object: Subject,
+        expected: impl Into<Cow<'static, str>>,
+        seen: impl Into<Cow<'static, str>>,
+        evidence: &[EventId],
+    ) -> Finding {
+        Finding {
+            invariant,
+            object,
+            expected: expected.into(),
+            seen: seen.into(),
+            advice: invariant.advice(),
+            evidence: evidence.iter().copied().chain([self.moment.id]).collect(),
+            time_ns: self.moment.at,
+        }
+    }
+
     /// Whether the kernel has serialized everything: no operation on files is under way.
     pub(super) fn serialized(&self) -> bool {
         matches!(&self.event.body, Body::SessionSerialize(p) if p.outcome.is_ok())
@@ -88,6 +115,15 @@ pub(super) enum Retrieve {
     Failed(EventId),
 }
 
+impl Retrieve {
+    pub(super) fn event(self) -> Option<EventId> {
+        match self {
+            Retrieve::NotAsked => None,
+            Retrieve::Gave(_, id) | Retrieve::Failed(id) => Some(id),
+        }
+    }
+}
+
 /// A file of a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct File {
@@ -102,6 +138,8 @@ pub(super) struct File {
     /// Whether its handler's callbacks are seen.
     pub(super) called_back: bool,
     pub(super) retrieve: Retrieve,
+    /// The epoch of what is known of that.
+    pub(super) asked: u32,
 }
 
 /// A handler's preserve that succeeded, while the operation around it goes on.
@@ -125,7 +163,7 @@ pub(super) struct GivenBack {
 /// A session. Mirrors `struct luo_session` in `kernel/liveupdate/luo_internal.h` (7.3).
 #[derive(Debug)]
 pub(super) struct Session {
-    id: u64,
+    pub(super) id: u64,
     /// Its number in the order the model met them, which tells it from a later one with the same id.
     pub(super) serial: u64,
     pub(super) name: SessionName,
@@ -136,8 +174,8 @@ pub(super) struct Session {
     pub(super) files: Vec<File>,
     /// Incoming files that nobody has asked for: only their number is known.
     pub(super) pending: u64,
-    /// The event that retrieved it.
-    pub(super) retrieved: Option<EventId>,
+    /// The event that retrieved it, and its epoch.
+    pub(super) retrieved: Option<(EventId, u32)>,
     pub(super) preserving: Option<Preserving>,
     /// How many of its files the handlers were seen to unpreserve.
     pub(super) unpreserved: u64,
@@ -174,6 +212,11 @@ impl Session {
 
     pub(super) fn held(&self) -> impl Iterator<Item = &File> {
         self.files.iter().filter(|f| f.state.is_some())
+    }
+
+    /// Whether another session has its id already.
+    pub(super) fn is_departing(&self) -> bool {
+        self.left > 0
     }
 
     fn state(&self) -> SessionState {
@@ -284,7 +327,33 @@ pub(super) struct Holder {
 pub(super) struct Frozen {
     pub(super) at: u64,
     pub(super) id: EventId,
-    pub(super) tid: u32,
+    tid: u32,
+}
+
+impl Frozen {
+    /// Whether this event cannot be once everything is frozen: its task came back from the reboot, or it is the end of an
+    /// operation that began later and needs a lock which is then held for good. What fails before it takes that lock, and
+    /// what was under way before, is no sign.
+    pub(super) fn is_broken_by(&self, event: &Event) -> bool {
+        let locked = match &event.body {
+            Body::KexecReturn(_) => return event.header.pid == self.tid,
+            Body::SessionCreate(p) | Body::SessionRetrieve(p) => p.outcome.is_ok(),
+            Body::SessionRelease(_)
+            | Body::SessionSerialize(_)
+            | Body::FilePreserve(_)
+            | Body::FileRetrieve(_)
+            | Body::FilesUnpreserve(_)
+            | Body::FilesFinish(_)
+            | Body::FilesFreeze(_)
+            | Body::FilesUnfreeze(_)
+            | Body::FileCallback(..)
+            | Body::FlbPreserve(_)
+            | Body::FlbUnpreserve(_)
+            | Body::FlbFinish(_) => true,
+            _ => false,
+        };
+        locked && event.start().is_some_and(|start| start > self.at)
+    }
 }
 
 #[derive(Debug)]
@@ -297,7 +366,8 @@ pub(super) struct State {
     sessions: HashMap<u64, Session>,
     /// Sessions whose id was given to another before their release was seen to end.
     departing: Vec<Session>,
-    names: HashMap<(Direction, SessionName), u64>,
+    /// Id and serial number of the newest session of each name.
+    names: HashMap<(Direction, SessionName), (u64, u64)>,
     index: Index,
     pub(super) flbs: Flbs,
     pub(super) frozen: Option<Frozen>,
@@ -432,7 +502,8 @@ impl State {
 
     /// The session that has this name now.
     pub(super) fn named(&self, direction: Direction, name: SessionName) -> Option<&Session> {
-        self.names.get(&(direction, name)).and_then(|id| self.sessions.get(id))
+        let &(id, serial) = self.names.get(&(direction, name))?;
+        self.sessions.get(&id).filter(|s| s.serial == serial)
     }
 
     pub(super) fn file<'a>(&self, session: &'a Session, token: u64) -> Option<&'a File> {
@@ -471,9 +542,12 @@ impl State {
         let session = match &event.body {
             Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,
             Body::SessionRelease(p) => self.released(p.session.id, start),
-            body => session_ref(body).and_then(|s| match s.id {
-                0 => self.named(direction(body)?, s.name),
-                id => self.session(id),
+            body => session_ref(body).and_then(|session| {
+                let direction = direction(body)?;
+                match session.id {
+                    0 => self.named(direction, session.name),
+                    id => self.session(id).filter(|s| s.direction == direction),
+                }
             }),
         };
         Scene {
@@ -518,6 +592,12 @@ impl State {
         }
     }
 
+    /// Whether an operation succeeded on a session and does not say on which: any may have changed.
+    pub(super) fn is_blank(event: &Event) -> bool {
+        let ok = event.outcome().is_some_and(|o| o.is_ok());
+        ok && !matches!(event.body, Body::FileCallback(..)) && session_ref(&event.body).is_some_and(|s| s.id == 0)
+    }
+
     /// Events were lost: nothing that is known stays certain.
     pub(super) fn lose(&mut self, gap: &Event) {
         self.now = self.now.max(gap.header.ktime);
@@ -529,6 +609,8 @@ impl State {
     /// Lets an event take effect.
     pub(super) fn apply(&mut self, event: &Event, moment: Moment, handler: HandlerId) {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
+        // Told once: the update has failed, and what follows is a host that goes on.
+        self.frozen = self.frozen.filter(|frozen| !frozen.is_broken_by(event));
         match &event.body {
             Body::SessionCreate(p) if ok => self.insert(p, Direction::Outgoing, moment),
             Body::SessionRetrieve(p) if ok => self.retrieve_session(p, moment),
@@ -574,7 +656,8 @@ impl State {
             }
         }
         self.next_serial += 1;
-        self.names.insert((direction, session.name), session.id);
+        self.names
+            .insert((direction, session.name), (session.id, self.next_serial));
         self.index.counts.session_came(direction);
         self.sessions.insert(
             session.id,
@@ -601,7 +684,8 @@ impl State {
 
     /// The session of an operation; one that was not met before is taken as it is, its past unknown.
     fn adopt(&mut self, session: &SessionRef, direction: Direction, moment: Moment) -> Option<&mut Session> {
-        if session.id != 0 && !self.sessions.contains_key(&session.id) {
+        let met = self.sessions.get(&session.id).is_some_and(|s| s.direction == direction);
+        if session.id != 0 && !met {
             self.add(session, direction, TAINTED, moment);
         }
         self.sessions.get_mut(&session.id)
@@ -610,7 +694,7 @@ impl State {
     fn retrieve_session(&mut self, p: &SessionOp, moment: Moment) {
         self.adopt(&p.session, Direction::Incoming, moment);
         if let Some(session) = self.sessions.get_mut(&p.session.id) {
-            session.retrieved = Some(moment.id);
+            session.retrieved = Some((moment.id, moment.stamp()));
             self.index.no_longer_awaited(session);
         }
     }
@@ -633,7 +717,7 @@ impl State {
         self.index.drop_files(&mut session);
         self.index.no_longer_awaited(&mut session);
         let key = (session.direction, session.name);
-        if self.names.get(&key) == Some(&session.id) && !self.sessions.contains_key(&session.id) {
+        if self.names.get(&key) == Some(&(session.id, session.serial)) {
             self.names.remove(&key);
         }
         self.index.counts.session_went(session.direction);
@@ -663,7 +747,7 @@ impl State {
         if !ok {
             return;
         }
-        let called_back = preserving.is_some_and(|c| c.file == p.object.file && c.epoch == moment.epoch);
+        let called_back = preserving.is_some_and(|c| c.file != 0 && c.file == p.object.file && c.epoch == moment.epoch);
         let (serial, index) = (session.serial, session.files.len());
         session.files.push(File {
             token: p.token,
@@ -674,6 +758,7 @@ impl State {
             origin: moment.id,
             called_back,
             retrieve: Retrieve::NotAsked,
+            asked: TAINTED,
         });
         self.index
             .counts
@@ -690,7 +775,7 @@ impl State {
     fn call_back(&mut self, call: FileCall, p: &FileCallback, handler: HandlerId, moment: Moment, ok: bool) {
         match call {
             FileCall::Preserve => {
-                if let Some(session) = self.adopt(&p.session, Direction::Outgoing, moment) {
+                if let Some(session) = self.sessions.get_mut(&p.session.id) {
                     session.preserving = ok.then_some(Preserving {
                         file: p.file,
                         id: moment.id,
@@ -702,14 +787,17 @@ impl State {
                 let Some(session) = self.sessions.get_mut(&p.session.id) else {
                     return;
                 };
-                if session.preserving.is_some_and(|c| c.file == p.file) {
+                if p.file == 0 {
+                    // It was one of these.
+                    session.files.iter_mut().for_each(|f| f.epoch = TAINTED);
+                } else if session.preserving.is_some_and(|c| c.file == p.file) {
                     session.preserving = None;
                 } else if let Some(place) = session.position(p.file) {
                     self.index.drop_file(session, place);
                     session.unpreserved += 1;
                 }
             }
-            FileCall::Retrieve if p.flags & abi::TOKEN_KNOWN != 0 => {
+            FileCall::Retrieve if p.flags & abi::TOKEN_KNOWN != 0 && self.sessions.contains_key(&p.session.id) => {
                 let retrieve = if ok {
                     Retrieve::Gave(p.file, moment.id)
                 } else {
@@ -765,6 +853,10 @@ impl State {
                 (Retrieve::NotAsked, _) => file.retrieve = retrieve,
                 _ => {}
             }
+            // What is not certain any more is learned anew.
+            if file.asked != moment.epoch {
+                (file.retrieve, file.asked) = (retrieve, moment.stamp());
+            }
             return Some(file);
         }
         let taken = session.pending.min(1);
@@ -782,6 +874,7 @@ impl State {
             origin: moment.id,
             called_back: false,
             retrieve,
+            asked: moment.stamp(),
         });
         session.files.last_mut()
     }

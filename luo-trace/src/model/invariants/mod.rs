@@ -14,6 +14,11 @@ mod flb;
 mod reboot;
 mod session;
 
+/// Refusals of the kernel, as results: each proves that a promise was kept.
+const EEXIST: i64 = -17;
+const EBUSY: i64 = -16;
+const EINVAL: i64 = -22;
+
 /// How bad a violation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {

@@ -1,0 +1,899 @@
+//! A kernel that exists in tests only: LUO's objects, locks and rules, as `kernel/liveupdate/` has them (7.3), with tasks that
+//! take turns at every step. An event gets its time when its function returns and its place in the record a step later, as
+//! in the real programs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use luo_trace_common::events::{
+    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, OUTGOING, Object, Outcome,
+    Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+};
+use luo_trace_common::text::{Comm, Compatible};
+
+use super::plan::{Deed, Fault, Plan};
+use super::story::{MEMFD, memfd, session};
+use crate::event::{Body, Event};
+
+const FLBS: usize = 2;
+const NAMES: u8 = 4;
+const TOKENS: u8 = 4;
+const FILES: u8 = 6;
+const EEXIST: i64 = -17;
+const EINVAL: i64 = -22;
+const ENOENT: i64 = -2;
+const EBUSY: i64 = -16;
+const EIO: i64 = -5;
+
+#[derive(Clone, Copy, Debug)]
+struct KFile {
+    token: u64,
+    /// `None`: not retrieved yet.
+    object: Option<Object>,
+    /// As the kernel's `retrieve_status`.
+    status: i64,
+}
+
+#[derive(Clone, Debug)]
+struct KSession {
+    name: SessionRef,
+    incoming: bool,
+    retrieved: bool,
+    files: Vec<KFile>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lock {
+    /// `luo_session_serialize_rwsem`, for reading.
+    Read,
+    /// The same, for writing: the freeze.
+    Write,
+    /// A session's mutex, by its id.
+    Session(u64),
+    /// An FLB's lock, outgoing or incoming.
+    Flb(usize, bool),
+}
+
+/// A step that a task takes in one turn.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Deed(Deed),
+    /// A traced function is entered.
+    Enter,
+    /// It returns, with this result.
+    Leave(Body, i64),
+    /// Its event takes its place in the record.
+    Emit(Event),
+    Take(Lock),
+    Give(Lock),
+    Insert {
+        name: u8,
+    },
+    Preserve {
+        id: u64,
+        token: u64,
+        file: Object,
+        fault: Fault,
+    },
+    FlbGet {
+        flb: usize,
+        fault: Fault,
+    },
+    FlbCreated {
+        flb: usize,
+    },
+    FlbPut {
+        flb: usize,
+        incoming: bool,
+    },
+    Append {
+        id: u64,
+        token: u64,
+        file: Object,
+    },
+    Forget {
+        file: Object,
+    },
+    UnpreserveNext {
+        id: u64,
+    },
+    Detach {
+        id: u64,
+        file: Object,
+    },
+    FindSession {
+        name: u8,
+    },
+    RetrieveFile {
+        id: u64,
+        token: u64,
+        fault: Fault,
+    },
+    Retrieved {
+        id: u64,
+        token: u64,
+        result: i64,
+    },
+    Finish {
+        id: u64,
+        fault: Fault,
+    },
+    FinishNext {
+        id: u64,
+    },
+    FinishEnd {
+        id: u64,
+    },
+    /// The task's hold on a session's descriptor ends.
+    Put {
+        id: u64,
+    },
+    Unlink {
+        id: u64,
+        event: Body,
+    },
+    Freeze {
+        fault: Fault,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Task {
+    steps: VecDeque<Step>,
+    /// When the functions were entered that it is in, the innermost last.
+    entered: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Flb {
+    outgoing: i64,
+    incoming: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct Kernel {
+    now: u64,
+    tasks: Vec<Task>,
+    order: Vec<u8>,
+    turn: usize,
+    sessions: BTreeMap<u64, KSession>,
+    /// Sessions with open descriptors, and how many hold each.
+    open: BTreeMap<u64, u32>,
+    closing: BTreeSet<u64>,
+    /// `luo_preserved_files`.
+    preserved: BTreeSet<u64>,
+    flbs: [Flb; FLBS],
+    readers: u32,
+    frozen: bool,
+    held: BTreeSet<(u64, usize, bool)>,
+    sequence: [u64; 2],
+    next_file: u64,
+    events: Vec<Event>,
+}
+
+fn outcome(result: i64) -> Outcome {
+    Outcome { result, duration: 0 }
+}
+
+fn with_outcome(mut body: Body, to: Outcome) -> Body {
+    match &mut body {
+        Body::SessionCreate(p) | Body::SessionRetrieve(p) => p.outcome = to,
+        Body::SessionRelease(p) => p.outcome = to,
+        Body::FilePreserve(p) | Body::FileRetrieve(p) => p.outcome = to,
+        Body::FilesUnpreserve(p)
+        | Body::FilesFinish(p)
+        | Body::FilesFreeze(p)
+        | Body::FilesUnfreeze(p)
+        | Body::FilesDeserialize(p) => p.outcome = to,
+        Body::FileCallback(_, p) => p.outcome = to,
+        Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => p.outcome = to,
+        Body::FlbCallback(_, p) => p.outcome = to,
+        Body::SessionDeserialize(p)
+        | Body::SessionSerialize(p)
+        | Body::FlbSerialize(p)
+        | Body::KexecEnter(p)
+        | Body::LiveupdateReboot(p)
+        | Body::KexecReturn(p) => p.outcome = to,
+        Body::Gap { .. } => {}
+    }
+    body
+}
+
+fn files_op(session: SessionRef, files: usize) -> FilesOp {
+    FilesOp {
+        session,
+        files: files as u64,
+        outcome: outcome(0),
+    }
+}
+
+fn file_op(session: SessionRef, token: u64, object: Option<Object>) -> FileOp {
+    FileOp {
+        session,
+        token,
+        handler: Compatible::new(if object.is_some() { MEMFD } else { "" }),
+        object: object.unwrap_or_default(),
+        data: 0,
+        outcome: outcome(0),
+    }
+}
+
+fn file_call(call: FileCall, session: SessionRef, token: Option<u64>, file: Option<Object>) -> Body {
+    let callback = FileCallback {
+        call: call as u32,
+        flags: if token.is_some() { TOKEN_KNOWN } else { 0 },
+        session,
+        token: token.unwrap_or(0),
+        handler: Compatible::new(MEMFD),
+        file: file.map_or(0, |f| f.file),
+        ..FileCallback::default()
+    };
+    Body::FileCallback(call, callback)
+}
+
+fn flb_op() -> FlbOp {
+    FlbOp {
+        handler: Compatible::new(MEMFD),
+        outcome: outcome(0),
+    }
+}
+
+fn flb_call(call: FlbCall, flb: usize) -> Body {
+    let callback = FlbCallback {
+        call: call as u32,
+        flb: 0x5_0000 + flb as u64,
+        name: Compatible::new(["flb-a", "flb-b"][flb]),
+        handler: Compatible::new(MEMFD),
+        ..FlbCallback::default()
+    };
+    Body::FlbCallback(call, callback)
+}
+
+impl Kernel {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut kernel = Self {
+            now: 1_000_000_000,
+            tasks: plan
+                .tasks
+                .iter()
+                .map(|deeds| Task {
+                    steps: deeds.iter().map(|&deed| Step::Deed(deed)).collect(),
+                    entered: Vec::new(),
+                })
+                .collect(),
+            order: plan.order.clone(),
+            turn: 0,
+            sessions: BTreeMap::new(),
+            open: BTreeMap::new(),
+            closing: BTreeSet::new(),
+            preserved: BTreeSet::new(),
+            flbs: Default::default(),
+            readers: 0,
+            frozen: false,
+            held: BTreeSet::new(),
+            sequence: [0; 2],
+            next_file: u64::from(FILES),
+            events: Vec::new(),
+        };
+        kernel.deserialize(&plan.incoming);
+        kernel
+    }
+
+    pub(super) fn run(mut self) -> Vec<Event> {
+        loop {
+            let ready: Vec<usize> = (0..self.tasks.len()).filter(|&t| self.can_run(t)).collect();
+            let Some(last) = ready.len().checked_sub(1) else {
+                return self.events;
+            };
+            let choice = self
+                .order
+                .get(self.turn % self.order.len().max(1))
+                .copied()
+                .unwrap_or(0);
+            self.turn += 1;
+            self.now += 100 + u64::from(choice) * 1000;
+            let task = ready[usize::from(choice) % (last + 1)];
+            if let Some(step) = self.tasks[task].steps.pop_front() {
+                self.step(task, step);
+            }
+        }
+    }
+
+    /// `luo_session_deserialize`, at the first open of the device, by the first task.
+    fn deserialize(&mut self, incoming: &[u8]) {
+        if incoming.is_empty() || self.tasks.is_empty() {
+            return;
+        }
+        let mut files = 0;
+        self.tasks[0].entered.push(self.now);
+        for (i, &count) in incoming.iter().take(usize::from(NAMES)).enumerate() {
+            let name = session(self.free_id(), &format!("s{i}"));
+            let count = count % (TOKENS + 1);
+            files += i64::from(count);
+            let file = |token| KFile {
+                token: u64::from(token),
+                object: None,
+                status: 0,
+            };
+            let arrived = KSession {
+                name,
+                incoming: true,
+                retrieved: false,
+                files: (0..count).map(file).collect(),
+            };
+            self.sessions.insert(name.id, arrived);
+            self.now += 1000;
+            let start = self.now;
+            self.now += 1000;
+            self.tasks[0].entered.push(start);
+            self.at_once(0, Body::FilesDeserialize(files_op(name, usize::from(count))));
+        }
+        self.now += 1000;
+        self.at_once(0, Body::SessionDeserialize(Plain { outcome: outcome(0) }));
+        self.flbs.iter_mut().for_each(|flb| flb.incoming = files);
+    }
+
+    fn at_once(&mut self, task: usize, body: Body) {
+        let event = self.leave(task, body, 0);
+        self.emit(task, event);
+    }
+
+    fn free_id(&self) -> u64 {
+        // The lowest one that is free: the kernel's allocator likes to hand out what was just given back.
+        (1..)
+            .find(|&i| !self.sessions.contains_key(&session(i, "").id))
+            .unwrap_or(0)
+    }
+
+    fn can_run(&self, task: usize) -> bool {
+        match self.tasks[task].steps.front() {
+            None => false,
+            Some(Step::Take(Lock::Read)) => !self.frozen,
+            Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0,
+            Some(Step::Take(lock)) => !self.held.contains(&key(*lock)),
+            Some(_) => true,
+        }
+    }
+
+    fn leave(&mut self, task: usize, body: Body, result: i64) -> Event {
+        let start = self.tasks[task].entered.pop().unwrap_or(self.now);
+        let duration = match body {
+            // It tells of the entry.
+            Body::KexecEnter(_) => 0,
+            _ => (self.now - start).max(1),
+        };
+        let body = with_outcome(body, Outcome { result, duration });
+        let kind = body.kind();
+        let header = Header {
+            kind: kind.map_or(0, |kind| kind as u16),
+            size: kind.map_or(0, |kind| (size_of::<Header>() + kind.payload_size()) as u16),
+            cpu: (task % 2) as u32,
+            seq: 0,
+            lost: 0,
+            ktime: self.now,
+            pid: 100 + task as u32,
+            tgid: 100,
+            comm: Comm::new("task"),
+        };
+        Event { header, body }
+    }
+
+    fn emit(&mut self, task: usize, mut event: Event) {
+        let sequence = &mut self.sequence[task % 2];
+        *sequence += 1;
+        event.header.seq = *sequence;
+        self.events.push(event);
+    }
+
+    fn first(&mut self, task: usize, steps: impl IntoIterator<Item = Step, IntoIter: DoubleEndedIterator>) {
+        for step in steps.into_iter().rev() {
+            self.tasks[task].steps.push_front(step);
+        }
+    }
+
+    fn step(&mut self, task: usize, step: Step) {
+        match step {
+            Step::Deed(deed) => self.begin(task, deed),
+            Step::Enter => self.tasks[task].entered.push(self.now),
+            Step::Leave(body, result) => {
+                let event = self.leave(task, body, result);
+                self.first(task, [Step::Emit(event)]);
+            }
+            Step::Emit(event) => self.emit(task, event),
+            Step::Take(Lock::Read) => self.readers += 1,
+            Step::Take(Lock::Write) => self.frozen = true,
+            Step::Take(lock) => _ = self.held.insert(key(lock)),
+            Step::Give(Lock::Read) => self.readers -= 1,
+            Step::Give(Lock::Write) => self.frozen = false,
+            Step::Give(lock) => _ = self.held.remove(&key(lock)),
+            Step::Insert { name } => self.insert(task, name),
+            Step::Preserve { id, token, file, fault } => self.preserve(task, id, token, file, fault),
+            Step::FlbGet { flb, fault } => self.flb_get(task, flb, fault),
+            Step::FlbCreated { flb } => self.flbs[flb].outgoing = 1,
+            Step::FlbPut { flb, incoming } => self.flb_put(task, flb, incoming),
+            Step::Append { id, token, file } => {
+                let file = KFile {
+                    token,
+                    object: Some(file),
+                    status: 0,
+                };
+                self.sessions.entry(id).and_modify(|s| s.files.push(file));
+            }
+            Step::Forget { file } => _ = self.preserved.remove(&file.identity),
+            Step::UnpreserveNext { id } => self.unpreserve_next(task, id),
+            Step::Detach { id, file } => {
+                self.preserved.remove(&file.identity);
+                self.sessions.entry(id).and_modify(|s| _ = s.files.pop());
+            }
+            Step::FindSession { name } => self.find_session(task, name),
+            Step::RetrieveFile { id, token, fault } => self.retrieve_file(task, id, token, fault),
+            Step::Retrieved { id, token, result } => self.retrieved(task, id, token, result),
+            Step::Finish { id, fault } => self.finish(task, id, fault),
+            Step::FinishNext { id } => self.finish_next(task, id),
+            Step::FinishEnd { id } => _ = self.sessions.entry(id).and_modify(|s| _ = s.files.pop()),
+            Step::Put { id } => self.put(task, id),
+            Step::Unlink { id, event } => {
+                self.sessions.remove(&id);
+                self.first(task, [Step::Give(Lock::Read), Step::Leave(event, 0)]);
+            }
+            Step::Freeze { fault } => self.freeze(task, fault),
+        }
+    }
+
+    /// The open session of this number, of one direction, with one more holder.
+    fn hold(&mut self, number: u8, incoming: bool) -> Option<u64> {
+        let of_direction =
+            |id: &&u64| !self.closing.contains(id) && self.sessions.get(id).is_some_and(|s| s.incoming == incoming);
+        let ids: Vec<u64> = self.open.keys().filter(of_direction).copied().collect();
+        let id = *ids.get(usize::from(number) % ids.len().max(1))?;
+        *self.open.get_mut(&id)? += 1;
+        Some(id)
+    }
+
+    fn begin(&mut self, task: usize, deed: Deed) {
+        match deed {
+            Deed::Create { name } => {
+                self.first(
+                    task,
+                    [Step::Enter, Step::Take(Lock::Read), Step::Insert { name: name % NAMES }],
+                );
+            }
+            Deed::Preserve {
+                session,
+                token,
+                file,
+                fault,
+            } => {
+                if let Some(id) = self.hold(session, false) {
+                    let (token, file) = (u64::from(token % TOKENS), memfd(u64::from(file % FILES)));
+                    self.ioctl(task, id, Step::Preserve { id, token, file, fault });
+                }
+            }
+            Deed::RetrieveSession { name } => {
+                self.first(
+                    task,
+                    [
+                        Step::Enter,
+                        Step::Take(Lock::Read),
+                        Step::FindSession { name: name % NAMES },
+                    ],
+                );
+            }
+            Deed::Retrieve { session, token, fault } => {
+                if let Some(id) = self.hold(session, true) {
+                    self.ioctl(
+                        task,
+                        id,
+                        Step::RetrieveFile {
+                            id,
+                            token: u64::from(token % TOKENS),
+                            fault,
+                        },
+                    );
+                }
+            }
+            Deed::Finish { session, fault } => {
+                if let Some(id) = self.hold(session, true) {
+                    self.ioctl(task, id, Step::Finish { id, fault });
+                }
+            }
+            Deed::Close { session } => {
+                let ids: Vec<u64> = self
+                    .open
+                    .keys()
+                    .copied()
+                    .filter(|id| !self.closing.contains(id))
+                    .collect();
+                if let Some(&id) = ids.get(usize::from(session) % ids.len().max(1)) {
+                    self.closing.insert(id);
+                    self.first(task, [Step::Put { id }]);
+                }
+            }
+            Deed::Reboot { fault } => self.first(
+                task,
+                [
+                    Step::Enter,
+                    Step::Leave(Body::KexecEnter(Plain::default()), 0),
+                    Step::Enter,
+                    Step::Enter,
+                    Step::Enter,
+                    Step::Take(Lock::Write),
+                    Step::Freeze { fault },
+                ],
+            ),
+        }
+    }
+
+    /// An operation on a session's descriptor, with what surrounds each.
+    fn ioctl(&mut self, task: usize, id: u64, operation: Step) {
+        self.first(
+            task,
+            [
+                Step::Take(Lock::Read),
+                Step::Take(Lock::Session(id)),
+                Step::Enter,
+                operation,
+                Step::Give(Lock::Session(id)),
+                Step::Give(Lock::Read),
+                Step::Put { id },
+            ],
+        );
+    }
+
+    fn insert(&mut self, task: usize, name: u8) {
+        let name = format!("s{name}");
+        let taken = self
+            .sessions
+            .values()
+            .any(|s| !s.incoming && s.name.name == session(0, &name).name);
+        let new = if taken {
+            SessionRef {
+                id: 0,
+                ..session(0, &name)
+            }
+        } else {
+            session(self.free_id(), &name)
+        };
+        if !taken {
+            let created = KSession {
+                name: new,
+                incoming: false,
+                retrieved: false,
+                files: Vec::new(),
+            };
+            self.sessions.insert(new.id, created);
+        }
+        let event = Body::SessionCreate(SessionOp {
+            session: new,
+            outcome: outcome(0),
+        });
+        let result = if taken { EEXIST } else { 0 };
+        self.first(task, [Step::Give(Lock::Read), Step::Leave(event, result)]);
+        if !taken {
+            self.install(task, new.id);
+        }
+    }
+
+    /// The descriptor of a session is there after the event about it: nobody can use it before.
+    fn install(&mut self, task: usize, id: u64) {
+        let steps = &mut self.tasks[task].steps;
+        let after = steps
+            .iter()
+            .position(|s| matches!(s, Step::Deed(_)))
+            .unwrap_or(steps.len());
+        // A hold that is taken and put at once would close it, so it begins with the one of the descriptor table.
+        steps.insert(after, Step::Put { id: id | INSTALL });
+    }
+
+    fn preserve(&mut self, task: usize, id: u64, token: u64, file: Object, fault: Fault) {
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let name = kept.name;
+        let refused = if kept.files.iter().any(|f| f.token == token) {
+            EEXIST
+        } else if !self.preserved.insert(file.identity) {
+            EBUSY
+        } else {
+            0
+        };
+        if refused != 0 {
+            return self.first(
+                task,
+                [Step::Leave(Body::FilePreserve(file_op(name, token, None)), refused)],
+            );
+        }
+        let fails = fault == Fault::Handler;
+        // What follows when the FLBs are there; a failure of one of them cuts it off, see `flb_get`.
+        let called = file_call(FileCall::Preserve, name, Some(token), Some(file));
+        let mut then = vec![Step::Enter, Step::Leave(called, if fails { EIO } else { 0 })];
+        if fails {
+            then.extend(leave_flbs(false));
+            then.push(Step::Forget { file });
+        } else {
+            then.push(Step::Append { id, token, file });
+        }
+        let object = (!fails).then_some(file);
+        then.push(Step::Leave(
+            Body::FilePreserve(file_op(name, token, object)),
+            if fails { EIO } else { 0 },
+        ));
+        self.first(task, then);
+        let get = |flb| [Step::Take(Lock::Flb(flb, false)), Step::FlbGet { flb, fault }];
+        self.first(
+            task,
+            [Step::Enter]
+                .into_iter()
+                .chain((0..FLBS).flat_map(get).collect::<Vec<_>>())
+                .chain([Step::Leave(Body::FlbPreserve(flb_op()), 0)])
+                .collect::<Vec<_>>(),
+        );
+    }
+
+    fn flb_get(&mut self, task: usize, flb: usize, fault: Fault) {
+        let give = Step::Give(Lock::Flb(flb, false));
+        if self.flbs[flb].outgoing > 0 {
+            self.flbs[flb].outgoing += 1;
+            return self.first(task, [give]);
+        }
+        if !matches!(fault, Fault::Flb(i) if usize::from(i) % FLBS == flb) {
+            let made = Step::Leave(flb_call(FlbCall::Preserve, flb), 0);
+            return self.first(task, [Step::Enter, made, Step::FlbCreated { flb }, give]);
+        }
+        // It fails: the ones before are put back, and the preserve fails.
+        let steps = &mut self.tasks[task].steps;
+        let mut end = None;
+        while let Some(step) = steps.pop_front() {
+            if let Step::Leave(Body::FilePreserve(p), _) = step {
+                end = Some(p);
+                break;
+            }
+            if let Step::Append { file, .. } | Step::Forget { file } = step {
+                self.preserved.remove(&file.identity);
+            }
+        }
+        let Some(p) = end else { return };
+        let failed = Step::Leave(flb_call(FlbCall::Preserve, flb), EIO);
+        let puts: Vec<Step> = (0..flb).rev().flat_map(|flb| put_flb(flb, false)).collect();
+        let mut steps = vec![Step::Enter, failed, give];
+        steps.extend(puts);
+        steps.push(Step::Leave(Body::FlbPreserve(flb_op()), EIO));
+        steps.push(Step::Leave(Body::FilePreserve(file_op(p.session, p.token, None)), EIO));
+        self.first(task, steps);
+    }
+
+    fn flb_put(&mut self, task: usize, flb: usize, incoming: bool) {
+        let count = if incoming {
+            &mut self.flbs[flb].incoming
+        } else {
+            &mut self.flbs[flb].outgoing
+        };
+        *count -= 1;
+        if *count == 0 {
+            let call = if incoming { FlbCall::Finish } else { FlbCall::Unpreserve };
+            self.first(task, [Step::Enter, Step::Leave(flb_call(call, flb), 0)]);
+        }
+    }
+
+    /// One reference to a session's descriptor less. With the last one comes the release, by whoever had it.
+    fn put(&mut self, task: usize, id: u64) {
+        if id & INSTALL == INSTALL {
+            self.open.insert(id & !INSTALL, 1);
+            return;
+        }
+        let Some(holders) = self.open.get_mut(&id) else { return };
+        *holders -= 1;
+        if *holders > 0 {
+            return;
+        }
+        self.open.remove(&id);
+        self.closing.remove(&id);
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let released = SessionRelease {
+            session: kept.name,
+            direction: if kept.retrieved { INCOMING } else { OUTGOING },
+            reserved: 0,
+            files: kept.files.len() as u64,
+            outcome: outcome(0),
+        };
+        let (inner, name, files) = (kept.retrieved, kept.name, kept.files.len());
+        let mut steps = vec![
+            Step::Enter,
+            Step::Take(Lock::Read),
+            Step::Take(Lock::Session(id)),
+            Step::Enter,
+        ];
+        if inner {
+            steps.push(Step::Finish { id, fault: Fault::None });
+        } else {
+            steps.push(Step::UnpreserveNext { id });
+            steps.push(Step::Leave(Body::FilesUnpreserve(files_op(name, files)), 0));
+        }
+        steps.push(Step::Give(Lock::Session(id)));
+        steps.push(Step::Unlink {
+            id,
+            event: Body::SessionRelease(released),
+        });
+        self.first(task, steps);
+    }
+
+    fn unpreserve_next(&mut self, task: usize, id: u64) {
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let Some(file) = kept.files.last().and_then(|f| f.object) else {
+            return;
+        };
+        let mut steps = vec![
+            Step::Enter,
+            Step::Leave(file_call(FileCall::Unpreserve, kept.name, None, Some(file)), 0),
+        ];
+        steps.extend(leave_flbs(false));
+        steps.extend([Step::Detach { id, file }, Step::UnpreserveNext { id }]);
+        self.first(task, steps);
+    }
+
+    fn find_session(&mut self, task: usize, name: u8) {
+        let asked = session(0, &format!("s{name}"));
+        let found = self
+            .sessions
+            .values_mut()
+            .find(|s| s.incoming && s.name.name == asked.name);
+        let (found, result) = match found {
+            None => (SessionRef { id: 0, ..asked }, ENOENT),
+            Some(s) if s.retrieved => (SessionRef { id: 0, ..asked }, EINVAL),
+            Some(s) => {
+                s.retrieved = true;
+                (s.name, 0)
+            }
+        };
+        let event = Body::SessionRetrieve(SessionOp {
+            session: found,
+            outcome: outcome(0),
+        });
+        self.first(task, [Step::Give(Lock::Read), Step::Leave(event, result)]);
+        if result == 0 {
+            self.install(task, found.id);
+        }
+    }
+
+    fn retrieve_file(&mut self, task: usize, id: u64, token: u64, fault: Fault) {
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let name = kept.name;
+        let file = kept.files.iter().find(|f| f.token == token);
+        let (object, result) = match file {
+            None => (None, ENOENT),
+            Some(f) if f.status != 0 => (f.object, f.status.min(0)),
+            Some(_) => {
+                let result = if fault == Fault::Handler { EIO } else { 0 };
+                let object = (result == 0).then(|| memfd(self.next_file));
+                self.next_file += 1;
+                let called = file_call(FileCall::Retrieve, name, Some(token), object);
+                let after = Step::Retrieved { id, token, result };
+                return self.first(task, [Step::Enter, Step::Leave(called, result), after]);
+            }
+        };
+        self.first(
+            task,
+            [Step::Leave(Body::FileRetrieve(file_op(name, token, object)), result)],
+        );
+    }
+
+    fn retrieved(&mut self, task: usize, id: u64, token: u64, result: i64) {
+        // The number of the file that the callback gave: the last one of this task's.
+        let given = self.events.iter().rev().find_map(|e| match &e.body {
+            Body::FileCallback(FileCall::Retrieve, p) if e.header.pid == 100 + task as u32 => Some(p.file),
+            _ => None,
+        });
+        let object = given.filter(|&file| file != 0).map(|file| memfd(file - memfd(0).file));
+        let Some(kept) = self.sessions.get_mut(&id) else { return };
+        let name = kept.name;
+        for file in kept.files.iter_mut().filter(|f| f.token == token) {
+            file.object = object;
+            file.status = if result == 0 { 1 } else { result };
+        }
+        self.preserved.extend(object.map(|o| o.identity));
+        self.first(
+            task,
+            [Step::Leave(Body::FileRetrieve(file_op(name, token, object)), result)],
+        );
+    }
+
+    fn finish(&mut self, task: usize, id: u64, fault: Fault) {
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let (name, files) = (kept.name, kept.files.clone());
+        let end = |result| Step::Leave(Body::FilesFinish(files_op(name, files.len())), result);
+        let mut steps = Vec::new();
+        for (i, file) in files.iter().enumerate() {
+            let refuses = fault == Fault::Handler && i + 1 == files.len();
+            let asked = file_call(FileCall::CanFinish, name, None, file.object);
+            steps.extend([Step::Enter, Step::Leave(asked, if refuses { EBUSY } else { 0 })]);
+            if refuses {
+                steps.push(end(EBUSY));
+                return self.first(task, steps);
+            }
+        }
+        steps.extend([Step::FinishNext { id }, end(0)]);
+        self.first(task, steps);
+    }
+
+    fn finish_next(&mut self, task: usize, id: u64) {
+        let Some(kept) = self.sessions.get(&id) else { return };
+        let Some(file) = kept.files.last().copied() else { return };
+        let mut steps = vec![
+            Step::Enter,
+            Step::Leave(file_call(FileCall::Finish, kept.name, None, file.object), 0),
+        ];
+        steps.extend(leave_flbs(true));
+        steps.extend(file.object.map(|file| Step::Forget { file }));
+        steps.extend([Step::FinishEnd { id }, Step::FinishNext { id }]);
+        self.first(task, steps);
+    }
+
+    /// `luo_session_serialize` with its lock held, and what follows it in `liveupdate_reboot` and `kernel_kexec`.
+    fn freeze(&mut self, task: usize, fault: Fault) {
+        let sessions: Vec<KSession> = self.sessions.values().filter(|s| !s.incoming).cloned().collect();
+        let fails = fault == Fault::Handler && sessions.last().is_some_and(|s| !s.files.is_empty());
+        let mut steps = Vec::new();
+        for (i, kept) in sessions.iter().enumerate() {
+            let last = i + 1 == sessions.len();
+            steps.push(Step::Enter);
+            for (k, file) in kept.files.iter().enumerate() {
+                let refuses = fails && last && k + 1 == kept.files.len();
+                let called = file_call(FileCall::Freeze, kept.name, None, file.object);
+                steps.extend([Step::Enter, Step::Leave(called, if refuses { EIO } else { 0 })]);
+            }
+            let result = if fails && last { EIO } else { 0 };
+            steps.push(Step::Leave(
+                Body::FilesFreeze(files_op(kept.name, kept.files.len())),
+                result,
+            ));
+        }
+        let result = if fails { EIO } else { 0 };
+        if fails {
+            for kept in sessions.iter().rev().skip(1) {
+                let event = Body::FilesUnfreeze(files_op(kept.name, kept.files.len()));
+                steps.extend([Step::Enter, Step::Leave(event, 0)]);
+            }
+            steps.push(Step::Give(Lock::Write));
+        }
+        steps.push(Step::Leave(Body::SessionSerialize(Plain::default()), result));
+        if !fails {
+            steps.extend([Step::Enter, Step::Leave(Body::FlbSerialize(Plain::default()), 0)]);
+        }
+        steps.push(Step::Leave(Body::LiveupdateReboot(Plain::default()), result));
+        if fails {
+            steps.push(Step::Leave(Body::KexecReturn(Plain::default()), result));
+        } else {
+            // The jump: this task does nothing more.
+            self.tasks[task].steps.clear();
+        }
+        self.first(task, steps);
+    }
+}
+
+/// Marks, in [`Step::Put`], a descriptor that is installed.
+const INSTALL: u64 = 1;
+
+fn key(lock: Lock) -> (u64, usize, bool) {
+    match lock {
+        Lock::Session(id) => (id, 0, false),
+        Lock::Flb(flb, incoming) => (0, flb, incoming),
+        Lock::Read | Lock::Write => (u64::MAX, 0, false),
+    }
+}
+
+fn put_flb(flb: usize, incoming: bool) -> [Step; 3] {
+    let lock = Lock::Flb(flb, incoming);
+    [Step::Take(lock), Step::FlbPut { flb, incoming }, Step::Give(lock)]
+}
+
+/// `luo_flb_file_unpreserve` or `luo_flb_file_finish`.
+fn leave_flbs(incoming: bool) -> Vec<Step> {
+    let end = if incoming {
+        Body::FlbFinish(flb_op())
+    } else {
+        Body::FlbUnpreserve(flb_op())
+    };
+    let puts = (0..FLBS).rev().flat_map(|flb| put_flb(flb, incoming));
+    [Step::Enter]
+        .into_iter()
+        .chain(puts)
+        .chain([Step::Leave(end, 0)])
+        .collect()
+}

@@ -1,0 +1,49 @@
+//! Records of things that happened, made up: what tests, fuzzers and benchmarks feed into the model.
+//!
+//! - [`Story`] tells a record event by event, so it can tell impossible ones too;
+//! - [`Plan`] says what some tasks do, and [`Plan::run`] plays it on a kernel of its own with LUO's locks and rules, in any
+//!   interleaving: what comes out is always legal.
+
+mod kernel;
+mod plan;
+mod story;
+
+pub use plan::{Deed, Fault, Plan};
+pub use story::{MEMFD, Story, memfd, session};
+
+use crate::decode::{Decoder, encode};
+use crate::event::{Body, Event};
+
+/// The record that is left when the events at the places for which `lost` says so are lost: each loss shows as a gap before
+/// the next event that is left, or at the end.
+pub fn with_losses(events: &[Event], lost: impl Fn(usize) -> bool) -> Vec<Event> {
+    let mut decoder = Decoder::default();
+    let mut losses = 0;
+    let mut left = Vec::new();
+    for (place, event) in events.iter().enumerate() {
+        if lost(place) {
+            losses += 1;
+            continue;
+        }
+        let mut event = *event;
+        event.header.lost = losses;
+        let (gap, decoded) = decoder.decode(&encode(&event));
+        left.extend(gap);
+        left.extend(decoded.ok());
+    }
+    if let Some(last) = events.last() {
+        left.extend(decoder.lost_is_now(losses, last.header));
+    }
+    left
+}
+
+/// The record with one event changed, or left out without a trace.
+pub fn with_change(events: &[Event], place: usize, change: impl FnOnce(&mut Body) -> bool) -> Vec<Event> {
+    let mut events = events.to_vec();
+    if let Some(event) = events.get_mut(place)
+        && !change(&mut event.body)
+    {
+        events.remove(place);
+    }
+    events
+}

@@ -1,0 +1,358 @@
+//! A record told event by event.
+
+use std::collections::BTreeMap;
+
+use luo_trace_common::events::{
+    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, OUTGOING, Object, Outcome,
+    Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+};
+use luo_trace_common::text::{Comm, Compatible, SessionName};
+
+use crate::event::{Body, Event};
+
+/// The compatible string of the handler that stories use.
+pub const MEMFD: &str = "memfd-v2";
+
+/// A session with this name, and the id that the kernel knows it by.
+pub fn session(id: u64, name: &str) -> SessionRef {
+    SessionRef {
+        id: 0xffff_8880_0000_0000 + id * 0x100,
+        name: SessionName::new(name),
+    }
+}
+
+/// An open memfd, told apart by its number.
+pub fn memfd(number: u64) -> Object {
+    Object {
+        identity: 0x1000 + number,
+        file: 0xf000 + number,
+        inode: number,
+        size: 4096 * (number + 1),
+    }
+}
+
+/// Tells a record. Time, CPU and sequence numbers run by themselves; an operation may hold others, told by a closure. What is
+/// told need not be possible.
+#[derive(Debug, Default)]
+pub struct Story {
+    now: u64,
+    tid: u32,
+    result: i64,
+    since: Option<u64>,
+    sequence: BTreeMap<u32, u64>,
+    /// What was told so far.
+    pub events: Vec<Event>,
+}
+
+const STEP: u64 = 1000;
+
+impl Story {
+    /// A record that begins with nothing.
+    pub fn new() -> Self {
+        Self {
+            now: 1_000_000,
+            tid: 100,
+            ..Self::default()
+        }
+    }
+
+    /// The time now, in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// What follows is done by this thread.
+    pub fn by(&mut self, tid: u32) -> &mut Self {
+        self.tid = tid;
+        self
+    }
+
+    /// The next operation fails with this errno.
+    pub fn failing(&mut self, errno: i64) -> &mut Self {
+        self.result = -errno;
+        self
+    }
+
+    /// The next operation has been under way since this time.
+    pub fn since(&mut self, time: u64) -> &mut Self {
+        self.since = Some(time);
+        self
+    }
+
+    /// Time passes.
+    pub fn wait(&mut self, ns: u64) -> &mut Self {
+        self.now += ns;
+        self
+    }
+
+    /// Events are lost.
+    pub fn gap(&mut self) -> &mut Self {
+        self.push(Body::Gap { lost: 1 });
+        // What comes next happens after the moment in which the record may still be incomplete.
+        self.wait(1_000_000_000)
+    }
+
+    /// Any event, as it is.
+    pub fn push(&mut self, body: Body) -> &mut Self {
+        let cpu = self.tid % 2;
+        let gap = matches!(body, Body::Gap { .. });
+        let seq = self.sequence.entry(cpu).or_default();
+        *seq += u64::from(!gap);
+        let header = Header {
+            kind: body.kind().map_or(0, |kind| kind as u16),
+            size: body
+                .kind()
+                .map_or(0, |kind| (size_of::<Header>() + kind.payload_size()) as u16),
+            cpu,
+            seq: *seq,
+            lost: 0,
+            ktime: self.now,
+            pid: self.tid,
+            tgid: self.tid,
+            comm: Comm::new("vmm"),
+        };
+        self.events.push(Event { header, body });
+        self
+    }
+
+    fn operation(&mut self, inside: impl FnOnce(&mut Self), body: impl FnOnce(Outcome) -> Body) -> &mut Self {
+        let start = self.since.take().unwrap_or(self.now);
+        let result = std::mem::take(&mut self.result);
+        self.now += STEP;
+        inside(self);
+        self.now += STEP;
+        let duration = self.now - start;
+        self.push(body(Outcome { result, duration }))
+    }
+
+    fn simple(&mut self, body: impl FnOnce(Outcome) -> Body) -> &mut Self {
+        self.operation(|_| (), body)
+    }
+
+    /// `luo_session_create`.
+    pub fn create(&mut self, session: SessionRef) -> &mut Self {
+        self.simple(|outcome| Body::SessionCreate(SessionOp { session, outcome }))
+    }
+
+    /// `luo_session_retrieve`.
+    pub fn retrieve_session(&mut self, session: SessionRef) -> &mut Self {
+        self.simple(|outcome| Body::SessionRetrieve(SessionOp { session, outcome }))
+    }
+
+    /// `luo_session_release` of an outgoing session, and what happens inside.
+    pub fn release(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.any_release(session, OUTGOING, files, inside)
+    }
+
+    /// `luo_session_release` of an incoming session, and what happens inside.
+    pub fn release_incoming(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.any_release(session, INCOMING, files, inside)
+    }
+
+    fn any_release(
+        &mut self,
+        session: SessionRef,
+        direction: u32,
+        files: u64,
+        inside: impl FnOnce(&mut Self),
+    ) -> &mut Self {
+        self.operation(inside, |outcome| {
+            Body::SessionRelease(SessionRelease {
+                session,
+                direction,
+                reserved: 0,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// A session is closed as it should be: with these tokens and files, given back last-in-first-out.
+    pub fn close(&mut self, session: SessionRef, files: &[(u64, Object)]) -> &mut Self {
+        let count = files.len() as u64;
+        self.release(session, count, |s| {
+            s.unpreserve_files(session, count, |s| {
+                for &(_, file) in files.iter().rev() {
+                    s.unpreserve(session, file);
+                }
+            });
+        })
+    }
+
+    /// `luo_file_unpreserve_files`, and what happens inside.
+    pub fn unpreserve_files(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| {
+            Body::FilesUnpreserve(FilesOp {
+                session,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// One file is given back: the handler's unpreserve, and the file leaves its FLBs.
+    pub fn unpreserve(&mut self, session: SessionRef, file: Object) -> &mut Self {
+        self.call(FileCall::Unpreserve, session, None, file.file)
+            .flb_unpreserve(MEMFD, |_| ())
+    }
+
+    /// `luo_preserve_file` as it should be, with the handler's callback inside.
+    pub fn preserve(&mut self, session: SessionRef, token: u64, object: Object) -> &mut Self {
+        self.preserve_with(session, token, object, |s| {
+            s.flb_preserve(MEMFD, |_| ())
+                .call(FileCall::Preserve, session, Some(token), object.file);
+        })
+    }
+
+    /// `luo_preserve_file`, and what happens inside.
+    pub fn preserve_with(
+        &mut self,
+        session: SessionRef,
+        token: u64,
+        object: Object,
+        inside: impl FnOnce(&mut Self),
+    ) -> &mut Self {
+        self.operation(inside, |outcome| {
+            Body::FilePreserve(file_op(session, token, object, outcome))
+        })
+    }
+
+    /// `luo_retrieve_file` of a file that was retrieved before.
+    pub fn retrieve_again(&mut self, session: SessionRef, token: u64, object: Object) -> &mut Self {
+        self.simple(|outcome| Body::FileRetrieve(file_op(session, token, object, outcome)))
+    }
+
+    /// `luo_retrieve_file` for the first time, with the handler's callback inside.
+    pub fn retrieve(&mut self, session: SessionRef, token: u64, object: Object) -> &mut Self {
+        let result = self.result;
+        self.operation(
+            |s| {
+                s.result = result;
+                s.call(FileCall::Retrieve, session, Some(token), object.file);
+            },
+            |outcome| Body::FileRetrieve(file_op(session, token, object, outcome)),
+        )
+    }
+
+    /// A file handler's callback.
+    pub fn call(&mut self, call: FileCall, session: SessionRef, token: Option<u64>, file: u64) -> &mut Self {
+        self.simple(|outcome| {
+            let callback = FileCallback {
+                call: call as u32,
+                flags: if token.is_some() { TOKEN_KNOWN } else { 0 },
+                session,
+                token: token.unwrap_or(0),
+                handler: Compatible::new(MEMFD),
+                file,
+                outcome,
+                ..FileCallback::default()
+            };
+            Body::FileCallback(call, callback)
+        })
+    }
+
+    /// `luo_file_deserialize`: a session arrives with so many files.
+    pub fn arrive(&mut self, session: SessionRef, files: u64) -> &mut Self {
+        self.simple(|outcome| {
+            Body::FilesDeserialize(FilesOp {
+                session,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// `luo_file_finish`, and what happens inside.
+    pub fn finish_files(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| {
+            Body::FilesFinish(FilesOp {
+                session,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// `luo_file_freeze`.
+    pub fn freeze_files(&mut self, session: SessionRef, files: u64) -> &mut Self {
+        self.simple(|outcome| {
+            Body::FilesFreeze(FilesOp {
+                session,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// `luo_session_serialize`.
+    pub fn serialize(&mut self) -> &mut Self {
+        self.simple(|outcome| Body::SessionSerialize(Plain { outcome }))
+    }
+
+    /// `reboot(LINUX_REBOOT_CMD_KEXEC)` up to where the jump follows, or the failure.
+    pub fn reboot(&mut self) -> &mut Self {
+        let result = self.result;
+        self.result = 0;
+        self.push(Body::KexecEnter(Plain::default()));
+        self.result = result;
+        self.operation(
+            |s| {
+                s.result = result;
+                s.serialize();
+            },
+            |outcome| Body::LiveupdateReboot(Plain { outcome }),
+        )
+    }
+
+    /// `kernel_kexec` comes back.
+    pub fn kexec_returns(&mut self) -> &mut Self {
+        self.simple(|outcome| Body::KexecReturn(Plain { outcome }))
+    }
+
+    /// `luo_flb_file_preserve`, and what happens inside.
+    pub fn flb_preserve(&mut self, handler: &str, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| Body::FlbPreserve(flb_op(handler, outcome)))
+    }
+
+    /// `luo_flb_file_unpreserve`, and what happens inside.
+    pub fn flb_unpreserve(&mut self, handler: &str, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| Body::FlbUnpreserve(flb_op(handler, outcome)))
+    }
+
+    /// `luo_flb_file_finish`, and what happens inside.
+    pub fn flb_finish(&mut self, handler: &str, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| Body::FlbFinish(flb_op(handler, outcome)))
+    }
+
+    /// A callback of the FLB of this name, for a file of this handler, that found so many users.
+    pub fn flb_call(&mut self, call: FlbCall, name: &str, handler: &str, users: i64) -> &mut Self {
+        self.simple(|outcome| {
+            let callback = FlbCallback {
+                call: call as u32,
+                flb: name.bytes().fold(0x5_0000, |sum, b| sum * 31 + u64::from(b)),
+                name: Compatible::new(name),
+                handler: Compatible::new(handler),
+                users,
+                outcome,
+                ..FlbCallback::default()
+            };
+            Body::FlbCallback(call, callback)
+        })
+    }
+}
+
+fn file_op(session: SessionRef, token: u64, object: Object, outcome: Outcome) -> FileOp {
+    FileOp {
+        session,
+        token,
+        handler: Compatible::new(MEMFD),
+        object,
+        data: 0x10_0000 + token,
+        outcome,
+    }
+}
+
+fn flb_op(handler: &str, outcome: Outcome) -> FlbOp {
+    let handler = Compatible::new(handler);
+    FlbOp { handler, outcome }
+}
