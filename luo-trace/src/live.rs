@@ -112,16 +112,6 @@ impl web::Source for Live {
     fn page(&self) -> web::Page {
         let state = self.state();
         let model = &state.model;
-        let mut files = Vec::new();
-        for session in model.sessions() {
-            files.extend(session.files().map(|file| web::File {
-                session: session.name().to_string(),
-                token: format!("{:#x}", file.token),
-                handler: file.handler.to_string(),
-                size: bytes(file.size),
-                state: file.state.name().to_owned(),
-            }));
-        }
         web::Page {
             kernel: self.kernel.clone(),
             host: std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -150,7 +140,10 @@ impl web::Source for Live {
                     files: session.files().count() + usize::try_from(session.pending_files()).unwrap_or(usize::MAX),
                 })
                 .collect(),
-            files: files.into_iter().collect(),
+            files: web::Table {
+                rows: file_rows(model),
+                all: live_files(model),
+            },
             flbs: model
                 .flbs()
                 .map(|flb| web::Flb {
@@ -162,4 +155,28 @@ impl web::Source for Live {
                 .collect(),
         }
     }
+}
+
+/// Rows for the files that the page has room for.
+fn file_rows(model: &Model) -> Vec<web::File> {
+    let mut rows = Vec::new();
+    for session in model.sessions() {
+        let room = web::ROWS - rows.len();
+        rows.extend(session.files().take(room).map(|file| web::File {
+            session: session.name().to_string(),
+            token: format!("{:#x}", file.token),
+            handler: file.handler.to_string(),
+            size: bytes(file.size),
+            state: file.state.name().to_owned(),
+        }));
+        if rows.len() == web::ROWS {
+            break;
+        }
+    }
+    rows
+}
+
+fn live_files(model: &Model) -> usize {
+    let files = model.counts().files().map(|count| count.files).sum::<u64>() - model.counts().pending_files();
+    usize::try_from(files).unwrap_or(usize::MAX)
 }
