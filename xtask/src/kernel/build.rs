@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Flavour, Kernel, config,
+    Flavour, Kernel, Luo, config,
     source::{Tree, short_hash},
 };
 use crate::{cache, run};
@@ -27,19 +27,29 @@ struct Build<'a> {
     name: String,
     fragment: String,
     directory: PathBuf,
+    /// The build directory of nearly the same kernel, to begin with.
+    like: Option<PathBuf>,
     finished: PathBuf,
 }
 
 /// Takes the finished kernel from the cache, or builds it.
-pub(super) fn ensure(tree: &Tree, flavour: Flavour) -> Result<Kernel> {
+pub(super) fn ensure(tree: &Tree, flavour: Flavour, luo: Luo) -> Result<Kernel> {
     let compiler = run::output(Command::new("gcc").arg("--version"))?;
-    let name = format!("{}-{flavour}", tree.name);
-    let fragment = config::fragment(flavour);
+    let usual = format!("{}-{flavour}", tree.name);
+    let (name, like) = match luo {
+        Luo::With => (usual, None),
+        Luo::Without => (
+            format!("{usual}-without-luo"),
+            Some(cache::subdir("build")?.join(usual)),
+        ),
+    };
+    let fragment = config::fragment(flavour, luo);
     let key = key(&name, &fragment, OWN_FILES, compiler.lines().next().unwrap_or_default());
     let build = Build {
         tree,
         fragment,
         directory: cache::subdir("build")?.join(&name),
+        like,
         finished: cache::subdir("kernel")?.join(format!("{name}-{key}")),
         name,
     };
@@ -55,7 +65,7 @@ pub(super) fn ensure(tree: &Tree, flavour: Flavour) -> Result<Kernel> {
         image,
         version: tree.version.clone(),
         flavour: Some(flavour),
-        source: Some(tree.path.clone()),
+        tree: Some(tree.clone()),
         build: Some(build.directory),
     })
 }
@@ -68,6 +78,7 @@ fn key(name: &str, fragment: &str, own: &[(&str, &str)], compiler: &str) -> Stri
 impl Build<'_> {
     fn run(&self, image: &Path) -> Result<()> {
         add_own_files(&self.tree.path.join(OWN_DIRECTORY), OWN_FILES)?;
+        self.begin_with_a_copy()?;
         self.configure()?;
         eprintln!(
             "building Linux {} in {} (some ten minutes from nothing)",
@@ -93,6 +104,30 @@ impl Build<'_> {
         fs::copy(&built, &new)
             .and_then(|_| fs::rename(&new, image))
             .with_context(|| format!("cannot keep {} as {}", built.display(), image.display()))
+    }
+
+    /// Begins with the build of nearly the same kernel, where there is one and this one has not begun: make then
+    /// compiles what differs.
+    fn begin_with_a_copy(&self) -> Result<()> {
+        let Some(like) = self
+            .like
+            .as_ref()
+            .filter(|like| like.exists() && !self.directory.exists())
+        else {
+            return Ok(());
+        };
+        let new = self.directory.with_file_name(format!("{}.new", self.name));
+        if new.exists() {
+            fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
+        }
+        eprintln!("copying {}", like.display());
+        run::output(
+            Command::new("cp")
+                .args(["--archive", "--reflink=auto"])
+                .arg(like)
+                .arg(&new),
+        )?;
+        fs::rename(&new, &self.directory).with_context(|| format!("cannot make {}", self.directory.display()))
     }
 
     /// Makes the configuration, unless the one there was made from the same fragment.

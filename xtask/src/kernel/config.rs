@@ -8,18 +8,31 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::Flavour;
+use super::{Flavour, Luo};
 
 /// What the testbed needs of a kernel, merged onto the smallest configuration there is.
 const TESTBED: &str = include_str!("../../testbed/kernel/testbed.config");
 
+/// What all options of LUO begin with, and the option on which they depend.
+const LUO: &str = "CONFIG_LIVEUPDATE";
+
 /// The fragment for a flavour.
-pub(super) fn fragment(flavour: Flavour) -> String {
+pub(super) fn fragment(flavour: Flavour, luo: Luo) -> String {
     let optimisation = match flavour {
         Flavour::O2 => "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y",
         Flavour::Os => "CONFIG_CC_OPTIMIZE_FOR_SIZE=y",
     };
-    format!("{TESTBED}{optimisation}\n")
+    let fragment = format!("{TESTBED}{optimisation}\n");
+    match luo {
+        Luo::With => fragment,
+        Luo::Without => {
+            let others = fragment.lines().filter(|line| !line.starts_with(LUO));
+            others
+                .map(|line| format!("{line}\n"))
+                .chain([format!("{LUO}=n\n")])
+                .collect()
+        }
+    }
 }
 
 /// Checks that the final configuration `config` holds everything that `fragment` asks for, and
@@ -100,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_flavours_differ_in_their_optimisation_alone() {
-        let (o2, os) = (fragment(Flavour::O2), fragment(Flavour::Os));
+        let (o2, os) = (fragment(Flavour::O2, Luo::With), fragment(Flavour::Os, Luo::With));
         let (o2, os): (HashSet<_>, HashSet<_>) = (o2.lines().collect(), os.lines().collect());
         assert_eq!(
             o2.difference(&os).collect::<Vec<_>>(),
@@ -110,6 +123,17 @@ mod tests {
             os.difference(&o2).collect::<Vec<_>>(),
             [&"CONFIG_CC_OPTIMIZE_FOR_SIZE=y"]
         );
+    }
+
+    #[test]
+    fn without_luo_all_of_luo_is_off_and_nothing_else_changes() {
+        let (with, without) = (fragment(Flavour::O2, Luo::With), fragment(Flavour::O2, Luo::Without));
+        let (with, without): (HashSet<_>, HashSet<_>) = (with.lines().collect(), without.lines().collect());
+        assert!(
+            with.difference(&without)
+                .all(|line| line.starts_with("CONFIG_LIVEUPDATE"))
+        );
+        assert_eq!(without.difference(&with).collect::<Vec<_>>(), [&"CONFIG_LIVEUPDATE=n"]);
     }
 
     #[test]

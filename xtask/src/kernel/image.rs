@@ -34,7 +34,7 @@ pub(super) fn ready(file: &Path) -> Result<Kernel> {
         image,
         version,
         flavour: None,
-        source: None,
+        tree: None,
         build: None,
     })
 }

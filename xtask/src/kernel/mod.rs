@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::setup::{self, Need};
 
@@ -72,6 +72,13 @@ impl fmt::Display for Flavour {
     }
 }
 
+/// Whether a kernel has LUO: the testbed needs one that has not, to see what the agent says to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Luo {
+    With,
+    Without,
+}
+
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
@@ -82,9 +89,27 @@ pub(crate) struct Kernel {
     /// How it was optimised, unless it came ready.
     pub flavour: Option<Flavour>,
     /// The source tree, unless it came ready.
-    pub source: Option<PathBuf>,
+    tree: Option<source::Tree>,
     /// The directory it was built in, unless it came ready. Its contents may be of a later build.
     pub build: Option<PathBuf>,
+}
+
+impl Kernel {
+    /// Where its source tree is, unless it came ready.
+    pub fn source(&self) -> Option<&Path> {
+        self.tree.as_ref().map(|tree| tree.path.as_path())
+    }
+
+    /// The same kernel without LUO. Its first build takes some minutes: it begins with a copy of this one's.
+    ///
+    /// # Errors
+    /// This kernel came ready, or the build fails.
+    pub fn without_luo(&self) -> Result<Self> {
+        match (&self.tree, self.flavour) {
+            (Some(tree), Some(flavour)) => build::ensure(tree, flavour, Luo::Without),
+            _ => bail!("a ready image cannot be had without LUO: give --source instead of --image"),
+        }
+    }
 }
 
 impl fmt::Display for Kernel {
@@ -105,7 +130,7 @@ pub(crate) fn ensure(request: &Request) -> Result<Kernel> {
         return image::ready(file);
     }
     setup::ensure(&[Need::KernelBuild])?;
-    build::ensure(&source::resolve(&request.source)?, request.flavour)
+    build::ensure(&source::resolve(&request.source)?, request.flavour, Luo::With)
 }
 
 /// Which kernel: the options that every verb that needs one takes.
@@ -142,7 +167,7 @@ impl From<Args> for Request {
 pub(crate) fn command(args: Args) -> Result<()> {
     let kernel = ensure(&args.into())?;
     eprintln!("Linux {kernel} is ready");
-    for (what, place) in [("source", &kernel.source), ("build", &kernel.build)] {
+    for (what, place) in [("source", kernel.source()), ("build", kernel.build.as_deref())] {
         if let Some(place) = place {
             eprintln!("  {what}: {}", place.display());
         }

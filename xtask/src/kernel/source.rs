@@ -18,6 +18,7 @@ use crate::{
 const FIRST: Series = Series(6, 19);
 
 /// A source tree in the cache.
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     /// Where it is.
     pub path: PathBuf,

@@ -22,9 +22,14 @@ pub(super) fn check(scenario: &Scenario, output: &Path) -> Result<Vec<String>> {
     if !scenario.agent {
         return Ok(Vec::new());
     }
-    let mut failures = unsaid(&scenario.expect.agent_says, output);
-    // An agent that refused to work has recorded nothing.
-    if scenario.agent_refuses.is_none() {
+    let said = said(output);
+    let mut failures = not_said_once(&scenario.expect.agent_says, &said);
+    // An agent that refused to work has recorded nothing, and said why in one line.
+    if scenario.agent_refuses.is_some() {
+        if said.lines().count() != 1 {
+            failures.push(format!("the agent did not refuse in one line, but said {said:?}"));
+        }
+    } else {
         let seen = Seen::read(&output.join("journal"))?;
         if seen.journals != scenario.boots() {
             let (boots, journals) = (scenario.boots(), seen.journals);
@@ -44,14 +49,23 @@ pub(super) fn check(scenario: &Scenario, output: &Path) -> Result<Vec<String>> {
     Ok(failures)
 }
 
-/// The texts that no agent's log has.
-fn unsaid(texts: &[String], output: &Path) -> Vec<String> {
-    let logs: String = (1..=2)
-        .map(|boot| fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default())
-        .map(|log| String::from_utf8_lossy(&log).into_owned())
-        .collect();
-    let missing = texts.iter().filter(|text| !logs.contains(*text));
-    missing.map(|text| format!("the agent did not say {text:?}")).collect()
+/// Everything that the agents wrote, in all kernels.
+fn said(output: &Path) -> String {
+    let logs = (1..=2).map(|boot| fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default());
+    logs.map(|log| String::from_utf8_lossy(&log).into_owned()).collect()
+}
+
+/// The texts that are not in exactly one line of what was said.
+fn not_said_once(texts: &[String], said: &str) -> Vec<String> {
+    let mut failures = Vec::new();
+    for text in texts {
+        match said.lines().filter(|line| line.contains(text)).count() {
+            0 => failures.push(format!("the agent did not say {text:?}")),
+            1 => {}
+            times => failures.push(format!("the agent said {text:?} {times} times instead of once")),
+        }
+    }
+    failures
 }
 
 /// What the journals show.
@@ -314,12 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_in_no_log_are_told() {
+    fn words_that_are_in_no_log_and_words_that_are_repeated_are_told() {
         let output = std::env::temp_dir().join(format!("xtask-says-{}", std::process::id()));
         fs::create_dir_all(&output).unwrap();
-        fs::write(output.join("agent-2.log"), "no LUO here").unwrap();
-        let told = unsaid(&["no LUO".into(), "liveupdate=on".into()], &output);
+        fs::write(output.join("agent-1.log"), "the port is taken\n").unwrap();
+        fs::write(output.join("agent-2.log"), "no LUO, no LUO here\nthe port is taken\n").unwrap();
+        let said = said(&output);
         fs::remove_dir_all(output).unwrap();
-        assert_eq!(told, ["the agent did not say \"liveupdate=on\""]);
+        let told = not_said_once(&["no LUO".into(), "liveupdate=on".into(), "port".into()], &said);
+        assert_eq!(
+            told,
+            [
+                "the agent did not say \"liveupdate=on\"",
+                "the agent said \"port\" 2 times instead of once"
+            ]
+        );
     }
 }

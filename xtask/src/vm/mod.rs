@@ -18,7 +18,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use testbed_guest::scenario::Scenario;
+use testbed_guest::scenario::{Build, Scenario};
 
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
@@ -165,6 +165,10 @@ fn empty(directory: PathBuf) -> Result<PathBuf> {
 /// # Errors
 /// It could not be run. A scenario that ran and failed is an [`Outcome`].
 pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
+    let kernel = &match scenario.kernel {
+        Build::Testbed => kernel.clone(),
+        Build::WithoutLuo => kernel.without_luo()?,
+    };
     let boot = options.output.join("boot");
     fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     fs::create_dir_all(options.output.join("journal"))?;

@@ -22,7 +22,7 @@ const SHARED: [&str; 2] = ["lib/lu_utils.c", "luo_test_utils.c"];
 /// # Errors
 /// The kernel has no source tree, the tree has no such test, or it does not compile.
 pub(super) fn program(kernel: &Kernel, name: &str) -> Result<PathBuf> {
-    let source = kernel.source.as_deref().context(
+    let source = kernel.source().context(
         "this scenario needs the kernel's selftests, and a ready image has none: give --source instead of --image",
     )?;
     let directory = cache::subdir(&format!("selftests/{}", kernel.version))?;

@@ -17,7 +17,7 @@ pub struct Expect {
     /// Events that must not be there. Here and in `sequences`, `count` and `at_least` mean nothing.
     #[serde(default)]
     pub absent: Vec<EventPattern>,
-    /// Texts that the agent must have written to its standard output or error.
+    /// Texts that must be in one line of what the agent wrote to its standard output or error, and in no other.
     #[serde(default)]
     pub agent_says: Vec<String>,
     /// The invariants that must have findings, each of them; any other finding fails the scenario.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use expect::{EventPattern, Expect, Verdict};
 pub use steps::{
-    CheckNoBpf, Churn, CloseSession, CreateSession, Finish, ManySessions, Memfd, Preserve, PreserveAgain, Retrieve,
-    RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
+    AgentSays, Churn, CloseSession, CreateSession, Finish, ManySessions, Memfd, Nothing, Preserve, PreserveAgain,
+    Retrieve, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
 };
 pub use values::{ErrnoName, SessionName, Size};
 
@@ -30,9 +30,15 @@ pub struct Scenario {
     /// The user that the agent runs as, root by default.
     #[serde(default)]
     pub agent_uid: u32,
-    /// The agent must refuse to work, with this exit status, instead of getting ready.
+    /// What the agent must do without.
+    #[serde(default)]
+    pub agent_without: Option<Without>,
+    /// The agent must refuse to work, with this exit status and one line, instead of getting ready.
     #[serde(default)]
     pub agent_refuses: Option<i32>,
+    /// Which build of the kernel boots.
+    #[serde(default)]
+    pub kernel: Build,
     /// Words of the kernel's command line; one that begins with `!` takes a default word out.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -70,6 +76,33 @@ pub enum Kexec {
     None,
 }
 
+/// What can be taken away from the agent, and from nobody else in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Without {
+    /// The kernel's type information: where it lies, the agent finds an empty directory.
+    Btf,
+    /// `bpf(2)`: it answers the agent with ENOSYS, as in a kernel that was built without it.
+    Bpf,
+    /// The port: another program has it.
+    Port,
+    /// Standard output: a pipe whose reader has gone.
+    Stdout,
+    /// Disk space: the journal's directory has room for little more than a journal's beginning, until `make-room`.
+    Room,
+}
+
+/// A build of the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Build {
+    /// With everything in `kernel/testbed.config`.
+    #[default]
+    Testbed,
+    /// The same, but for LUO.
+    WithoutLuo,
+}
+
 impl Scenario {
     /// Says what is wrong with a scenario that its types allow, or nothing.
     ///
@@ -79,8 +112,8 @@ impl Scenario {
         if self.kexec == Kexec::None && !self.after.is_empty() {
             return Err("`after` has steps, but with kexec = \"none\" there is no second kernel to run them".into());
         }
-        if self.agent_refuses.is_some() && !self.agent {
-            return Err("`agent_refuses` needs the agent, but agent = false".into());
+        if (self.agent_refuses.is_some() || self.agent_without.is_some()) && !self.agent {
+            return Err("`agent_refuses` and `agent_without` need the agent, but agent = false".into());
         }
         for step in self.before.iter().chain(&self.after) {
             step.check()?;

@@ -27,7 +27,19 @@ pub enum Step {
     ScrapeMetrics(ScrapeMetrics),
     StartAgent(StartAgent),
     StopAgent(StopAgent),
-    CheckNoBpf(CheckNoBpf),
+    /// Starts the agent, and asks it to stop when it has loaded something and is not ready yet.
+    StopStartingAgent(Nothing),
+    /// Keeps the agent from running, by SIGSTOP: nobody empties its ring.
+    PauseAgent(Nothing),
+    /// Lets it run again.
+    ResumeAgent(Nothing),
+    AgentSays(AgentSays),
+    /// Gives the agent of `agent_without = "room"` a disk that is large enough.
+    MakeRoom(Nothing),
+    /// Checks that there are a BPF program, a map and a link that were not there before the agent's first start.
+    CheckBpf(Nothing),
+    /// Checks that there is no BPF program, map, link or pin that was not there before the agent's first start.
+    CheckNoBpf(Nothing),
 }
 
 impl Step {
@@ -214,10 +226,18 @@ pub struct StopAgent {
     pub exits: i32,
 }
 
-/// Checks that there is no BPF program, map, link or pin that was not there before the agent's first start.
+/// Waits until the agent has written this text to its standard output or error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CheckNoBpf {}
+pub struct AgentSays {
+    /// The text.
+    pub text: String,
+}
+
+/// The keys of a step that needs none: `{ check-bpf = {} }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
 
 fn is_zero(status: &i32) -> bool {
     *status == 0

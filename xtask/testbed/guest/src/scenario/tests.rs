@@ -98,7 +98,11 @@ fn a_mistake_is_told_with_its_line() {
 fn what_makes_no_sense_together_is_refused() {
     for (wrong, told) in [
         (SMALL.replace("\"file\"", "\"none\""), "there is no second kernel"),
-        (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "needs the agent"),
+        (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "need the agent"),
+        (
+            format!("agent = false\nagent_without = \"btf\"\n{SMALL}"),
+            "need the agent",
+        ),
         (
             SMALL.replace("retrieve-session = { name", "retrieve = { token = 1, session"),
             "either `memfd`",

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use testbed_guest::scenario::Scenario;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
+use testbed_guest::scenario::{Scenario, Without};
+
+use crate::{bpf, without};
 
 const READY_FILE: &str = "/run/luo-trace.ready";
 const ADDRESS: &str = "127.0.0.1:9100";
@@ -27,6 +29,8 @@ pub(crate) struct Agent<'a> {
     boot: u32,
     scenario: &'a Scenario,
     child: Option<Child>,
+    /// Its port, where a scenario wants it taken.
+    port: Option<TcpListener>,
 }
 
 impl Agent<'_> {
@@ -36,6 +40,7 @@ impl Agent<'_> {
             boot,
             scenario,
             child: None,
+            port: None,
         }
     }
 
@@ -74,6 +79,68 @@ impl Agent<'_> {
         }
     }
 
+    /// Starts it and asks it to stop when the first BPF object exists, long before it is ready.
+    pub(crate) fn stop_while_it_starts(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("the agent runs already");
+        }
+        let before = bpf::Objects::now()?;
+        let mut child = self.spawn(&[])?;
+        let deadline = Instant::now() + PATIENCE;
+        while before.more()?.is_empty() {
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "the agent ended with {status} before it had loaded anything: see {}",
+                    self.log()
+                );
+            }
+            if Instant::now() > deadline {
+                bail!("the agent has loaded nothing within {PATIENCE:?}: see {}", self.log());
+            }
+            // The kernel tells nobody of a new object.
+            thread::yield_now();
+        }
+        if Path::new(READY_FILE).exists() {
+            bail!("the agent was ready before it could be asked to stop");
+        }
+        self.child = Some(child);
+        self.stop(0)
+    }
+
+    /// Keeps it from running until [`Agent::resume`].
+    pub(crate) fn pause(&self) -> Result<()> {
+        let pid = self.signal(Signal::STOP)?;
+        // The signal is on its way: each of the agent's threads has to meet it.
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED)?;
+        Ok(())
+    }
+
+    /// Lets it run again.
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT).map(drop)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<Pid> {
+        let pid = Pid::from_child(self.child.as_ref().context("the agent does not run")?);
+        kill_process(pid, signal)?;
+        Ok(pid)
+    }
+
+    /// Waits until its log has this text.
+    pub(crate) fn wait_until_it_says(&self, text: &str) -> Result<()> {
+        let log = format!("/host/{}", self.log());
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&watch, log.as_str(), inotify::WatchFlags::MODIFY)?;
+        let deadline = Instant::now() + PATIENCE;
+        while !String::from_utf8_lossy(&fs::read(&log)?).contains(text) {
+            if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&time_left(deadline)))? == 0 {
+                bail!("the agent did not say {text:?} within {PATIENCE:?}: see {}", self.log());
+            }
+            rustix::io::read(&watch, &mut [0; 4096])?;
+        }
+        Ok(())
+    }
+
     /// Asks it to stop and checks how it ended; does nothing when it does not run.
     pub(crate) fn stop(&mut self, exits: i32) -> Result<()> {
         let Some(mut child) = self.child.take() else {
@@ -104,6 +171,12 @@ impl Agent<'_> {
                 self.log()
             );
         }
+        if Path::new(READY_FILE).exists() {
+            bail!("the agent has ended, but {READY_FILE} still says that it is ready");
+        }
+        if self.scenario.agent_without == Some(Without::Room) {
+            without::bring_journals_home()?;
+        }
         Ok(())
     }
 
@@ -125,16 +198,17 @@ impl Agent<'_> {
         }
     }
 
-    fn spawn(&self, more: &[String]) -> Result<Child> {
+    fn spawn(&mut self, more: &[String]) -> Result<Child> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(format!("/host/{}", self.log()))?;
-        Command::new("/luo-trace")
+        let mut command = Command::new("/luo-trace");
+        command
             .args([
                 "agent",
                 "--journal",
-                "/host/journal",
+                without::JOURNALS,
                 "--ready-file",
                 READY_FILE,
                 "--listen",
@@ -146,9 +220,25 @@ impl Agent<'_> {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            .uid(self.scenario.agent_uid)
-            .spawn()
-            .context("cannot start /luo-trace")
+            .uid(self.scenario.agent_uid);
+        self.take_away(&mut command)?;
+        command.spawn().context("cannot start /luo-trace")
+    }
+
+    /// Takes away what the scenario wants it to do without.
+    fn take_away(&mut self, command: &mut Command) -> Result<()> {
+        match self.scenario.agent_without {
+            None => {}
+            Some(Without::Btf) => without::btf(command),
+            Some(Without::Bpf) => without::bpf(command),
+            Some(Without::Port) if self.port.is_some() => {}
+            Some(Without::Port) => {
+                self.port = Some(TcpListener::bind(ADDRESS).context("cannot take the agent's port")?)
+            }
+            Some(Without::Stdout) => drop(command.stdout(without::reader()?)),
+            Some(Without::Room) => without::room()?,
+        }
+        Ok(())
     }
 
     fn judge_refusal(&self, status: ExitStatus) -> Result<()> {

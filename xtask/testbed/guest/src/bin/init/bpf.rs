@@ -1,6 +1,7 @@
 //! The BPF objects that the kernel holds, to see what the agent leaves behind.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::thread;
@@ -35,6 +36,30 @@ impl Objects {
         Ok(Objects(found))
     }
 
+    /// What exists now and is not in `self`.
+    pub(crate) fn more(&self) -> Result<Objects> {
+        Ok(Objects(Objects::now()?.0.difference(&self.0).cloned().collect()))
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Checks that a program, a map and a link exist that are not in `self`: that to find nothing would mean something.
+    ///
+    /// # Errors
+    /// Names the kind of which there is none.
+    pub(crate) fn check_more(&self) -> Result<()> {
+        let more = self.more()?;
+        for wanted in ["program", "map", "link"] {
+            if !more.0.iter().any(|(kind, _)| *kind == wanted) {
+                bail!("no {wanted} is there that was not there at boot, only: {more}");
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until nothing exists that is not in `self`.
     ///
     /// # Errors
@@ -42,21 +67,23 @@ impl Objects {
     pub(crate) fn wait_for_nothing_more(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = Objects::now()?;
-            let left: Vec<_> = now
-                .0
-                .difference(&self.0)
-                .map(|(kind, which)| format!("{kind} {which}"))
-                .collect();
+            let left = self.more()?;
             if left.is_empty() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("left behind: {}", left.join(", "));
+                bail!("left behind: {left}");
             }
             // The kernel tells nobody when it has freed an object, so it is asked again.
             thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|(kind, which)| format!("{kind} {which}")).collect();
+        f.write_str(&names.join(", "))
     }
 }
 

@@ -14,7 +14,7 @@ use testbed_guest::luo::{Device, Session};
 use testbed_guest::scenario::{Churn, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
 
 use crate::agent::Agent;
-use crate::bpf;
+use crate::{bpf, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -88,6 +88,12 @@ impl<'a, 's> Driver<'a, 's> {
             Step::ScrapeMetrics(step) => self.agent.scrape(step.until.as_deref()),
             Step::StartAgent(step) => self.agent.start(&step.args),
             Step::StopAgent(step) => self.agent.stop(step.exits),
+            Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
+            Step::PauseAgent(_) => self.agent.pause(),
+            Step::ResumeAgent(_) => self.agent.resume(),
+            Step::AgentSays(step) => self.agent.wait_until_it_says(&step.text),
+            Step::MakeRoom(_) => without::make_room(),
+            Step::CheckBpf(_) => self.bpf_at_boot.check_more(),
             Step::CheckNoBpf(_) => self.bpf_at_boot.wait_for_nothing_more(),
         }
     }

@@ -8,6 +8,7 @@ mod agent;
 mod bpf;
 mod driver;
 mod system;
+mod without;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
