@@ -146,6 +146,11 @@ impl Court {
         self.suspicions.push(Suspicion { waits, since, finding });
     }
 
+    /// Whether something waits for this.
+    pub(super) fn suspects(&self, waits: Waits) -> bool {
+        self.suspicions.iter().any(|suspicion| suspicion.waits == waits)
+    }
+
     /// A user came, or the global state went: what waits for that is open again, as it was before it was suspected.
     pub(super) fn clear(&mut self, waits: Waits) {
         if self.suspicions.is_empty() {
@@ -274,7 +279,7 @@ impl Suspicion {
         match self.waits {
             Waits::Release(_) => waited,
             Waits::GivingBack(_) => false,
-            Waits::User(_) => state.outgoing_sessions() == 0 && (waited || at_end),
+            Waits::User(_) => state.is_idle() && (waited || at_end),
         }
     }
 }

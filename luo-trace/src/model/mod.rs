@@ -15,6 +15,8 @@ mod finding;
 mod flbs;
 mod invariants;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
@@ -120,5 +122,11 @@ impl Model {
     /// The global states that exist, in the order they were first seen.
     pub fn flbs(&self) -> impl Iterator<Item = &FlbCount> {
         self.state.counts().flbs().iter().filter(|flb| flb.alive)
+    }
+
+    /// How many entries are kept to find objects by: none, when nothing is alive.
+    #[cfg(test)]
+    fn remembered(&self) -> usize {
+        self.state.remembered()
     }
 }

@@ -319,7 +319,7 @@ pub struct FileView {
 pub(super) struct Holder {
     id: u64,
     serial: u64,
-    token: u64,
+    place: usize,
 }
 
 /// A successful `liveupdate_reboot`.
@@ -397,7 +397,7 @@ impl Index {
                 self.tokens.remove(&key);
             }
             let identity = file.object.identity;
-            let held_here = |holder: &Holder| (holder.serial, holder.token) == key;
+            let held_here = |holder: &Holder| (holder.serial, holder.place) == (session.serial, place);
             if identity != 0 && self.objects.get(&identity).is_some_and(held_here) {
                 self.objects.remove(&identity);
             }
@@ -487,8 +487,9 @@ impl State {
         &self.index.counts
     }
 
-    pub(super) fn outgoing_sessions(&self) -> u64 {
-        self.index.counts.outgoing_sessions
+    /// Whether no file can be on its way into a session: none is open, and none can be open that was not seen.
+    pub(super) fn is_idle(&self) -> bool {
+        self.index.counts.outgoing_sessions == 0 && self.blind_until == 0
     }
 
     /// The session that has this id now.
@@ -515,7 +516,12 @@ impl State {
     pub(super) fn holder(&self, identity: u64) -> Option<(&Session, &File)> {
         let holder = self.index.objects.get(&identity)?;
         let session = self.sessions.get(&holder.id).filter(|s| s.serial == holder.serial)?;
-        Some((session, self.file(session, holder.token)?))
+        Some((session, session.files.get(holder.place)?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.departing.len() + self.names.len() + self.index.tokens.len() + self.index.objects.len()
     }
 
     pub(super) fn list_sessions(&self) -> Vec<SessionView<'_>> {
@@ -765,10 +771,10 @@ impl State {
             .files_came(handler, FileState::Preserved, 1, p.object.size);
         self.index.tokens.insert((serial, p.token), index);
         if p.object.identity != 0 {
-            let (id, token) = (p.session.id, p.token);
+            let (id, place) = (p.session.id, index);
             self.index
                 .objects
-                .insert(p.object.identity, Holder { id, serial, token });
+                .insert(p.object.identity, Holder { id, serial, place });
         }
     }
 

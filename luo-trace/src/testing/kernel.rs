@@ -14,6 +14,11 @@ use super::plan::{Deed, Fault, Plan};
 use super::story::{MEMFD, memfd, session};
 use crate::event::{Body, Event};
 
+/// Every so many turns the machine is held up for so long: longer than the model doubts a record after a gap, and in all
+/// shorter than it waits for an operation to end.
+const HOLD_UP_EVERY: usize = 16;
+const HOLD_UP_NS: u64 = 12_000_000;
+
 const FLBS: usize = 2;
 const NAMES: u8 = 4;
 const TOKENS: u8 = 4;
@@ -291,6 +296,9 @@ impl Kernel {
                 .unwrap_or(0);
             self.turn += 1;
             self.now += 100 + u64::from(choice) * 1000;
+            if self.turn.is_multiple_of(HOLD_UP_EVERY) {
+                self.now += HOLD_UP_NS;
+            }
             let task = ready[usize::from(choice) % (last + 1)];
             if let Some(step) = self.tasks[task].steps.pop_front() {
                 self.step(task, step);

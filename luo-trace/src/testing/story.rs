@@ -116,6 +116,7 @@ impl Story {
     }
 
     fn operation(&mut self, inside: impl FnOnce(&mut Self), body: impl FnOnce(Outcome) -> Body) -> &mut Self {
+        self.now += STEP;
         let start = self.since.take().unwrap_or(self.now);
         let result = std::mem::take(&mut self.result);
         self.now += STEP;

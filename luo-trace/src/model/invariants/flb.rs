@@ -84,10 +84,15 @@ pub(super) fn destroy_on_last(state: &State, scene: &Scene, court: &mut Court) {
         Body::FlbCallback(call @ (FlbCall::Unpreserve | FlbCall::Finish), p) => {
             destroyed(state, scene, court, *call, p)
         }
-        Body::FlbPreserve(p) if p.outcome.is_ok() => {
+        Body::FlbPreserve(p) => {
             for (i, flb) in state.flbs.iter() {
-                if flb.relation(scene.handler) != Relation::UsesNot {
+                if flb.relation(scene.handler) == Relation::UsesNot {
+                    continue;
+                }
+                if p.outcome.is_ok() {
                     court.clear(Waits::User(i));
+                } else {
+                    unused(scene, court, i, flb, 0);
                 }
             }
         }
@@ -149,7 +154,7 @@ fn used_after(scene: &Scene, court: &mut Court, flb: &Flb, direction: Direction)
 /// With its last user the state must go; where it does not, a preserve under way may be the reason.
 fn user_left(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
     used_after(scene, court, flb, Direction::Outgoing);
-    let Life::Alive(since, made) = flb.outgoing.life(scene.moment.epoch) else {
+    let Life::Alive(since, _) = flb.outgoing.life(scene.moment.epoch) else {
         return;
     };
     if flb.relation(scene.handler) == Relation::UsesNot {
@@ -161,19 +166,28 @@ fn user_left(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
             court.unopen(Invariant::FlbDestroyOnLast);
             court.undecidable(Invariant::FlbDestroyOnLast);
         }
-        Some(start) if start >= since && flb.possible_users() == 1 && flb.users(scene.handler) == 1 => {
-            court.unopen(Invariant::FlbDestroyOnLast);
-            let finding = scene.finding(
-                Invariant::FlbDestroyOnLast,
-                subject(Direction::Outgoing, flb),
-                "it is destroyed with its last user",
-                "its last user left, and it is still there",
-                &[made],
-            );
-            court.suspect(Waits::User(i), scene.moment.at, finding);
-        }
+        Some(start) if start >= since => unused(scene, court, i, flb, flb.users(scene.handler).min(1)),
         Some(_) => {}
     }
+}
+
+/// Suspects global state that is there though nobody uses it when so many leave.
+fn unused(scene: &Scene, court: &mut Court, i: usize, flb: &Flb, leaving: u64) {
+    let Life::Alive(_, made) = flb.outgoing.life(scene.moment.epoch) else {
+        return;
+    };
+    if flb.possible_users() > leaving || court.suspects(Waits::User(i)) {
+        return;
+    }
+    court.unopen(Invariant::FlbDestroyOnLast);
+    let finding = scene.finding(
+        Invariant::FlbDestroyOnLast,
+        subject(Direction::Outgoing, flb),
+        "it is destroyed with its last user",
+        "its last user left, and it is still there",
+        &[made],
+    );
+    court.suspect(Waits::User(i), scene.moment.at, finding);
 }
 
 /// No file comes or goes while the kernel serializes: what exists is used, and what is used exists.

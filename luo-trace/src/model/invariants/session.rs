@@ -48,7 +48,7 @@ pub(super) fn balance(state: &State, scene: &Scene, court: &mut Court) {
                 }
             }
         }
-        Body::FileCallback(..) => {}
+        Body::SessionCreate(_) | Body::FileCallback(..) => {}
         body if direction(body) == Some(Direction::Outgoing) && scene.is_stranger() => {
             court.undecidable(Invariant::SessionBalance);
         }

@@ -1,0 +1,291 @@
+//! Random schedules: legal ones give no finding, wherever the record stops; one broken rule gives the right finding; and a
+//! record with losses never says more than the whole one.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use luo_trace_common::events::{FileCall, FlbCall};
+use proptest::prelude::*;
+
+use super::judge;
+use crate::event::{Body, Event};
+use crate::model::{Invariant, Status};
+use crate::testing::{Deed, Fault, Plan, with_change, with_losses};
+
+/// A failure is printed and not written down: the plan is short enough to copy into a test.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let fault = prop_oneof![8 => Just(Fault::None), 1 => Just(Fault::Handler), 1 => (0u8..2).prop_map(Fault::Flb)];
+    let (session, name, token, file) = (0u8..3, 0u8..3, 0u8..4, 0u8..6);
+    prop_oneof![
+        4 => name.prop_map(|name| Deed::Create { name }),
+        12 => (session.clone(), token.clone(), file, fault.clone())
+            .prop_map(|(session, token, file, fault)| Deed::Preserve { session, token, file, fault }),
+        4 => (0u8..2).prop_map(|name| Deed::RetrieveSession { name }),
+        6 => (session.clone(), token, fault.clone())
+            .prop_map(|(session, token, fault)| Deed::Retrieve { session, token, fault }),
+        1 => (session.clone(), fault.clone()).prop_map(|(session, fault)| Deed::Finish { session, fault }),
+        4 => session.prop_map(|session| Deed::Close { session }),
+        1 => fault.prop_map(|fault| Deed::Reboot { fault }),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let incoming = prop::collection::vec(0u8..4, 0..3);
+    let tasks = prop::collection::vec(prop::collection::vec(deed(), 0..10), 1..4);
+    let order = prop::collection::vec(any::<u8>(), 1..60);
+    (incoming, tasks, order).prop_map(|(incoming, tasks, order)| Plan { incoming, tasks, order })
+}
+
+/// What is violated, of what.
+fn broken(events: &[Event]) -> BTreeSet<(Invariant, String)> {
+    let findings = judge(events).findings;
+    findings
+        .into_iter()
+        .map(|f| (f.invariant, f.object.to_string()))
+        .collect()
+}
+
+fn places(events: &[Event], of: impl Fn(&Body) -> bool) -> Vec<usize> {
+    (0..events.len()).filter(|&place| of(&events[place].body)).collect()
+}
+
+/// A quiet end: time passes, and something else happens.
+fn later(events: &mut Vec<Event>) {
+    if let Some(mut last) = events.last().copied() {
+        last.header.ktime += super::LONG;
+        last.header.seq += 1;
+        last.body = Body::SessionDeserialize(Default::default());
+        events.push(last);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(6000))]
+
+    #[test]
+    fn a_legal_schedule_gives_no_finding(plan in plan()) {
+        let events = plan.run();
+        prop_assert_eq!(broken(&events), BTreeSet::new());
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(1500))]
+
+    #[test]
+    fn a_legal_schedule_gives_no_finding_wherever_the_record_stops(plan in plan(), end in any::<prop::sample::Index>()) {
+        let events = plan.run();
+        let end = end.index(events.len() + 1);
+        prop_assert_eq!(broken(&events[..end]), BTreeSet::new());
+    }
+
+    #[test]
+    fn losses_never_make_a_legal_schedule_look_broken(plan in plan(), lost in prop::collection::vec(prop::bool::weighted(0.1), 1..80)) {
+        let events = plan.run();
+        let left = with_losses(&events, |place| lost[place % lost.len()]);
+        let judged = judge(&left);
+        prop_assert_eq!(&judged.findings, &[]);
+        if left.iter().any(|e| matches!(e.body, Body::Gap { .. })) {
+            prop_assert!(judged.verdicts.iter().all(|v| v.status == Status::Unknown));
+        }
+    }
+
+    #[test]
+    fn losses_never_make_a_broken_record_look_worse(
+        plan in plan(),
+        change in any::<prop::sample::Index>(),
+        what in 0u8..4,
+        lost in prop::collection::vec(prop::bool::weighted(0.05), 1..80),
+    ) {
+        // Given a record that cannot be: an event left out, told twice, moved, or with another outcome,
+        let mut events = plan.run();
+        prop_assume!(!events.is_empty());
+        let place = change.index(events.len());
+        match what {
+            0 => _ = events.remove(place),
+            1 => events.insert(place, events[place]),
+            2 => {
+                let event = events.remove(place);
+                events.insert(place / 2, event);
+            }
+            _ => events = with_change(&events, place, |body| {
+                if let Body::FlbCallback(_, p) = body {
+                    p.users = 1;
+                }
+                if let Body::SessionCreate(p) | Body::SessionRetrieve(p) = body {
+                    p.outcome.result = 0;
+                }
+                true
+            }),
+        }
+        later(&mut events);
+        // when events are lost, then nothing is found that the whole record does not show.
+        let whole = broken(&events);
+        let left = broken(&with_losses(&events, |place| lost[place % lost.len()]));
+        prop_assert!(left.is_subset(&whole), "left {left:#?}\nwhole {whole:#?}");
+    }
+}
+
+/// Runs plans until one has a place for `breaks`, breaks it there, and asserts that the findings name this invariant.
+fn every_break_is_found(invariant: Invariant, breaks: impl Fn(&[Event]) -> Option<Vec<Event>>) {
+    let tried = Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(cases(800));
+    let result = runner.run(&plan(), |plan| {
+        if let Some(mut events) = breaks(&plan.run()) {
+            tried.set(tried.get() + 1);
+            later(&mut events);
+            let found = broken(&events);
+            prop_assert!(found.iter().any(|(i, _)| *i == invariant), "found only {found:#?}");
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(tried.get() > 5, "only {tried:?} plans have a place for it");
+}
+
+#[test]
+fn an_unpreserve_that_is_left_out_is_found() {
+    every_break_is_found(Invariant::FileBalance, |events| {
+        let place = *places(events, |b| matches!(b, Body::FileCallback(FileCall::Unpreserve, _))).last()?;
+        // Only where the session's give-back is seen to end.
+        let given = |b: &Body| matches!(b, Body::FilesUnpreserve(p) if p.outcome.duration > 0);
+        places(&events[place..], given).first()?;
+        Some(with_change(events, place, |_| false))
+    });
+}
+
+#[test]
+fn a_create_that_happens_twice_is_found() {
+    every_break_is_found(Invariant::SessionNameUnique, |events| {
+        let place = *places(events, |b| matches!(b, Body::SessionCreate(p) if p.outcome.is_ok())).first()?;
+        let mut twice = events.to_vec();
+        let mut again = events[place];
+        again.header.ktime += 1;
+        if let Body::SessionCreate(p) = &mut again.body {
+            p.session.id = 0x77;
+            p.outcome.duration = 1;
+        }
+        // Only where the first one lives on: nothing more happens.
+        twice.truncate(place + 1);
+        twice.push(again);
+        Some(twice)
+    });
+}
+
+#[test]
+fn global_state_that_is_made_twice_is_found() {
+    every_break_is_found(Invariant::FlbCreateOnFirst, |events| {
+        let made = |b: &Body| matches!(b, Body::FlbCallback(FlbCall::Preserve, p) if p.outcome.is_ok());
+        let place = *places(events, made).first()?;
+        let mut twice = events.to_vec();
+        twice.insert(place + 1, events[place]);
+        Some(twice)
+    });
+}
+
+#[test]
+fn global_state_that_is_destroyed_early_is_found() {
+    every_break_is_found(Invariant::FlbDestroyOnLast, |events| {
+        let gone = |b: &Body| matches!(b, Body::FlbCallback(FlbCall::Unpreserve, _));
+        let place = *places(events, gone).first()?;
+        Some(with_change(events, place, |body| {
+            if let Body::FlbCallback(_, p) = body {
+                p.users = 1;
+            }
+            true
+        }))
+    });
+}
+
+#[test]
+fn global_state_that_is_not_destroyed_is_found() {
+    every_break_is_found(Invariant::FlbDestroyOnLast, |events| {
+        // Given a record that ends with every session closed,
+        let gone = |b: &Body| matches!(b, Body::FlbCallback(FlbCall::Unpreserve, _));
+        let place = *places(events, gone).last()?;
+        let live = |b: &Body| matches!(b, Body::SessionCreate(p) if p.outcome.is_ok());
+        let closed = |b: &Body| matches!(b, Body::SessionRelease(p) if p.direction == 1);
+        let made = |b: &Body| matches!(b, Body::FlbCallback(FlbCall::Preserve, _) | Body::LiveupdateReboot(_));
+        if places(events, live).len() != places(events, closed).len() || !places(&events[place..], made).is_empty() {
+            return None;
+        }
+        Some(with_change(events, place, |_| false))
+    });
+}
+
+#[test]
+fn a_handler_that_is_asked_again_is_found() {
+    every_break_is_found(Invariant::FileRetrieveOnce, |events| {
+        let place = *places(events, |b| matches!(b, Body::FileCallback(FileCall::Retrieve, _))).first()?;
+        let mut twice = events.to_vec();
+        twice.insert(place + 1, events[place]);
+        Some(twice)
+    });
+}
+
+#[test]
+fn a_session_that_is_retrieved_again_is_found() {
+    every_break_is_found(Invariant::SessionRetrieveOnce, |events| {
+        let place = *places(events, |b| matches!(b, Body::SessionRetrieve(p) if p.outcome.is_ok())).first()?;
+        let mut twice = events.to_vec();
+        twice.insert(place + 1, events[place]);
+        Some(twice)
+    });
+}
+
+#[test]
+fn a_token_or_an_object_that_is_preserved_again_is_found() {
+    for invariant in [Invariant::FileTokenUnique, Invariant::FileObjectUnique] {
+        every_break_is_found(invariant, |events| {
+            let place = *places(events, |b| matches!(b, Body::FilePreserve(p) if p.outcome.is_ok())).first()?;
+            let mut twice = events.to_vec();
+            twice.insert(place + 1, events[place]);
+            Some(twice)
+        });
+    }
+}
+
+#[test]
+fn files_unpreserved_in_the_wrong_order_are_found() {
+    every_break_is_found(Invariant::FileBalance, |events| {
+        // Given two files of one session that are given back one after the other, when they change places,
+        let back = places(events, |b| matches!(b, Body::FileCallback(FileCall::Unpreserve, _)));
+        let of = |place: usize| match &events[place].body {
+            Body::FileCallback(_, p) => (p.session.id, events[place].header.pid, p.file),
+            _ => (0, 0, 0),
+        };
+        let pair = back
+            .windows(2)
+            .find(|w| (of(w[0]).0, of(w[0]).1) == (of(w[1]).0, of(w[1]).1))?;
+        let (first, second) = (of(pair[0]).2, of(pair[1]).2);
+        // (not two sessions that had the same id)
+        let between = &events[pair[0]..pair[1]];
+        if !places(between, |b| {
+            matches!(b, Body::SessionCreate(_) | Body::FilesUnpreserve(_))
+        })
+        .is_empty()
+        {
+            return None;
+        }
+        let mut swapped = events.to_vec();
+        for (place, file) in [(pair[0], second), (pair[1], first)] {
+            swapped = with_change(&swapped, place, |body| {
+                if let Body::FileCallback(_, p) = body {
+                    p.file = file;
+                }
+                true
+            });
+        }
+        Some(swapped)
+    });
+}
