@@ -55,9 +55,16 @@ pub(super) struct Flb {
     pub(super) incoming: Side,
     /// By handler: whether its files use it, and how many outgoing ones do since it was made.
     users: Vec<(Relation, u64)>,
+    /// The epoch in which users were counted from the first on.
+    counted: u32,
 }
 
 impl Flb {
+    /// Whether no coming and going of users was missed.
+    pub(super) fn is_counted(&self, epoch: u32) -> bool {
+        self.counted == epoch
+    }
+
     pub(super) fn relation(&self, handler: HandlerId) -> Relation {
         self.users.get(usize::from(handler)).map_or(Relation::Unknown, |u| u.0)
     }
@@ -173,6 +180,7 @@ impl Flbs {
             (FlbCall::Preserve, made) => {
                 // Users of an earlier life who are not done leaving are no users of this one.
                 flb.users.iter_mut().for_each(|user| user.1 = 0);
+                flb.counted = moment.stamp();
                 if made { Life::Alive(at, id) } else { Life::Dead(at, id) }
             }
             (FlbCall::Retrieve, true) => Life::Alive(at, id),
@@ -214,7 +222,7 @@ impl Flbs {
                 user.1 = user.1.saturating_sub(1);
             }
             if moment.start.is_none() && flb.relation(handler) != Relation::UsesNot {
-                flb.outgoing.epoch = TAINTED;
+                (flb.outgoing.epoch, flb.counted) = (TAINTED, TAINTED);
             }
             flb.show_users(counts);
         }
@@ -236,6 +244,7 @@ impl Flbs {
                     outgoing: Side::default(),
                     incoming: Side::default(),
                     users: Vec::new(),
+                    counted: TAINTED,
                 });
                 self.all.len() - 1
             }

@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use luo_trace_common::events::{self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef};
+use luo_trace_common::events::{
+    self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef, SessionRelease,
+};
 use luo_trace_common::text::{Compatible, SessionName};
 use serde::Serialize;
 
@@ -184,6 +186,8 @@ pub(super) struct Session {
     awaited: bool,
     stranded: bool,
     frozen: bool,
+    /// When it was seen to be made; 0: before the record, or the gap.
+    born: u64,
     /// When another session took its id, so that its release must be about to end.
     left: u64,
 }
@@ -212,6 +216,14 @@ impl Session {
 
     pub(super) fn held(&self) -> impl Iterator<Item = &File> {
         self.files.iter().filter(|f| f.state.is_some())
+    }
+
+    /// Whether a release of this direction can be its own.
+    fn goes(&self, p: &SessionRelease) -> bool {
+        match self.direction {
+            Direction::Outgoing => p.direction != abi::INCOMING,
+            Direction::Incoming => p.direction != abi::OUTGOING,
+        }
     }
 
     /// Whether another session has its id already.
@@ -547,7 +559,7 @@ impl State {
         };
         let session = match &event.body {
             Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,
-            Body::SessionRelease(p) => self.released(p.session.id, start),
+            Body::SessionRelease(p) => self.released(p, start),
             body => session_ref(body).and_then(|session| {
                 let direction = direction(body)?;
                 match session.id {
@@ -565,15 +577,20 @@ impl State {
     }
 
     /// The session that a release is about: of two that had the id, the older one if the release began before the younger.
-    fn released(&self, id: u64, start: Option<u64>) -> Option<&Session> {
-        self.departing_at(id, start)
-            .map(|i| &self.departing[i])
-            .or_else(|| self.session(id))
+    fn released(&self, p: &SessionRelease, start: Option<u64>) -> Option<&Session> {
+        match self.departing_at(p, start) {
+            Some(i) => self.departing.get(i),
+            None => self
+                .session(p.session.id)
+                .filter(|s| s.goes(p) && start.is_none_or(|start| start >= s.born)),
+        }
     }
 
-    fn departing_at(&self, id: u64, start: Option<u64>) -> Option<usize> {
+    fn departing_at(&self, p: &SessionRelease, start: Option<u64>) -> Option<usize> {
         let before = |session: &Session| start.is_none_or(|start| start <= session.left);
-        self.departing.iter().position(|s| s.id == id && before(s))
+        self.departing
+            .iter()
+            .position(|s| s.id == p.session.id && s.goes(p) && before(s))
     }
 }
 
@@ -620,7 +637,7 @@ impl State {
         match &event.body {
             Body::SessionCreate(p) if ok => self.insert(p, Direction::Outgoing, moment),
             Body::SessionRetrieve(p) if ok => self.retrieve_session(p, moment),
-            Body::SessionRelease(p) => self.release(&p.session, moment, ok),
+            Body::SessionRelease(p) => self.release(p, moment, ok),
             Body::SessionSerialize(_) if ok => self.serialize(),
             Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
             Body::FileRetrieve(p) if ok => self.retrieve_file(p, handler, moment),
@@ -683,6 +700,7 @@ impl State {
                 awaited: false,
                 stranded: false,
                 frozen: false,
+                born: if epoch == TAINTED { 0 } else { moment.at },
                 left: 0,
             },
         );
@@ -705,15 +723,16 @@ impl State {
         }
     }
 
-    fn release(&mut self, p: &SessionRef, moment: Moment, ok: bool) {
-        if let Some(i) = self.departing_at(p.id, moment.start) {
+    fn release(&mut self, p: &SessionRelease, moment: Moment, ok: bool) {
+        let id = p.session.id;
+        if let Some(i) = self.departing_at(p, moment.start) {
             let session = self.departing.swap_remove(i);
             self.retire(session);
+        } else if self.released(p, moment.start).is_none() {
+            // It was never met, or was forgotten when its id went to another.
         } else if !ok {
-            if let Some(session) = self.sessions.get_mut(&p.id) {
-                session.stranded = true;
-            }
-        } else if let Some(session) = self.sessions.remove(&p.id) {
+            self.sessions.entry(id).and_modify(|s| s.stranded = true);
+        } else if let Some(session) = self.sessions.remove(&id) {
             self.retire(session);
         }
     }

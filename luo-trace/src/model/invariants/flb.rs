@@ -201,7 +201,7 @@ fn serialized(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
             }
             ("it went into the next kernel without a user".into(), made)
         }
-        Life::Dead(_, gone) if flb.certain_users() > 0 => (
+        Life::Dead(_, gone) if flb.certain_users() > 0 && flb.is_counted(scene.moment.epoch) => (
             format!("it was destroyed, and {} files still used it", flb.certain_users()),
             gone,
         ),

@@ -97,3 +97,18 @@ fn a_session_that_was_not_seen_may_be_why_global_state_stays() {
         s.flb_unpreserve(MEMFD, |_| ()).wait(LONG).arrive(session(3, "x"), 0);
     });
 }
+
+#[test]
+fn the_release_of_a_forgotten_session_is_not_that_of_the_one_that_has_its_memory_now() {
+    let (old, new) = (session(1, "old"), session(1, "new"));
+    doubts(Invariant::SessionBalance, |s| {
+        // Given a session that is known from before a gap, and its release under way,
+        s.create(old).preserve(old, 1, memfd(1)).gap();
+        let begun = s.now();
+        // when another session gets its memory before that release is seen to end,
+        s.wait(10).by(101).create(new).preserve(new, 1, memfd(1)).by(100);
+        s.since(begun).release(old, 1, |_| ());
+        // then the other one lives on.
+        s.close(new, &[(1, memfd(1))]);
+    });
+}

@@ -102,12 +102,15 @@ proptest! {
     fn losses_never_make_a_broken_record_look_worse(
         plan in plan(),
         change in any::<prop::sample::Index>(),
-        what in 0u8..4,
+        what in 0u8..6,
         lost in prop::collection::vec(prop::bool::weighted(0.05), 1..80),
     ) {
-        // Given a record that cannot be: an event left out, told twice, moved, or with another outcome,
+        // Given a record that cannot be: an event left out, told twice, moved, late, of another session, or with another
+        // outcome,
         let mut events = plan.run();
-        prop_assume!(!events.is_empty());
+        if events.is_empty() {
+            return Ok(());
+        }
         let place = change.index(events.len());
         match what {
             0 => _ = events.remove(place),
@@ -115,6 +118,17 @@ proptest! {
             2 => {
                 let event = events.remove(place);
                 events.insert(place / 2, event);
+            }
+            3 => events[place].header.ktime += super::LONG,
+            4 => {
+                let session = events[place].session().copied();
+                let other = events.iter().filter_map(|e| e.session()).find(|s| Some(**s) != session).copied();
+                events = with_change(&events, place, |body| {
+                    if let (Body::FilePreserve(p) | Body::FileRetrieve(p), Some(other)) = (body, other) {
+                        p.session = other;
+                    }
+                    true
+                });
             }
             _ => events = with_change(&events, place, |body| {
                 if let Body::FlbCallback(_, p) = body {
