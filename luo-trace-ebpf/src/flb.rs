@@ -100,6 +100,9 @@ pub fn flb_callback_enter(ctx: ProbeContext) -> u32 {
     // SAFETY: the context is this program's own.
     let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
     let Some(call) = which_call(ops, function) else {
+        // It takes the right argument and is in no table: a helper, or a callback that this version does not know.
+        #[cfg(feature = "log")]
+        aya_log_ebpf::debug!(&ctx, "function {:x} is no known callback of its FLB", function);
         return 0;
     };
     let count = match call {

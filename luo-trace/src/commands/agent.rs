@@ -120,7 +120,10 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
                     watch(&mut ring, &mut pipeline);
                 }
             }
-            _ = tick.tick() => pipeline.tick(ring.lost()),
+            _ = tick.tick() => {
+                tracer.print_log();
+                pipeline.tick(ring.lost());
+            }
         }
     };
 

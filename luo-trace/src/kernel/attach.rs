@@ -11,6 +11,7 @@ use luo_trace_common::hooks::{Attach, Hook, Need};
 
 use super::btf::Btf;
 use super::ring::Ring;
+use super::signals::HeldSignals;
 use crate::journal::HookState;
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.
@@ -41,6 +42,8 @@ impl std::error::Error for AttachError {}
 pub struct Tracer {
     ebpf: Ebpf,
     hooks: Vec<HookState>,
+    #[cfg(feature = "bpf-log")]
+    log: super::log::KernelLog,
 }
 
 impl Tracer {
@@ -49,6 +52,7 @@ impl Tracer {
     /// # Errors
     /// An [`AttachError`] where a required hook failed, any other error where nothing could be loaded at all.
     pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32) -> Result<Self> {
+        let _held = HeldSignals::hold();
         let btf = Btf::parse(vmlinux_btf)?;
         let aya_btf = aya::Btf::parse(vmlinux_btf, aya::Endianness::default())?;
         let offsets = btf.offsets();
@@ -76,7 +80,12 @@ impl Tracer {
                 state
             })
             .collect();
-        let tracer = Self { ebpf, hooks };
+        let tracer = Self {
+            #[cfg(feature = "bpf-log")]
+            log: super::log::KernelLog::start(&mut ebpf)?,
+            ebpf,
+            hooks,
+        };
         let required = |state: &&HookState| {
             Hook::ALL
                 .iter()
@@ -98,6 +107,12 @@ impl Tracer {
     /// The hooks and what became of each.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Prints what the programs logged, in a build with the feature `bpf-log`.
+    pub fn print_log(&mut self) {
+        #[cfg(feature = "bpf-log")]
+        self.log.flush();
     }
 
     /// The ring buffer's reading end. There is one: a second call fails.

@@ -5,8 +5,11 @@
 
 mod attach;
 pub mod btf;
+#[cfg(feature = "bpf-log")]
+mod log;
 pub mod preflight;
 mod ring;
+mod signals;
 
 pub use attach::{AttachError, Tracer};
 pub use ring::Ring;
