@@ -132,13 +132,18 @@ impl Agent<'_> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, log.as_str(), inotify::WatchFlags::MODIFY)?;
         let deadline = Instant::now() + PATIENCE;
-        while !String::from_utf8_lossy(&fs::read(&log)?).contains(text) {
+        loop {
+            match fs::read(&log) {
+                Ok(said) if String::from_utf8_lossy(&said).contains(text) => return Ok(()),
+                // So 9p answers when the file grows while it is read; of that write the watch tells next.
+                Err(error) if error.raw_os_error() != Some(libc::ENODATA) => return Err(error.into()),
+                _ => {}
+            }
             if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&time_left(deadline)))? == 0 {
                 bail!("the agent did not say {text:?} within {PATIENCE:?}: see {}", self.log());
             }
             rustix::io::read(&watch, &mut [0; 4096])?;
         }
-        Ok(())
     }
 
     /// Asks it to stop and checks how it ended; does nothing when it does not run.
