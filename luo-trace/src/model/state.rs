@@ -38,8 +38,6 @@ pub(super) struct Moment {
     pub(super) epoch: u32,
     /// Whether what the event tells can be relied on from here.
     pub(super) clear: bool,
-    /// Whether everything inside the operation was seen too.
-    pub(super) whole: bool,
 }
 
 impl Moment {
@@ -555,7 +553,6 @@ impl State {
             id: event.id(),
             epoch: self.epoch,
             clear: event.header.ktime > self.blind_until || self.blind_until == 0,
-            whole: start.is_some_and(|start| start > self.blind_until || self.blind_until == 0),
         };
         let session = match &event.body {
             Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,

@@ -78,7 +78,7 @@ pub(super) fn balance(state: &State, scene: &Scene, court: &mut Court) {
         Body::FileCallback(FileCall::Unpreserve, p) => unpreserved(scene, court, p),
         Body::FilesUnpreserve(p) => given_back(scene, court, p),
         Body::SessionRelease(p) if p.outcome.is_ok() => {
-            let released = scene.known_session().filter(|_| scene.moment.whole);
+            let released = scene.known_session().filter(|_| scene.moment.start.is_some());
             for file in scene.session.into_iter().flat_map(Session::held) {
                 match released {
                     _ if !opened(scene, file) => {}
@@ -195,9 +195,9 @@ fn unpreserved(scene: &Scene, court: &mut Court, p: &FileCallback) {
 fn given_back(scene: &Scene, court: &mut Court, p: &FilesOp) {
     let Some(session) = scene.session else { return };
     let expected = session.unpreserved + session.held().count() as u64;
-    let countable = scene.moment.whole && scene.knows(session.epoch);
+    let countable = scene.moment.start.is_some() && scene.knows(session.epoch);
     for file in session.held().filter(|f| opened(scene, f)) {
-        if file.called_back && scene.moment.whole || countable && p.files < expected {
+        if file.called_back && scene.moment.start.is_some() || countable && p.files < expected {
             lost(scene, court, session, file, &[file.origin]);
         } else if !file.called_back && countable {
             court.close(Invariant::FileBalance);

@@ -91,7 +91,7 @@ fn release(scene: &Scene, court: &mut Court, files: u64) {
     if open {
         court.unopen(Invariant::SessionBalance);
     }
-    if !scene.moment.whole {
+    if !scene.moment.start.is_some() {
         return court.undecidable(Invariant::SessionBalance);
     }
     let held = session.held().count() as u64;

@@ -166,8 +166,8 @@ fn a_file_may_be_seen_to_leave_after_another_made_the_state_anew() {
         s.by(101);
         first(s).by(100);
         s.since(begun);
-        leave(s);
-        last(s);
+        // then the new state has its user, in time and when all is serialized.
+        leave(s).wait(LONG).create(session(1, "a")).serialize();
     });
 }
 

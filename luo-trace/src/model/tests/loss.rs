@@ -3,6 +3,7 @@
 use luo_trace_common::events::FlbCall;
 
 use super::{LONG, doubts, judge, story};
+use crate::event::Body;
 use crate::model::{Invariant, Status};
 use crate::testing::{MEMFD, memfd, session, with_losses};
 
@@ -110,5 +111,43 @@ fn the_release_of_a_forgotten_session_is_not_that_of_the_one_that_has_its_memory
         s.since(begun).release(old, 1, |_| ());
         // then the other one lives on.
         s.close(new, &[(1, memfd(1))]);
+    });
+}
+
+#[test]
+fn a_loss_may_be_told_a_moment_before_it_happened() {
+    let (a, again) = (session(1, "a"), session(2, "a"));
+    doubts(Invariant::SessionNameUnique, |s| {
+        // Given a loss that was told before the session came whose release it was,
+        s.push(Body::Gap { lost: 1 }).create(a);
+        // when its name is used again, then that is no alarm.
+        s.create(again).wait(LONG).create(session(3, "x"));
+    });
+}
+
+#[test]
+fn users_that_were_not_all_seen_to_leave_do_not_count() {
+    doubts(Invariant::FlbDestroyOnLast, |s| {
+        // Given global state with two users, of whom one left in a gap,
+        s.flb_preserve(MEMFD, |s| {
+            s.flb_call(FlbCall::Preserve, "iommu", MEMFD, 0);
+        });
+        s.flb_preserve(MEMFD, |_| ()).gap();
+        // when it goes with the other one, then nobody was left.
+        s.flb_unpreserve(MEMFD, |s| {
+            s.flb_call(FlbCall::Unpreserve, "iommu", MEMFD, 0);
+        });
+        s.serialize();
+    });
+}
+
+#[test]
+fn an_operation_whose_beginning_was_not_seen_may_miss_what_it_held() {
+    let a = session(1, "a");
+    doubts(Invariant::FileBalance, |s| {
+        s.create(a).preserve(a, 1, memfd(1)).unpreserve_files(a, 1, |_| ());
+        if let Some(Body::FilesUnpreserve(p)) = s.events.last_mut().map(|e| &mut e.body) {
+            p.outcome.duration = 0;
+        }
     });
 }
