@@ -6,12 +6,16 @@ use serde::Serialize;
 use super::Coverage;
 use super::finding::Finding;
 use super::invariants::{COUNT, Invariant};
-use super::state::{Scene, State};
+use super::scene::Scene;
+use super::state::State;
 use crate::event::Body;
 
 /// How long a suspicion waits, in nanoseconds of event time, for the end of an operation that would clear it. Events are
 /// sent when operations end, so the one that clears may come after the one that looks wrong.
 pub(super) const SETTLE_NS: u64 = 1_000_000_000;
+
+/// More suspicions than this do not wait at a time: a record that raises as many in a second is no kernel's.
+const MOST_SUSPICIONS: usize = 1024;
 
 /// What is known about an invariant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -143,6 +147,9 @@ impl Court {
 
     /// The promise looks broken since `since`.
     pub(super) fn suspect(&mut self, waits: Waits, since: u64, finding: Finding) {
+        if self.suspicions.len() >= MOST_SUSPICIONS {
+            return self.undecidable(finding.invariant);
+        }
         self.suspicions.push(Suspicion { waits, since, finding });
     }
 

@@ -6,7 +6,7 @@ use luo_trace_common::events::{FlbCall, FlbCallback};
 use luo_trace_common::text::Compatible;
 
 use super::counts::{Counts, Direction, FlbCount, HandlerId};
-use super::state::{Moment, TAINTED};
+use super::scene::{Moment, TAINTED};
 use crate::event::EventId;
 
 /// More global states than this in one record are not followed. Linux 7.3 has room for 63 (`LUO_FLB_MAX`).

@@ -13,7 +13,10 @@ mod counts;
 mod court;
 mod finding;
 mod flbs;
+mod index;
 mod invariants;
+mod objects;
+mod scene;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -22,7 +25,7 @@ pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
 pub use finding::{Finding, Subject};
 pub use invariants::{Invariant, Severity};
-pub use state::{FileView, SessionState, SessionView};
+pub use objects::{FileView, SessionState, SessionView};
 
 use court::Court;
 use invariants::Check;

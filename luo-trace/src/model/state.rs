@@ -3,334 +3,27 @@
 //! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
 //! begins a new epoch, and with it everything that was known before is no longer certain.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use luo_trace_common::events::{
     self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef, SessionRelease,
 };
-use luo_trace_common::text::{Compatible, SessionName};
-use serde::Serialize;
+use luo_trace_common::text::SessionName;
 
 use super::counts::{Counts, Direction, FileState, HandlerId};
 use super::court::SETTLE_NS;
-use super::finding::{Finding, Subject};
 use super::flbs::Flbs;
-use super::invariants::Invariant;
+use super::index::{Holder, Index, change};
+use super::objects::{File, GivenBack, Preserving, Retrieve, Session, SessionView};
+use super::scene::{Moment, Scene, TAINTED, direction, session_ref};
 use crate::event::{Body, Event, EventId};
-
-/// The epoch of what was not seen whole.
-pub(super) const TAINTED: u32 = 0;
 
 /// How long after a gap a record may still be incomplete, in nanoseconds. A program reads the count of losses a moment
 /// after its event took its place in the record, so a loss is at times told one event early.
 const BLINK_NS: u64 = 10_000_000;
 
-/// When an event happened, and how much of what led to it was seen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
-    /// The event's time: for an operation, its end.
-    pub(super) at: u64,
-    /// When the operation began, if that was seen.
-    pub(super) start: Option<u64>,
-    pub(super) id: EventId,
-    /// The epoch now.
-    pub(super) epoch: u32,
-    /// Whether what the event tells can be relied on from here.
-    pub(super) clear: bool,
-}
-
-impl Moment {
-    /// The epoch of an object that is seen from this moment on.
-    pub(super) fn stamp(&self) -> u32 {
-        if self.clear { self.epoch } else { TAINTED }
-    }
-}
-
-/// An event, and what it is about, before it takes effect.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Scene<'a> {
-    pub(super) event: &'a Event,
-    pub(super) moment: Moment,
-    /// The session it is about, if that is known. For a create it is none: the session is new.
-    pub(super) session: Option<&'a Session>,
-    pub(super) handler: HandlerId,
-}
-
-impl Scene<'_> {
-    /// Whether all that matters about an object was seen.
-    pub(super) fn knows(&self, epoch: u32) -> bool {
-        epoch == self.moment.epoch
-    }
-
-    /// The session, where it was seen from its beginning.
-    pub(super) fn known_session(&self) -> Option<&Session> {
-        self.session.filter(|s| self.knows(s.epoch))
-    }
-
-    /// Whether this is an operation on the session of this serial number; a callback is only a part of one.
-    pub(super) fn is_operation_on(&self, serial: u64) -> bool {
-        self.session.is_some_and(|s| s.serial == serial) && !matches!(self.event.body, Body::FileCallback(..))
-    }
-
-    /// Whether it is an operation on a session that was not met before.
-    pub(super) fn is_stranger(&self) -> bool {
-        self.session.is_none() && session_ref(&self.event.body).is_some_and(|s| s.id != 0)
-    }
-
-    /// What this event proves, with it as the last piece of evidence.
-    pub(super) fn finding(
-        &self,
-        invariant: Invariant,
-        object: Subject,
-        expected: impl Into<Cow<'static, str>>,
-        seen: impl Into<Cow<'static, str>>,
-        evidence: &[EventId],
-    ) -> Finding {
-        Finding {
-            invariant,
-            object,
-            expected: expected.into(),
-            seen: seen.into(),
-            advice: invariant.advice(),
-            evidence: evidence.iter().copied().chain([self.moment.id]).collect(),
-            time_ns: self.moment.at,
-        }
-    }
-
-    /// Whether the kernel has serialized everything: no operation on files is under way.
-    pub(super) fn serialized(&self) -> bool {
-        matches!(&self.event.body, Body::SessionSerialize(p) if p.outcome.is_ok())
-    }
-}
-
-/// What became of asking a handler for a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Retrieve {
-    #[default]
-    NotAsked,
-    /// It gave this file (0: not known which).
-    Gave(u64, EventId),
-    /// It failed.
-    Failed(EventId),
-}
-
-impl Retrieve {
-    pub(super) fn event(self) -> Option<EventId> {
-        match self {
-            Retrieve::NotAsked => None,
-            Retrieve::Gave(_, id) | Retrieve::Failed(id) => Some(id),
-        }
-    }
-}
-
-/// A file of a session.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct File {
-    pub(super) token: u64,
-    pub(super) handler: HandlerId,
-    pub(super) object: abi::Object,
-    /// Where it stands; `None`: it was unpreserved out of order, and its place is kept.
-    pub(super) state: Option<FileState>,
-    pub(super) epoch: u32,
-    /// The event that made it known.
-    pub(super) origin: EventId,
-    /// Whether its handler's callbacks are seen.
-    pub(super) called_back: bool,
-    pub(super) retrieve: Retrieve,
-    /// The epoch of what is known of that.
-    pub(super) asked: u32,
-}
-
-/// A handler's preserve that succeeded, while the operation around it goes on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Preserving {
-    pub(super) file: u64,
-    pub(super) id: EventId,
-    pub(super) epoch: u32,
-}
-
-/// `luo_file_unpreserve_files` was seen.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GivenBack {
-    pub(super) id: EventId,
-    /// How many files the kernel says it gave back.
-    pub(super) files: u64,
-    /// How many files the session had by this record.
-    pub(super) expected: u64,
-}
-
-/// A session. Mirrors `struct luo_session` in `kernel/liveupdate/luo_internal.h` (7.3).
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: u64,
-    /// Its number in the order the model met them, which tells it from a later one with the same id.
-    pub(super) serial: u64,
-    pub(super) name: SessionName,
-    pub(super) direction: Direction,
-    pub(super) epoch: u32,
-    /// The event that made it known.
-    pub(super) origin: EventId,
-    pub(super) files: Vec<File>,
-    /// Incoming files that nobody has asked for: only their number is known.
-    pub(super) pending: u64,
-    /// The event that retrieved it, and its epoch.
-    pub(super) retrieved: Option<(EventId, u32)>,
-    pub(super) preserving: Option<Preserving>,
-    /// How many of its files the handlers were seen to unpreserve.
-    pub(super) unpreserved: u64,
-    pub(super) given_back: Option<GivenBack>,
-    /// Incoming, and nobody has retrieved it yet.
-    awaited: bool,
-    stranded: bool,
-    frozen: bool,
-    /// When it was seen to be made; 0: before the record, or the gap.
-    born: u64,
-    /// When another session took its id, so that its release must be about to end.
-    left: u64,
-}
-
-impl Session {
-    pub(super) fn subject(&self) -> Subject {
-        Subject::Session {
-            direction: self.direction,
-            name: self.name,
-        }
-    }
-
-    pub(super) fn file_subject(&self, token: Option<u64>) -> Subject {
-        Subject::File {
-            session: self.name,
-            token,
-        }
-    }
-
-    /// The last file, of those still held, that is this open file.
-    pub(super) fn position(&self, file: u64) -> Option<usize> {
-        self.files
-            .iter()
-            .rposition(|f| f.object.file == file && f.state.is_some())
-    }
-
-    pub(super) fn held(&self) -> impl Iterator<Item = &File> {
-        self.files.iter().filter(|f| f.state.is_some())
-    }
-
-    /// Whether a release of this direction can be its own.
-    fn goes(&self, p: &SessionRelease) -> bool {
-        match self.direction {
-            Direction::Outgoing => p.direction != abi::INCOMING,
-            Direction::Incoming => p.direction != abi::OUTGOING,
-        }
-    }
-
-    /// Whether another session has its id already.
-    pub(super) fn is_departing(&self) -> bool {
-        self.left > 0
-    }
-
-    fn state(&self) -> SessionState {
-        match self.direction {
-            Direction::Outgoing if self.frozen => SessionState::Frozen,
-            Direction::Outgoing => SessionState::Open,
-            Direction::Incoming if self.stranded => SessionState::Stranded,
-            Direction::Incoming if self.awaited => SessionState::Pending,
-            Direction::Incoming => SessionState::Retrieved,
-        }
-    }
-}
-
-/// Where a session stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SessionState {
-    /// Outgoing: files can be preserved into it.
-    Open,
-    /// Outgoing: serialized for the next kernel.
-    Frozen,
-    /// Incoming: nobody has retrieved it yet.
-    Pending,
-    /// Incoming: somebody holds it.
-    Retrieved,
-    /// Incoming: it was closed while a file could not be finished, and nobody can reach it any more.
-    Stranded,
-}
-
-impl SessionState {
-    /// The name users see.
-    pub const fn name(self) -> &'static str {
-        match self {
-            SessionState::Open => "open",
-            SessionState::Frozen => "frozen",
-            SessionState::Pending => "pending",
-            SessionState::Retrieved => "retrieved",
-            SessionState::Stranded => "stranded",
-        }
-    }
-}
-
-/// A live session, for listing.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionView<'a> {
-    session: &'a Session,
-    counts: &'a Counts,
-}
-
-impl<'a> SessionView<'a> {
-    /// Its name; empty: not known.
-    pub fn name(&self) -> SessionName {
-        self.session.name
-    }
-
-    /// Which way it goes.
-    pub fn direction(&self) -> Direction {
-        self.session.direction
-    }
-
-    /// Where it stands.
-    pub fn state(&self) -> SessionState {
-        self.session.state()
-    }
-
-    /// How many files nobody has asked for yet; their tokens and handlers are not known.
-    pub fn pending_files(&self) -> u64 {
-        self.session.pending
-    }
-
-    /// Its other files, in the order they were preserved or asked for.
-    pub fn files(&self) -> impl Iterator<Item = FileView> + 'a {
-        let counts = self.counts;
-        self.session.files.iter().filter_map(move |file| {
-            Some(FileView {
-                token: file.token,
-                handler: counts.handler(file.handler),
-                size: file.object.size,
-                state: file.state?,
-            })
-        })
-    }
-}
-
-/// A live file, for listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileView {
-    /// Its token.
-    pub token: u64,
-    /// Its handler's compatible string; empty: not known.
-    pub handler: Compatible,
-    /// Its size in bytes; 0 for files without one.
-    pub size: u64,
-    /// Where it stands.
-    pub state: FileState,
-}
-
-/// Who holds an object.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Holder {
-    id: u64,
-    serial: u64,
-    place: usize,
-}
+/// More sessions than this are not kept to wait for the end of their release: no machine has as many CPUs to be in one.
+const MOST_DEPARTING: usize = 1024;
 
 /// A successful `liveupdate_reboot`.
 #[derive(Clone, Copy, Debug)]
@@ -383,56 +76,6 @@ pub(super) struct State {
     pub(super) frozen: Option<Frozen>,
 }
 
-/// What finds files by other names, and counts them.
-#[derive(Debug, Default)]
-struct Index {
-    /// By serial number of the session and token: their places in the session.
-    tokens: HashMap<(u64, u64), usize>,
-    /// Outgoing objects, by identity.
-    objects: HashMap<u64, Holder>,
-    counts: Counts,
-}
-
-impl Index {
-    /// Drops the file at this place of a session; later ones keep their places.
-    fn drop_file(&mut self, session: &mut Session, place: usize) {
-        let Some(file) = session.files.get_mut(place) else {
-            return;
-        };
-        if let Some(state) = file.state.take() {
-            self.counts.files_went(file.handler, state, 1, file.object.size);
-            self.counts.retired += 1;
-            let key = (session.serial, file.token);
-            if self.tokens.get(&key) == Some(&place) {
-                self.tokens.remove(&key);
-            }
-            let identity = file.object.identity;
-            let held_here = |holder: &Holder| (holder.serial, holder.place) == (session.serial, place);
-            if identity != 0 && self.objects.get(&identity).is_some_and(held_here) {
-                self.objects.remove(&identity);
-            }
-        }
-        while session.files.last().is_some_and(|f| f.state.is_none()) {
-            session.files.pop();
-        }
-    }
-
-    fn drop_files(&mut self, session: &mut Session) {
-        while let Some(last) = session.files.len().checked_sub(1) {
-            self.drop_file(session, last);
-        }
-        let pending = std::mem::take(&mut session.pending);
-        self.counts.files_went(0, FileState::Pending, pending, 0);
-        self.counts.retired = self.counts.retired.saturating_add(pending);
-    }
-
-    fn no_longer_awaited(&mut self, session: &mut Session) {
-        if std::mem::take(&mut session.awaited) {
-            self.counts.pending_sessions -= 1;
-        }
-    }
-}
-
 impl Default for State {
     fn default() -> Self {
         Self {
@@ -448,42 +91,6 @@ impl Default for State {
             frozen: None,
         }
     }
-}
-
-/// Which way the session of an operation goes, where the operation alone tells.
-pub(super) fn direction(body: &Body) -> Option<Direction> {
-    use FileCall::{CanFinish, Finish, Freeze, Preserve, Retrieve, Unfreeze, Unpreserve};
-    Some(match body {
-        Body::SessionCreate(_)
-        | Body::FilePreserve(_)
-        | Body::FilesUnpreserve(_)
-        | Body::FilesFreeze(_)
-        | Body::FilesUnfreeze(_)
-        | Body::FileCallback(Preserve | Unpreserve | Freeze | Unfreeze, _) => Direction::Outgoing,
-        Body::SessionRetrieve(_)
-        | Body::FileRetrieve(_)
-        | Body::FilesFinish(_)
-        | Body::FilesDeserialize(_)
-        | Body::FileCallback(Retrieve | CanFinish | Finish, _) => Direction::Incoming,
-        Body::SessionRelease(p) if p.direction == abi::OUTGOING => Direction::Outgoing,
-        Body::SessionRelease(p) if p.direction == abi::INCOMING => Direction::Incoming,
-        _ => return None,
-    })
-}
-
-fn session_ref(body: &Body) -> Option<&SessionRef> {
-    Some(match body {
-        Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
-        Body::SessionRelease(p) => &p.session,
-        Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
-        Body::FilesUnpreserve(p)
-        | Body::FilesFinish(p)
-        | Body::FilesFreeze(p)
-        | Body::FilesUnfreeze(p)
-        | Body::FilesDeserialize(p) => &p.session,
-        Body::FileCallback(_, p) => &p.session,
-        _ => return None,
-    })
 }
 
 // What is asked.
@@ -671,6 +278,10 @@ impl State {
                 // Its memory is in use again, so it is gone: only the end of its release is still to come.
                 old.left = moment.at;
                 self.departing.push(old);
+                if self.departing.len() > MOST_DEPARTING {
+                    let oldest = self.departing.remove(0);
+                    self.retire(oldest);
+                }
             } else {
                 self.retire(old);
             }
@@ -943,13 +554,5 @@ impl State {
         session.awaited = true;
         self.index.counts.pending_sessions += 1;
         self.index.counts.files_came(0, FileState::Pending, session.pending, 0);
-    }
-}
-
-fn change(counts: &mut Counts, file: &mut File, state: FileState) {
-    if let Some(before) = file.state.filter(|&s| s != state) {
-        counts.files_went(file.handler, before, 1, file.object.size);
-        counts.files_came(file.handler, state, 1, file.object.size);
-        file.state = Some(state);
     }
 }

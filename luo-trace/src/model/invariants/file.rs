@@ -6,7 +6,9 @@
 use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, TOKEN_KNOWN};
 
 use super::super::court::{Court, Waits};
-use super::super::state::{File, Retrieve, Scene, Session, State};
+use super::super::objects::{File, Retrieve, Session};
+use super::super::scene::Scene;
+use super::super::state::State;
 use super::{EBUSY, EEXIST, Invariant};
 use crate::event::{Body, EventId};
 

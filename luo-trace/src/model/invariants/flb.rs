@@ -10,7 +10,8 @@ use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
 use super::super::finding::Subject;
 use super::super::flbs::{self, Flb, Life, Relation};
-use super::super::state::{Scene, State};
+use super::super::scene::Scene;
+use super::super::state::State;
 use super::Invariant;
 use crate::event::{Body, EventId};
 
@@ -26,7 +27,7 @@ fn subject(direction: Direction, flb: &Flb) -> Subject {
 
 /// Whether the kernel's count of users is one that a callback must not find; -1 is not known.
 fn in_use(users: i64) -> bool {
-    users > 0 || users < -1
+    !(-1..=0).contains(&users)
 }
 
 pub(super) fn create_on_first(state: &State, scene: &Scene, court: &mut Court) {
@@ -75,10 +76,10 @@ pub(super) fn destroy_on_last(state: &State, scene: &Scene, court: &mut Court) {
     match &scene.event.body {
         Body::FlbCallback(FlbCall::Preserve, p) if p.outcome.is_ok() => {
             let exists = matches!(life(state, scene, p, Direction::Outgoing), Life::Alive(..));
-            match exists {
-                true => {}
-                false if scene.moment.clear => court.open(Invariant::FlbDestroyOnLast),
-                false => court.undecidable(Invariant::FlbDestroyOnLast),
+            if !exists && scene.moment.clear {
+                court.open(Invariant::FlbDestroyOnLast);
+            } else if !exists {
+                court.undecidable(Invariant::FlbDestroyOnLast);
             }
         }
         Body::FlbCallback(call @ (FlbCall::Unpreserve | FlbCall::Finish), p) => {

@@ -7,7 +7,8 @@
 use luo_trace_common::hooks::{Family, Hook};
 
 use super::court::Court;
-use super::state::{Scene, State};
+use super::scene::Scene;
+use super::state::State;
 
 mod file;
 mod flb;

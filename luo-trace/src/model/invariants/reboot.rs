@@ -2,7 +2,8 @@
 
 use super::super::court::Court;
 use super::super::finding::Subject;
-use super::super::state::{Scene, State};
+use super::super::scene::Scene;
+use super::super::state::State;
 use super::Invariant;
 use crate::event::Body;
 

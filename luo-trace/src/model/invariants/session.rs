@@ -3,7 +3,8 @@
 use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
 use super::super::finding::Subject;
-use super::super::state::{Scene, State, direction};
+use super::super::scene::{Scene, direction};
+use super::super::state::State;
 use super::{EEXIST, EINVAL, Invariant};
 use crate::event::Body;
 
@@ -91,7 +92,7 @@ fn release(scene: &Scene, court: &mut Court, files: u64) {
     if open {
         court.unopen(Invariant::SessionBalance);
     }
-    if !scene.moment.start.is_some() {
+    if scene.moment.start.is_none() {
         return court.undecidable(Invariant::SessionBalance);
     }
     let held = session.held().count() as u64;

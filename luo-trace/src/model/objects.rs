@@ -1,0 +1,229 @@
+//! Sessions and files, as far as the record tells.
+
+use luo_trace_common::events::{self as abi, SessionRelease};
+use luo_trace_common::text::{Compatible, SessionName};
+use serde::Serialize;
+
+use super::counts::{Counts, Direction, FileState, HandlerId};
+use super::finding::Subject;
+use crate::event::EventId;
+
+/// What became of asking a handler for a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Retrieve {
+    #[default]
+    NotAsked,
+    /// It gave this file (0: not known which).
+    Gave(u64, EventId),
+    /// It failed.
+    Failed(EventId),
+}
+
+impl Retrieve {
+    pub(super) fn event(self) -> Option<EventId> {
+        match self {
+            Retrieve::NotAsked => None,
+            Retrieve::Gave(_, id) | Retrieve::Failed(id) => Some(id),
+        }
+    }
+}
+
+/// A file of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct File {
+    pub(super) token: u64,
+    pub(super) handler: HandlerId,
+    pub(super) object: abi::Object,
+    /// Where it stands; `None`: it was unpreserved out of order, and its place is kept.
+    pub(super) state: Option<FileState>,
+    pub(super) epoch: u32,
+    /// The event that made it known.
+    pub(super) origin: EventId,
+    /// Whether its handler's callbacks are seen.
+    pub(super) called_back: bool,
+    pub(super) retrieve: Retrieve,
+    /// The epoch of what is known of that.
+    pub(super) asked: u32,
+}
+
+/// A handler's preserve that succeeded, while the operation around it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Preserving {
+    pub(super) file: u64,
+    pub(super) id: EventId,
+    pub(super) epoch: u32,
+}
+
+/// `luo_file_unpreserve_files` was seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GivenBack {
+    pub(super) id: EventId,
+    /// How many files the kernel says it gave back.
+    pub(super) files: u64,
+    /// How many files the session had by this record.
+    pub(super) expected: u64,
+}
+
+/// A session. Mirrors `struct luo_session` in `kernel/liveupdate/luo_internal.h` (7.3).
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: u64,
+    /// Its number in the order the model met them, which tells it from a later one with the same id.
+    pub(super) serial: u64,
+    pub(super) name: SessionName,
+    pub(super) direction: Direction,
+    pub(super) epoch: u32,
+    /// The event that made it known.
+    pub(super) origin: EventId,
+    pub(super) files: Vec<File>,
+    /// Incoming files that nobody has asked for: only their number is known.
+    pub(super) pending: u64,
+    /// The event that retrieved it, and its epoch.
+    pub(super) retrieved: Option<(EventId, u32)>,
+    pub(super) preserving: Option<Preserving>,
+    /// How many of its files the handlers were seen to unpreserve.
+    pub(super) unpreserved: u64,
+    pub(super) given_back: Option<GivenBack>,
+    /// Incoming, and nobody has retrieved it yet.
+    pub(super) awaited: bool,
+    pub(super) stranded: bool,
+    pub(super) frozen: bool,
+    /// When it was seen to be made; 0: before the record, or the gap.
+    pub(super) born: u64,
+    /// When another session took its id, so that its release must be about to end.
+    pub(super) left: u64,
+}
+
+impl Session {
+    pub(super) fn subject(&self) -> Subject {
+        Subject::Session {
+            direction: self.direction,
+            name: self.name,
+        }
+    }
+
+    pub(super) fn file_subject(&self, token: Option<u64>) -> Subject {
+        Subject::File {
+            session: self.name,
+            token,
+        }
+    }
+
+    /// The last file, of those still held, that is this open file.
+    pub(super) fn position(&self, file: u64) -> Option<usize> {
+        self.files
+            .iter()
+            .rposition(|f| f.object.file == file && f.state.is_some())
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = &File> {
+        self.files.iter().filter(|f| f.state.is_some())
+    }
+
+    /// Whether a release of this direction can be its own.
+    pub(super) fn goes(&self, p: &SessionRelease) -> bool {
+        match self.direction {
+            Direction::Outgoing => p.direction != abi::INCOMING,
+            Direction::Incoming => p.direction != abi::OUTGOING,
+        }
+    }
+
+    /// Whether another session has its id already.
+    pub(super) fn is_departing(&self) -> bool {
+        self.left > 0
+    }
+
+    fn state(&self) -> SessionState {
+        match self.direction {
+            Direction::Outgoing if self.frozen => SessionState::Frozen,
+            Direction::Outgoing => SessionState::Open,
+            Direction::Incoming if self.stranded => SessionState::Stranded,
+            Direction::Incoming if self.awaited => SessionState::Pending,
+            Direction::Incoming => SessionState::Retrieved,
+        }
+    }
+}
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// Outgoing: files can be preserved into it.
+    Open,
+    /// Outgoing: serialized for the next kernel.
+    Frozen,
+    /// Incoming: nobody has retrieved it yet.
+    Pending,
+    /// Incoming: somebody holds it.
+    Retrieved,
+    /// Incoming: it was closed while a file could not be finished, and nobody can reach it any more.
+    Stranded,
+}
+
+impl SessionState {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SessionState::Open => "open",
+            SessionState::Frozen => "frozen",
+            SessionState::Pending => "pending",
+            SessionState::Retrieved => "retrieved",
+            SessionState::Stranded => "stranded",
+        }
+    }
+}
+
+/// A live session, for listing.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView<'a> {
+    pub(super) session: &'a Session,
+    pub(super) counts: &'a Counts,
+}
+
+impl<'a> SessionView<'a> {
+    /// Its name; empty: not known.
+    pub fn name(&self) -> SessionName {
+        self.session.name
+    }
+
+    /// Which way it goes.
+    pub fn direction(&self) -> Direction {
+        self.session.direction
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> SessionState {
+        self.session.state()
+    }
+
+    /// How many files nobody has asked for yet; their tokens and handlers are not known.
+    pub fn pending_files(&self) -> u64 {
+        self.session.pending
+    }
+
+    /// Its other files, in the order they were preserved or asked for.
+    pub fn files(&self) -> impl Iterator<Item = FileView> + 'a {
+        let counts = self.counts;
+        self.session.files.iter().filter_map(move |file| {
+            Some(FileView {
+                token: file.token,
+                handler: counts.handler(file.handler),
+                size: file.object.size,
+                state: file.state?,
+            })
+        })
+    }
+}
+
+/// A live file, for listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileView {
+    /// Its token.
+    pub token: u64,
+    /// Its handler's compatible string; empty: not known.
+    pub handler: Compatible,
+    /// Its size in bytes; 0 for files without one.
+    pub size: u64,
+    /// Where it stands.
+    pub state: FileState,
+}
