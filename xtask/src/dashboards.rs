@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::run;
+use crate::setup::{self, Need};
 
 /// How long Prometheus may take to start, to scrape three times, and to evaluate the rules.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -43,11 +44,13 @@ pub(crate) fn check(metrics_file: &Path) -> Result<Report> {
     let metrics: Arc<str> = fs::read_to_string(metrics_file)
         .map(Into::into)
         .with_context(|| format!("cannot read {}", metrics_file.display()))?;
+    let tools = setup::ensure(&[Need::Prometheus])?;
+    let promtool = tools.program("promtool")?;
     let dashboards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
     let rules_file = dashboards.join("rules.yml");
-    run::output(Command::new("promtool").args(["check", "rules"]).arg(&rules_file))?;
+    run::output(Command::new(&promtool).args(["check", "rules"]).arg(&rules_file))?;
     run::output(
-        Command::new("promtool")
+        Command::new(&promtool)
             .args(["test", "rules"])
             .arg(dashboards.join("rules.test.yml")),
     )?;
@@ -55,7 +58,7 @@ pub(crate) fn check(metrics_file: &Path) -> Result<Report> {
     let present = series(&metrics);
     ensure!(!present.is_empty(), "{} holds no metrics", metrics_file.display());
     let agent = serve(metrics.clone())?;
-    let prometheus = Prometheus::start(agent, &rules_file)?;
+    let prometheus = Prometheus::start(&tools.program("prometheus")?, agent, &rules_file)?;
     prometheus.wait_for_scrapes()?;
 
     let dashboard = fs::read_to_string(dashboards.join("luo-trace.json")).context("cannot read the dashboard")?;
@@ -150,7 +153,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(agent: SocketAddr, rules: &Path) -> Result<Self> {
+    fn start(program: &Path, agent: SocketAddr, rules: &Path) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("luo-trace-prometheus-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let rules = rules.canonicalize().context("cannot find the rules")?;
@@ -165,7 +168,7 @@ impl Prometheus {
         // Prometheus does not tell which port it got for 0, so a free one is found for it.
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = free.context("no free port on loopback")?;
-        let child = Command::new("prometheus")
+        let child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
             .arg(format!("--web.listen-address={address}"))

@@ -201,5 +201,13 @@ fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest) 
 
 /// Holds dashboards and rules against what this run's agent measured.
 fn dashboards(output: &Path) -> Result<()> {
-    dashboards::check(&output.join("metrics-2.prom")).map(drop)
+    let report = dashboards::check(&output.join("metrics-2.prom"))?;
+    println!(
+        "        {} panel queries with data, {} rules evaluated by Prometheus",
+        report.queries, report.rules
+    );
+    for panel in &report.without_metric {
+        println!("        not shown by this run: {panel}");
+    }
+    Ok(())
 }
