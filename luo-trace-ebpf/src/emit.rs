@@ -67,8 +67,9 @@ fn next_sequence() -> Option<u64> {
     SEQUENCE.get_ptr_mut(0).map(|counter| unsafe { add_one(counter) } + 1)
 }
 
+/// Something happened that no event will tell.
 #[inline(always)]
-fn count_loss() {
+pub fn count_loss() {
     if let Some(counter) = LOST.get_ptr_mut(0) {
         // SAFETY: the map's only slot, touched by atomic adds alone.
         unsafe { add_one(counter) };

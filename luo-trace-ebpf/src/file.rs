@@ -256,6 +256,7 @@ pub fn file_callback_enter(ctx: ProbeContext) -> u32 {
         return 0;
     };
     if let Some(task) = task::enter(Hook::FileCallback) {
+        task::forget_callback(&mut task.file_args);
         task.file_call = call as u64;
         task.file_args = args;
     }

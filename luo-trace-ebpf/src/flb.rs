@@ -110,6 +110,7 @@ pub fn flb_callback_enter(ctx: ProbeContext) -> u32 {
         FlbCall::Retrieve | FlbCall::Finish => Field::FlbIncomingCount,
     };
     if let Some(task) = task::enter(Hook::FlbCallback) {
+        task::forget_callback(&mut task.flb_args);
         task.flb_call = call as u64;
         task.flb_args = args;
         task.flb_users = flb.read::<i32>(count).map_or(-1, i64::from);

@@ -7,7 +7,9 @@ use aya_ebpf::btf_maps::{Array, LruHashMap};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Outcome, SessionRelease};
-use luo_trace_common::hooks::Hook;
+use luo_trace_common::hooks::{Family, Hook};
+
+use crate::emit::count_loss;
 
 /// One task's notes.
 #[repr(C)]
@@ -71,6 +73,15 @@ pub fn enter(hook: Hook) -> Option<&'static mut Task> {
     Some(task)
 }
 
+/// Forgets a callback's argument. One that is still there when its operation ends, or when the next callback begins, is of
+/// a callback whose return the kernel did not report: it has room for only so many at a time. That is a loss.
+#[inline(always)]
+pub fn forget_callback(args: &mut u64) {
+    if core::mem::take(args) != 0 {
+        count_loss();
+    }
+}
+
 /// How a hook's function ended, and when.
 #[derive(Clone, Copy)]
 pub struct Ended {
@@ -85,8 +96,18 @@ pub struct Ended {
 pub fn leave(hook: Hook, result: i64) -> Ended {
     // SAFETY: helper without preconditions.
     let at = unsafe { bpf_ktime_get_ns() };
-    let start = current().map_or(0, |task| core::mem::take(&mut task.starts[hook as usize]));
-    let duration = if start == 0 { 0 } else { at.saturating_sub(start) };
+    let mut start = 0;
+    if let Some(task) = current() {
+        start = core::mem::take(&mut task.starts[hook as usize]);
+        match (hook, hook.family()) {
+            (Hook::FileCallback | Hook::FlbCallback, _) => {}
+            (_, Family::File) => forget_callback(&mut task.file_args),
+            (_, Family::Flb) => forget_callback(&mut task.flb_args),
+            _ => {}
+        }
+    }
+    // 0 stands for an entry that was not seen; a clock that ticks slowly may well show no time at all.
+    let duration = if start == 0 { 0 } else { at.saturating_sub(start).max(1) };
     Ended {
         at,
         outcome: Outcome { result, duration },

@@ -49,6 +49,7 @@ impl std::error::Error for DecodeError {}
 /// Turns records into events, and keeps account of what is missing.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    since: u64,
     lost: u64,
     errors: u64,
 }
@@ -57,11 +58,27 @@ pub struct Decoder {
 pub type Decoded = (Option<Event>, Result<Event, DecodeError>);
 
 impl Decoder {
+    /// A decoder for a record whose hooks were all attached at this time, in nanoseconds of `CLOCK_MONOTONIC`. An
+    /// operation that was under way then was seen in part only, which counts as a loss.
+    pub fn since(attached: u64) -> Self {
+        Self {
+            since: attached,
+            ..Self::default()
+        }
+    }
+
+    /// The same decoder before its first record.
+    pub fn anew(&self) -> Self {
+        Self::since(self.since)
+    }
+
     /// Decodes one record. Where its header tells of losses not yet told, a [`Body::Gap`] comes before the event.
     pub fn decode(&mut self, record: &[u8]) -> Decoded {
         let result = event(record);
         let gap = match &result {
-            Ok(event) => self.lost_is_now(event.header.lost, event.header),
+            Ok(event) => self
+                .lost_is_now(event.header.lost, event.header)
+                .or_else(|| self.partly_seen(event)),
             Err(_) => {
                 self.errors += 1;
                 None
@@ -78,6 +95,18 @@ impl Decoder {
         Some(Event {
             header,
             body: Body::Gap { lost: newly },
+        })
+    }
+
+    /// A gap for an operation that began before every hook was attached.
+    fn partly_seen(&self, event: &Event) -> Option<Event> {
+        // An entry is a moment, not an operation.
+        let whole = self.since == 0
+            || matches!(event.body, Body::KexecEnter(_))
+            || event.start().is_some_and(|start| start >= self.since);
+        (!whole).then_some(Event {
+            header: event.header,
+            body: Body::Gap { lost: 1 },
         })
     }
 
@@ -230,6 +259,24 @@ mod tests {
         assert_eq!(event, Ok(create(4, 2)));
         assert_eq!(decoder.decode(&encode(&create(5, 2))).0, None);
         assert_eq!(decoder.lost(), 2);
+    }
+
+    #[test]
+    fn an_operation_that_was_under_way_when_the_hooks_were_attached_was_seen_in_part_only() {
+        // Given one that took from 751 to 1001 ns,
+        let record = encode(&create(1, 0));
+        // when the hooks were attached in between, then something of it may be missing,
+        let (gap, event) = Decoder::since(900).decode(&record);
+        assert_eq!(gap.map(|g| g.body), Some(Body::Gap { lost: 1 }));
+        assert_eq!(event, Ok(create(1, 0)));
+        // and when they were attached before, nothing is.
+        assert_eq!(Decoder::since(751).decode(&record).0, None);
+        // One whose beginning was not seen at all may have begun at any time.
+        let mut unseen = create(1, 0);
+        if let Body::SessionCreate(p) = &mut unseen.body {
+            p.outcome.duration = 0;
+        }
+        assert!(Decoder::since(1).decode(&encode(&unseen)).0.is_some());
     }
 
     #[test]

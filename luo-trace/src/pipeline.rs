@@ -94,10 +94,11 @@ struct Told {
 }
 
 impl Pipeline {
-    /// A pipeline at the beginning of a record.
-    pub fn new(live: Arc<Live>, outputs: Outputs) -> Self {
+    /// A pipeline at the beginning of a record whose hooks were all attached at this time, in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub fn new(live: Arc<Live>, outputs: Outputs, attached: u64) -> Self {
         Self {
-            decoder: Decoder::default(),
+            decoder: Decoder::since(attached),
             live,
             outputs,
             records: Records::default(),

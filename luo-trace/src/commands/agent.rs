@@ -102,7 +102,7 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
         ..host::header()?
     };
     let live = Arc::new(Live::new(&header)?);
-    let mut pipeline = Pipeline::new(live.clone(), outputs(args, &header)?);
+    let mut pipeline = Pipeline::new(live.clone(), outputs(args, &header)?, clock.monotonic_ns);
     if let Some(address) = args.listen {
         pipeline::serve(live, address).await;
     }

@@ -60,9 +60,9 @@ impl<R: Read> Events<R> {
     /// The events that `reader` gives.
     pub fn new(reader: Reader<R>) -> Self {
         Self {
+            decoder: Decoder::since(reader.header().clock.monotonic_ns),
             header: reader.header().clone(),
             reader,
-            decoder: Decoder::default(),
             run: 1,
             summary: Summary::default(),
             waiting: None,
@@ -95,7 +95,7 @@ impl<R: Read> Events<R> {
         // The damaged part may have held the beginning of a new run, whose count of losses starts again at zero. The gap
         // for the damage stands for everything lost before this event.
         if std::mem::take(after_damage) && event.header.lost < before {
-            *decoder = Decoder::default();
+            *decoder = decoder.anew();
             decoder.lost_is_now(event.header.lost, event.header);
         }
         Some((gap, event))
@@ -149,7 +149,7 @@ impl<R: Read> Iterator for Events<R> {
                 }
                 Frame::Resumed(header) => {
                     // The new run's programs count from zero again.
-                    self.decoder = Decoder::default();
+                    self.decoder = Decoder::since(header.clock.monotonic_ns);
                     self.after_damage = false;
                     self.header = *header;
                     self.run += 1;

@@ -75,9 +75,11 @@ pub struct Header {
 }
 
 impl Header {
-    /// The hooks that were attached, as far as this version knows them.
+    /// The hooks that were attached in full, as far as this version knows them. One that reaches only some of its
+    /// functions cannot be relied on.
     pub fn attached(&self) -> impl Iterator<Item = Hook> + '_ {
-        let attached = |hook: &Hook| self.hooks.iter().any(|state| state.attached && state.id == hook.id());
+        let whole = |state: &HookState| state.attached && state.reason.is_none();
+        let attached = move |hook: &Hook| self.hooks.iter().any(|state| whole(state) && state.id == hook.id());
         Hook::ALL.iter().copied().filter(attached)
     }
 }
@@ -121,7 +123,7 @@ pub struct HookState {
     /// The kernel functions it is attached to.
     #[serde(default)]
     pub targets: Vec<String>,
-    /// Why it is not attached.
+    /// Why it is not attached, or not to all of its functions.
     #[serde(default)]
     pub reason: Option<String>,
 }
