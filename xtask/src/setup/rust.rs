@@ -56,6 +56,14 @@ fn install_source(link: &Path) -> Result<()> {
     }
     eprintln!("about to run: rustup component add rust-src");
     let rustup = run::output(Command::new("timeout").args([RUSTUP_SECONDS, "rustup", "component", "add", "rust-src"]));
+    // Where somebody removed the files by hand, rustup believes that they are there.
+    let rustup = rustup.and_then(|_| match has_source(link) {
+        true => Ok(()),
+        false => bail!(
+            "rustup says that rust-src is installed, and {} is not there",
+            link.display()
+        ),
+    });
     let Err(why) = rustup else { return Ok(()) };
     if !apt::available() {
         bail!(
