@@ -100,7 +100,33 @@ fn source(tally: &mut Tally) -> Result<()> {
     tally.check("clippy", || {
         cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])
     });
+    tally.check("clippy on the eBPF programs", programs);
     tests(tally)
+}
+
+/// Clippy on the crate that is built for another target.
+fn programs() -> Result<()> {
+    let mut command = command_in_workspace(&["clippy", "--quiet", "--package", "luo-trace-ebpf", "--features", "log"]);
+    command.args([
+        "-Z",
+        "build-std=core",
+        "--target",
+        "bpfel-unknown-none",
+        "--target-dir",
+        "target/bpf",
+    ]);
+    command.args(["--", "--deny", "warnings"]);
+    let flags = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+    let status = command
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .status();
+    let status = status.context("cannot start cargo")?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("it has complaints ({status})")
+    }
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
