@@ -120,6 +120,22 @@ impl Body {
             Body::Gap { .. } => return None,
         })
     }
+
+    /// The session it is about, where it is about one; which one may not be known.
+    pub fn session(&self) -> Option<&SessionRef> {
+        Some(match self {
+            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
+            Body::SessionRelease(p) => &p.session,
+            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
+            Body::FilesUnpreserve(p)
+            | Body::FilesFinish(p)
+            | Body::FilesFreeze(p)
+            | Body::FilesUnfreeze(p)
+            | Body::FilesDeserialize(p) => &p.session,
+            Body::FileCallback(_, p) => &p.session,
+            _ => return None,
+        })
+    }
 }
 
 impl Event {
@@ -163,19 +179,7 @@ impl Event {
 
     /// The session it is about, where it is about one and the record tells which.
     pub fn session(&self) -> Option<&SessionRef> {
-        let session = match &self.body {
-            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
-            Body::SessionRelease(p) => &p.session,
-            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
-            Body::FilesUnpreserve(p)
-            | Body::FilesFinish(p)
-            | Body::FilesFreeze(p)
-            | Body::FilesUnfreeze(p)
-            | Body::FilesDeserialize(p) => &p.session,
-            Body::FileCallback(_, p) => &p.session,
-            _ => return None,
-        };
-        (!session.name.is_empty()).then_some(session)
+        self.body.session().filter(|session| !session.name.is_empty())
     }
 
     /// The event's name: a kind's, or for callbacks the operation's (`file-freeze`, `flb-create`).

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use luo_trace_common::events::{self as abi, FileCall, SessionRef};
+use luo_trace_common::events::{self as abi, FileCall};
 
 use super::counts::{Direction, HandlerId};
 use super::finding::{Finding, Subject};
@@ -62,7 +62,7 @@ impl Scene<'_> {
 
     /// Whether it is an operation on a session that was not met before.
     pub(super) fn is_stranger(&self) -> bool {
-        self.session.is_none() && session_ref(&self.event.body).is_some_and(|s| s.id != 0)
+        self.session.is_none() && self.event.body.session().is_some_and(|s| s.id != 0)
     }
 
     /// What this event proves, with it as the last piece of evidence.
@@ -108,22 +108,6 @@ pub(super) fn direction(body: &Body) -> Option<Direction> {
         | Body::FileCallback(Retrieve | CanFinish | Finish, _) => Direction::Incoming,
         Body::SessionRelease(p) if p.direction == abi::OUTGOING => Direction::Outgoing,
         Body::SessionRelease(p) if p.direction == abi::INCOMING => Direction::Incoming,
-        _ => return None,
-    })
-}
-
-/// The session that an event is about.
-pub(super) fn session_ref(body: &Body) -> Option<&SessionRef> {
-    Some(match body {
-        Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
-        Body::SessionRelease(p) => &p.session,
-        Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
-        Body::FilesUnpreserve(p)
-        | Body::FilesFinish(p)
-        | Body::FilesFreeze(p)
-        | Body::FilesUnfreeze(p)
-        | Body::FilesDeserialize(p) => &p.session,
-        Body::FileCallback(_, p) => &p.session,
         _ => return None,
     })
 }

@@ -15,7 +15,7 @@ use super::court::SETTLE_NS;
 use super::flbs::Flbs;
 use super::index::{Holder, Index, change};
 use super::objects::{File, GivenBack, Preserving, Retrieve, Session, SessionView};
-use super::scene::{Moment, Scene, TAINTED, direction, session_ref};
+use super::scene::{Moment, Scene, TAINTED, direction};
 use crate::event::{Body, Event, EventId};
 
 /// How long after a gap a record may still be incomplete, in nanoseconds. A program reads the count of losses a moment
@@ -164,7 +164,7 @@ impl State {
         let session = match &event.body {
             Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,
             Body::SessionRelease(p) => self.released(p, start),
-            body => session_ref(body).and_then(|session| {
+            body => body.session().and_then(|session| {
                 let direction = direction(body)?;
                 match session.id {
                     0 => self.named(direction, session.name),
@@ -222,7 +222,7 @@ impl State {
     /// Whether an operation succeeded on a session and does not say on which: any may have changed.
     pub(super) fn is_blank(event: &Event) -> bool {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
-        ok && !matches!(event.body, Body::FileCallback(..)) && session_ref(&event.body).is_some_and(|s| s.id == 0)
+        ok && !matches!(event.body, Body::FileCallback(..)) && event.body.session().is_some_and(|s| s.id == 0)
     }
 
     /// Events were lost: nothing that is known stays certain.
