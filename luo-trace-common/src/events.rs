@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::text::{Comm, Compatible, SessionName};
+use crate::text::{Comm, Compatible, Name, SessionName};
 
 /// Version of this ABI, written in a journal's header.
 pub const ABI_VERSION: u16 = 1;
@@ -52,6 +52,10 @@ kinds! {
     4 SessionDeserialize(Plain) "session-deserialize";
     /// `luo_session_serialize` returned: after a success every session is frozen.
     5 SessionSerialize(Plain) "session-serialize";
+    /// `luo_open` returned: somebody opened `/dev/liveupdate`, or was refused.
+    6 DeviceOpen(Plain) "device-open";
+    /// `luo_release` returned: `/dev/liveupdate` was closed.
+    7 DeviceRelease(Plain) "device-release";
 
     /// `luo_preserve_file` returned.
     16 FilePreserve(FileOp) "file-preserve";
@@ -80,13 +84,48 @@ kinds! {
     35 FlbSerialize(Plain) "flb-serialize";
     /// An FLB's callback returned: global state was made, brought back or taken down.
     36 FlbCallback(FlbCallback) "flb-callback";
+    /// `liveupdate_flb_get_*` returned: a driver takes a reference on global state, or is refused.
+    37 FlbGet(FlbUse) "flb-get";
+    /// `liveupdate_flb_put_*` returned to a driver: it gives its reference back. LUO's own puts, one per file, are told by
+    /// [`Kind::FlbUnpreserve`] and [`Kind::FlbFinish`] instead.
+    38 FlbPut(FlbUse) "flb-put";
+    /// One entry that `luo_flb_serialize` wrote for the next kernel; these come before its [`Kind::FlbSerialize`].
+    39 FlbRecord(FlbRecord) "flb-record";
 
     /// `kernel_kexec` was entered: `reboot(LINUX_REBOOT_CMD_KEXEC)` is on its way.
-    48 KexecEnter(Plain) "kexec-enter";
+    48 KexecEnter(Kexec) "kexec-enter";
     /// `liveupdate_reboot` returned: after a success only the jump may follow.
     49 LiveupdateReboot(Plain) "liveupdate-reboot";
     /// `kernel_kexec` returned to its caller, so the jump did not happen.
     50 KexecReturn(Plain) "kexec-return";
+    /// `kexec_file_load(2)` or `kexec_load(2)` returned: a kernel is armed, replaced or unloaded, or was refused.
+    51 ImageLoad(ImageLoad) "image-load";
+    /// `kho_fill_kimage` returned: an image that is being loaded was made one that carries preserved memory. Comes before
+    /// its [`Kind::ImageLoad`], and is the only moment at which the next kernel's command line can be read.
+    52 ImageCarrier(ImageCarrier) "image-carrier";
+
+    /// A function of KHO's interface returned, one that is called once for an object and not once for a page.
+    64 KhoOp(KhoOp) "kho-op";
+    /// What the LUO operation that returns now did to preserved memory; comes before the operation's own event, and only
+    /// under `--kho keys`.
+    65 KhoBalance(KhoBalance) "kho-balance";
+    /// KHO was asked for what cannot be right; only under `--kho keys`.
+    66 KhoAnomaly(KhoAnomaly) "kho-anomaly";
+
+    /// What follows until [`Kind::SnapshotEnd`] is what the kernel's own lists hold, as a walk over them found it.
+    80 SnapshotBegin(SnapshotBegin) "snapshot-begin";
+    /// A session that exists.
+    81 SnapshotSession(SnapshotSession) "snapshot-session";
+    /// A file that exists; follows its session.
+    82 SnapshotFile(SnapshotFile) "snapshot-file";
+    /// A registered FLB, with the users of either direction.
+    83 SnapshotFlb(SnapshotFlb) "snapshot-flb";
+    /// A registered file handler.
+    84 SnapshotHandler(SnapshotHandler) "snapshot-handler";
+    /// An FLB that a handler's files use; follows its handler.
+    85 SnapshotLink(SnapshotLink) "snapshot-link";
+    /// The walk is over.
+    86 SnapshotEnd(SnapshotEnd) "snapshot-end";
 }
 
 /// What every event begins with.
@@ -284,6 +323,293 @@ pub struct FlbCallback {
     pub outcome: Outcome,
 }
 
+/// A driver's own reference on global state, outside of any file. Mirrors `liveupdate_flb_{get,put}_{incoming,outgoing}` in
+/// `kernel/liveupdate/luo_flb.c` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlbUse {
+    /// Same number as [`FlbCallback::flb`].
+    pub flb: u64,
+    /// The FLB's compatible string.
+    pub name: Compatible,
+    /// [`OUTGOING`] or [`INCOMING`].
+    pub direction: u32,
+    /// Keeps the next field aligned; 0.
+    pub reserved: u32,
+    /// The kernel's count of users when the call returned; -1: not known.
+    pub users: i64,
+    /// How it ended; a put always succeeds.
+    pub outcome: Outcome,
+}
+
+/// What the next kernel is told of an FLB. Mirrors `struct luo_flb_ser` in `include/linux/kho/abi/luo.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlbRecord {
+    /// The FLB's compatible string.
+    pub name: Compatible,
+    /// Its data handle.
+    pub data: u64,
+    /// Its users.
+    pub users: u64,
+}
+
+/// [`Image::mode`]: whether an image is loaded is not known.
+pub const IMAGE_UNKNOWN: u32 = 0;
+/// [`Image::mode`]: none is loaded.
+pub const IMAGE_NONE: u32 = 1;
+/// [`Image::mode`]: one loaded by `kexec_file_load(2)`.
+pub const IMAGE_FILE: u32 = 2;
+/// [`Image::mode`]: one loaded by `kexec_load(2)`, which carries nothing.
+pub const IMAGE_LEGACY: u32 = 3;
+
+/// The kernel to jump into. Mirrors `struct kimage` in `include/linux/kexec.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Image {
+    /// Tells images of one boot apart while they live; 0: none.
+    pub id: u64,
+    /// [`IMAGE_UNKNOWN`], [`IMAGE_NONE`], [`IMAGE_FILE`] or [`IMAGE_LEGACY`].
+    pub mode: u32,
+    /// Keeps the next field aligned; 0.
+    pub reserved: u32,
+    /// Physical address of KHO's tree in it; 0: it carries no preserved memory.
+    pub kho: u64,
+}
+
+/// `reboot(LINUX_REBOOT_CMD_KEXEC)` begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Kexec {
+    /// Always a success that took no time: this is a moment.
+    pub outcome: Outcome,
+    /// The image that is about to be jumped into.
+    pub image: Image,
+}
+
+/// An image was loaded, replaced or unloaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageLoad {
+    /// [`IMAGE_FILE`] for `kexec_file_load(2)`, [`IMAGE_LEGACY`] for `kexec_load(2)`.
+    pub call: u32,
+    /// Keeps the next field aligned; 0.
+    pub reserved: u32,
+    /// What is loaded now; crash images are not told of.
+    pub image: Image,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The command line of the next kernel, as far as it fits. Mirrors `COMMAND_LINE_SIZE` in
+/// `arch/x86/include/asm/setup.h` (7.3).
+pub type CommandLine = Name<2048>;
+
+/// An image was prepared to carry preserved memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageCarrier {
+    /// Same number as [`Image::id`].
+    pub image: u64,
+    /// Same as [`Image::kho`].
+    pub kho: u64,
+    /// The command line's length in bytes, with its NUL; 0: there is none.
+    pub command_line_len: u64,
+    /// The command line.
+    pub command_line: CommandLine,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// A call of KHO's interface. Mirrors `include/linux/kexec_handover.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct KhoOp {
+    /// The raw [`KhoCall`].
+    pub call: u32,
+    /// How many keys could not be added to KHO's tree during the call; counted under `--kho keys` only.
+    pub inner_failures: u32,
+    /// What it is about: a physical address for pages, else an address in the kernel; 0: not known.
+    pub address: u64,
+    /// Pages; 0: none, or not known.
+    pub pages: u64,
+    /// A subtree's name; empty for other calls.
+    pub name: Compatible,
+    /// The LUO operation it is part of, as `Hook as u32 + 1`; 0: none.
+    pub within: u32,
+    /// Keeps the next field aligned; 0.
+    pub reserved: u32,
+    /// How it ended. Functions that return a pointer count as 0, or the negative errno.
+    pub outcome: Outcome,
+}
+
+/// Keys that went in and out of something, as a multiset: numbers, and sums that tell different multisets apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Keys {
+    /// Calls.
+    pub calls: u64,
+    /// Pages of 4 KiB, or whatever the base page is.
+    pub pages: u64,
+    /// Wrapping sum over the calls of a mixing function of the key.
+    pub sum: u64,
+}
+
+/// What one LUO operation did to preserved memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct KhoBalance {
+    /// The operation, as `Hook as u32`.
+    pub operation: u32,
+    /// [`TOKEN_KNOWN`].
+    pub flags: u32,
+    /// The session, where it is about one.
+    pub session: SessionRef,
+    /// The token, if [`TOKEN_KNOWN`].
+    pub token: u64,
+    /// Keys added to KHO's tree.
+    pub added: Keys,
+    /// Keys removed from it.
+    pub removed: Keys,
+    /// Ranges restored, keyed by physical address and order.
+    pub restored: Keys,
+    /// Keys that could not be added.
+    pub failures: u64,
+    /// How the operation ended.
+    pub outcome: Outcome,
+}
+
+/// [`KhoAnomaly::what`]: a range was asked back that is not, or not any more, preserved. The kernel refuses that.
+pub const RESTORE_OF_UNPRESERVED: u32 = 1;
+/// [`KhoAnomaly::what`]: a range was preserved that lies in scratch memory, where the next kernel would overwrite it.
+pub const PRESERVED_IN_SCRATCH: u32 = 2;
+
+/// KHO was asked for what cannot be right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct KhoAnomaly {
+    /// [`RESTORE_OF_UNPRESERVED`] or [`PRESERVED_IN_SCRATCH`].
+    pub what: u32,
+    /// The LUO operation it is part of, as `Hook as u32 + 1`; 0: none.
+    pub within: u32,
+    /// The range's physical address.
+    pub address: u64,
+    /// The range's pages; 0: not known.
+    pub pages: u64,
+    /// How the call ended; always known, with no duration.
+    pub outcome: Outcome,
+}
+
+/// A walk over the kernel's lists begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotBegin {
+    /// Which walk, from 1; one that was disturbed is followed by another.
+    pub walk: u64,
+    /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot.
+    pub update_number: u64,
+    /// The image to jump into.
+    pub image: Image,
+}
+
+/// A session, as the kernel's list has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotSession {
+    /// The session.
+    pub session: SessionRef,
+    /// [`OUTGOING`] or [`INCOMING`].
+    pub direction: u32,
+    /// 1: incoming, and somebody has retrieved it.
+    pub retrieved: u32,
+    /// The kernel's own count of its files.
+    pub files: u64,
+}
+
+/// A file, as its session's list has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotFile {
+    /// Its session's [`SessionRef::id`].
+    pub session: u64,
+    /// Its token.
+    pub token: u64,
+    /// Its handler's compatible string.
+    pub handler: Compatible,
+    /// The open file; all zero for one that nobody has retrieved yet.
+    pub object: Object,
+    /// The handler's serialized data.
+    pub data: u64,
+    /// What became of its retrieve: 0 none yet, 1 done, negative errno: it failed.
+    pub retrieve_status: i64,
+}
+
+/// A registered FLB. Mirrors `struct luo_flb_private` in `include/linux/liveupdate.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotFlb {
+    /// Same number as [`FlbCallback::flb`].
+    pub flb: u64,
+    /// Its compatible string.
+    pub name: Compatible,
+    /// Users of the outgoing state; -1: not known.
+    pub outgoing_users: i64,
+    /// Users of the incoming state; -1: not known.
+    pub incoming_users: i64,
+    /// Data handle of the outgoing state.
+    pub outgoing_data: u64,
+    /// Data handle of the incoming state.
+    pub incoming_data: u64,
+    /// What became of its retrieve: 0 none yet, 1 done, negative errno: it failed.
+    pub retrieve_status: i64,
+    /// 1: the incoming state is finished.
+    pub finished: u64,
+}
+
+/// A registered file handler. Mirrors `struct liveupdate_file_handler` in `include/linux/liveupdate.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotHandler {
+    /// Tells handlers of one boot apart.
+    pub handler: u64,
+    /// Its compatible string.
+    pub name: Compatible,
+}
+
+/// An FLB that a handler's files use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotLink {
+    /// [`SnapshotHandler::handler`].
+    pub handler: u64,
+    /// [`SnapshotFlb::flb`].
+    pub flb: u64,
+}
+
+/// [`SnapshotEnd::flags`]: the lists changed during the walk, so that what it found may be of different moments.
+pub const SNAPSHOT_CHANGED: u32 = 1;
+/// [`SnapshotEnd::flags`]: something could not be read, and is missing.
+pub const SNAPSHOT_INCOMPLETE: u32 = 2;
+/// [`SnapshotEnd::flags`]: the previous kernel's sessions lie in memory that nobody has read in yet: nothing is known of
+/// incoming sessions.
+pub const SNAPSHOT_INCOMING_UNREAD: u32 = 4;
+
+/// A walk is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SnapshotEnd {
+    /// [`SnapshotBegin::walk`].
+    pub walk: u64,
+    /// [`SNAPSHOT_CHANGED`], [`SNAPSHOT_INCOMPLETE`] and [`SNAPSHOT_INCOMING_UNREAD`], or none of them.
+    pub flags: u32,
+    /// Keeps the next field aligned; 0.
+    pub reserved: u32,
+    /// The kernel's own count of outgoing sessions; -1: not known.
+    pub outgoing_sessions: i64,
+    /// The kernel's own count of incoming sessions; -1: not known.
+    pub incoming_sessions: i64,
+}
+
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
     ($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $call:ident $name:literal;)* }) => {
@@ -340,6 +666,36 @@ calls! {
     }
 }
 
+calls! {
+    /// Functions of KHO's interface. Mirrors `kernel/liveupdate/kexec_handover.c` (7.3).
+    KhoCall {
+        /// `kho_preserve_pages`.
+        1 PreservePages "kho-preserve-pages";
+        /// `kho_unpreserve_pages`.
+        2 UnpreservePages "kho-unpreserve-pages";
+        /// `kho_restore_pages`.
+        3 RestorePages "kho-restore-pages";
+        /// `kho_preserve_vmalloc`.
+        4 PreserveVmalloc "kho-preserve-vmalloc";
+        /// `kho_unpreserve_vmalloc`.
+        5 UnpreserveVmalloc "kho-unpreserve-vmalloc";
+        /// `kho_restore_vmalloc`.
+        6 RestoreVmalloc "kho-restore-vmalloc";
+        /// `kho_alloc_preserve`.
+        7 AllocPreserve "kho-alloc-preserve";
+        /// `kho_unpreserve_free`.
+        8 UnpreserveFree "kho-unpreserve-free";
+        /// `kho_restore_free`.
+        9 RestoreFree "kho-restore-free";
+        /// `kho_add_subtree`.
+        10 AddSubtree "kho-add-subtree";
+        /// `kho_remove_subtree`.
+        11 RemoveSubtree "kho-remove-subtree";
+        /// `kho_retrieve_subtree`.
+        12 RetrieveSubtree "kho-retrieve-subtree";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,6 +721,21 @@ mod tests {
             (Kind::FileCallback, 176),
             (Kind::FlbPreserve, 64),
             (Kind::FlbCallback, 144),
+            (Kind::FlbGet, 88),
+            (Kind::FlbRecord, 64),
+            (Kind::KexecEnter, 40),
+            (Kind::ImageLoad, 48),
+            (Kind::ImageCarrier, 2088),
+            (Kind::KhoOp, 96),
+            (Kind::KhoBalance, 184),
+            (Kind::KhoAnomaly, 40),
+            (Kind::SnapshotBegin, 40),
+            (Kind::SnapshotSession, 88),
+            (Kind::SnapshotFile, 112),
+            (Kind::SnapshotFlb, 104),
+            (Kind::SnapshotHandler, 56),
+            (Kind::SnapshotLink, 16),
+            (Kind::SnapshotEnd, 32),
         ];
         for (kind, size) in sizes {
             assert_eq!(kind.payload_size(), size, "{}", kind.name());

@@ -120,4 +120,66 @@ fields! {
     InodeSuper "inode" "i_sb";
     /// Tells file systems apart.
     SuperMagic "super_block" "s_magic";
+    /// The session's link in its list.
+    SessionList "luo_session" "list";
+    /// How many sessions the kernel counts.
+    HeaderCount "luo_session_header" "count";
+    /// Head of the list of sessions.
+    HeaderList "luo_session_header" "list";
+    /// Whether the previous kernel sent sessions.
+    HeaderActive "luo_session_header" "active";
+    /// Blocks of sessions that are not read in yet, by physical address; 7.2 and later.
+    HeaderBlocks "luo_session_header" "block_set.head_pa";
+    /// The sessions from the previous kernel.
+    GlobalIncoming "luo_session_global" "incoming";
+    /// The sessions for the next kernel.
+    GlobalOutgoing "luo_session_global" "outgoing";
+    /// What became of a file's retrieve, from 7.0.
+    LuoFileRetrieveStatus "luo_file" "retrieve_status";
+    /// The same in 6.19, as a flag.
+    LuoFileRetrieved "luo_file" "retrieved";
+    /// The handler's link in the list of handlers.
+    HandlerList "liveupdate_file_handler" "list";
+    /// Head of the handler's list of FLBs.
+    HandlerFlbs "liveupdate_file_handler" "flb_list";
+    /// An FLB that a handler uses.
+    FlbLinkFlb "luo_flb_link" "flb";
+    /// Link in the handler's list.
+    FlbLinkList "luo_flb_link" "list";
+    /// The FLB's link in the list of FLBs.
+    FlbList "liveupdate_flb" "private.list";
+    /// Data handle of the outgoing global state.
+    FlbOutgoingData "liveupdate_flb" "private.outgoing.data";
+    /// Data handle of the incoming global state.
+    FlbIncomingData "liveupdate_flb" "private.incoming.data";
+    /// Whether the incoming global state is finished.
+    FlbIncomingFinished "liveupdate_flb" "private.incoming.finished";
+    /// What became of the FLB's retrieve.
+    FlbIncomingStatus "liveupdate_flb" "private.incoming.retrieve_status";
+    /// Head of the list of FLBs.
+    FlbGlobalList "luo_flb_global" "list";
+    /// What the next kernel is told of FLBs: how many.
+    FlbGlobalHeader "luo_flb_global" "outgoing.header_ser";
+    /// What the next kernel is told of FLBs: each.
+    FlbGlobalRecords "luo_flb_global" "outgoing.ser";
+    /// How many FLBs the next kernel is told of.
+    FlbHeaderCount "luo_flb_header_ser" "count";
+    /// An FLB the next kernel is told of: its compatible string.
+    FlbRecordName "luo_flb_ser" "name";
+    /// An FLB the next kernel is told of: its data handle.
+    FlbRecordData "luo_flb_ser" "data";
+    /// An FLB the next kernel is told of: its users.
+    FlbRecordCount "luo_flb_ser" "count";
+    /// Set on images that `kexec_file_load` made.
+    ImageFileOps "kimage" "fops";
+    /// Physical address of KHO's tree in an image.
+    ImageKho "kimage" "kho.fdt";
+    /// The next kernel's command line, while it is being loaded.
+    ImageCommandLine "kimage" "cmdline_buf";
+    /// Its length.
+    ImageCommandLineLen "kimage" "cmdline_buf_len";
+    /// Start of a range of scratch memory.
+    ScratchAddress "kho_scratch" "addr";
+    /// Its size.
+    ScratchSize "kho_scratch" "size";
 }

@@ -16,6 +16,8 @@ pub enum Family {
     Flb,
     /// `kernel/liveupdate/luo_core.c` and `kernel/kexec_core.c`.
     Reboot,
+    /// `kernel/liveupdate/kexec_handover.c`.
+    Kho,
 }
 
 impl Family {
@@ -26,6 +28,7 @@ impl Family {
             Family::File => "file",
             Family::Flb => "flb",
             Family::Reboot => "reboot",
+            Family::Kho => "kho",
         }
     }
 }
@@ -37,7 +40,7 @@ pub enum Attach {
     Function {
         /// Names the function had over time, newest first; the first that this kernel has is taken.
         targets: &'static [&'static str],
-        /// How many parameters it has: its result follows them in the program's context.
+        /// How many parameters it has, under its newest name: its result follows them in the program's context.
         args: usize,
     },
     /// kprobe and kretprobe on every function whose one parameter points to this structure: callbacks of any handler.
@@ -54,6 +57,31 @@ pub enum Need {
     Required,
     /// It goes on; what the hook would have told is unknown.
     Optional,
+    /// It goes on. The function is one that others call, so that a kernel without such a symbol has nothing to tell.
+    IfPresent,
+}
+
+/// How closely KHO is watched (`--kho`). Each includes the ones before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KhoDetail {
+    /// Not at all.
+    Off,
+    /// What is touched once for an object: cheap enough to leave on everywhere.
+    #[default]
+    Count,
+    /// Every key, counted and summed: decides balance, and costs some percent of every preserve.
+    Keys,
+}
+
+impl KhoDetail {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KhoDetail::Off => "off",
+            KhoDetail::Count => "count",
+            KhoDetail::Keys => "keys",
+        }
+    }
 }
 
 macro_rules! hooks {
@@ -89,6 +117,15 @@ macro_rules! hooks {
             /// How its programs reach the kernel.
             pub const fn attach(self) -> Attach { match self { $(Hook::$hook => $attach,)* } }
 
+            /// From which [`KhoDetail`] on it is attached.
+            pub const fn detail(self) -> KhoDetail {
+                match self {
+                    Hook::KhoKeyAdd | Hook::KhoKeyDel | Hook::KhoRestorePage => KhoDetail::Keys,
+                    _ if matches!(self.family(), Family::Kho) => KhoDetail::Count,
+                    _ => KhoDetail::Off,
+                }
+            }
+
             /// The kernel fields it cannot do without.
             pub const fn fields(self) -> &'static [Field] { match self { $(Hook::$hook => &[$(Field::$field,)*],)* } }
         }
@@ -120,6 +157,15 @@ hooks! {
     SessionSerialize "session-serialize" Session Required
         enter: Some("session_serialize_enter"), exit: Some("session_serialize"),
         attach: function(&["luo_session_serialize"], 0), fields: [];
+
+    /// Somebody opens the device.
+    DeviceOpen "device-open" Session Optional
+        enter: Some("device_open_enter"), exit: Some("device_open"),
+        attach: function(&["luo_open"], 2), fields: [];
+    /// The device is closed.
+    DeviceRelease "device-release" Session Optional
+        enter: Some("device_release_enter"), exit: Some("device_release"),
+        attach: function(&["luo_release"], 2), fields: [];
 
     /// A file is preserved under a token.
     FilePreserve "file-preserve" File Required
@@ -179,6 +225,23 @@ hooks! {
         attach: Attach::Callbacks { argument: "liveupdate_flb_op_args" },
         fields: [FlbArgsFlb FlbArgsData FlbOps FlbCompatible FlbOpsPreserve FlbOpsUnpreserve FlbOpsRetrieve FlbOpsFinish];
 
+    /// A driver takes a reference on global state from the previous kernel.
+    FlbGetIncoming "flb-get-incoming" Flb IfPresent
+        enter: Some("flb_get_incoming_enter"), exit: Some("flb_get_incoming"),
+        attach: function(&["liveupdate_flb_get_incoming"], 2), fields: [FlbCompatible];
+    /// A driver gives it back.
+    FlbPutIncoming "flb-put-incoming" Flb IfPresent
+        enter: Some("flb_put_incoming_enter"), exit: Some("flb_put_incoming"),
+        attach: function(&["liveupdate_flb_put_incoming"], 1), fields: [FlbCompatible];
+    /// A driver takes a reference on global state for the next kernel.
+    FlbGetOutgoing "flb-get-outgoing" Flb IfPresent
+        enter: Some("flb_get_outgoing_enter"), exit: Some("flb_get_outgoing"),
+        attach: function(&["liveupdate_flb_get_outgoing"], 2), fields: [FlbCompatible];
+    /// A driver gives it back.
+    FlbPutOutgoing "flb-put-outgoing" Flb IfPresent
+        enter: Some("flb_put_outgoing_enter"), exit: Some("flb_put_outgoing"),
+        attach: function(&["liveupdate_flb_put_outgoing"], 1), fields: [FlbCompatible];
+
     /// `reboot(LINUX_REBOOT_CMD_KEXEC)` begins, or comes back without a jump.
     Kexec "kexec" Reboot Required
         enter: Some("kexec_enter"), exit: Some("kexec_return"),
@@ -187,6 +250,79 @@ hooks! {
     LiveupdateReboot "liveupdate-reboot" Reboot Required
         enter: Some("liveupdate_reboot_enter"), exit: Some("liveupdate_reboot"),
         attach: function(&["liveupdate_reboot"], 0), fields: [];
+    /// A kernel is loaded or unloaded by `kexec_file_load(2)`.
+    ImageLoadFile "image-load-file" Reboot Optional
+        enter: Some("image_load_file_enter"), exit: Some("image_load_file"),
+        attach: function(&["__x64_sys_kexec_file_load", "__arm64_sys_kexec_file_load"], 1), fields: [ImageFileOps ImageKho];
+    /// A kernel is loaded or unloaded by `kexec_load(2)`.
+    ImageLoadLegacy "image-load-legacy" Reboot IfPresent
+        enter: Some("image_load_legacy_enter"), exit: Some("image_load_legacy"),
+        attach: function(&["__x64_sys_kexec_load", "__arm64_sys_kexec_load"], 1), fields: [ImageFileOps ImageKho];
+    /// A kernel that is being loaded is made to carry preserved memory.
+    ImageCarrier "image-carrier" Reboot Optional
+        enter: Some("image_carrier_enter"), exit: Some("image_carrier"),
+        attach: function(&["kho_fill_kimage"], 1), fields: [ImageKho ImageCommandLine ImageCommandLineLen];
+
+    /// Pages are preserved.
+    KhoPreservePages "kho-preserve-pages" Kho Optional
+        enter: Some("kho_preserve_pages_enter"), exit: Some("kho_preserve_pages"),
+        attach: function(&["kho_preserve_pages"], 2), fields: [];
+    /// Pages are given back.
+    KhoUnpreservePages "kho-unpreserve-pages" Kho Optional
+        enter: Some("kho_unpreserve_pages_enter"), exit: Some("kho_unpreserve_pages"),
+        attach: function(&["kho_unpreserve_pages"], 2), fields: [];
+    /// Pages are brought back.
+    KhoRestorePages "kho-restore-pages" Kho Optional
+        enter: Some("kho_restore_pages_enter"), exit: Some("kho_restore_pages"),
+        attach: function(&["kho_restore_pages"], 2), fields: [];
+    /// A vmalloc area is preserved.
+    KhoPreserveVmalloc "kho-preserve-vmalloc" Kho Optional
+        enter: Some("kho_preserve_vmalloc_enter"), exit: Some("kho_preserve_vmalloc"),
+        attach: function(&["kho_preserve_vmalloc"], 2), fields: [];
+    /// A vmalloc area is given back.
+    KhoUnpreserveVmalloc "kho-unpreserve-vmalloc" Kho Optional
+        enter: Some("kho_unpreserve_vmalloc_enter"), exit: Some("kho_unpreserve_vmalloc"),
+        attach: function(&["kho_unpreserve_vmalloc"], 1), fields: [];
+    /// A vmalloc area is brought back.
+    KhoRestoreVmalloc "kho-restore-vmalloc" Kho Optional
+        enter: Some("kho_restore_vmalloc_enter"), exit: Some("kho_restore_vmalloc"),
+        attach: function(&["kho_restore_vmalloc"], 1), fields: [];
+    /// Memory is allocated that is preserved.
+    KhoAllocPreserve "kho-alloc-preserve" Kho Optional
+        enter: Some("kho_alloc_preserve_enter"), exit: Some("kho_alloc_preserve"),
+        attach: function(&["kho_alloc_preserve"], 1), fields: [];
+    /// Such memory is freed.
+    KhoUnpreserveFree "kho-unpreserve-free" Kho Optional
+        enter: Some("kho_unpreserve_free_enter"), exit: Some("kho_unpreserve_free"),
+        attach: function(&["kho_unpreserve_free"], 1), fields: [];
+    /// Such memory of the previous kernel is freed.
+    KhoRestoreFree "kho-restore-free" Kho Optional
+        enter: Some("kho_restore_free_enter"), exit: Some("kho_restore_free"),
+        attach: function(&["kho_restore_free"], 1), fields: [];
+    /// A subtree is added to what the next kernel is told.
+    KhoAddSubtree "kho-add-subtree" Kho Optional
+        enter: Some("kho_add_subtree_enter"), exit: Some("kho_add_subtree"),
+        attach: function(&["kho_add_subtree"], 3), fields: [];
+    /// A subtree is removed from it.
+    KhoRemoveSubtree "kho-remove-subtree" Kho Optional
+        enter: Some("kho_remove_subtree_enter"), exit: Some("kho_remove_subtree"),
+        attach: function(&["kho_remove_subtree"], 1), fields: [];
+    /// A subtree of the previous kernel is asked for.
+    KhoRetrieveSubtree "kho-retrieve-subtree" Kho Optional
+        enter: Some("kho_retrieve_subtree_enter"), exit: Some("kho_retrieve_subtree"),
+        attach: function(&["kho_retrieve_subtree"], 3), fields: [];
+    /// A range is entered into KHO's tree.
+    KhoKeyAdd "kho-key-add" Kho Optional
+        enter: None, exit: Some("kho_key_add"),
+        attach: function(&["kho_radix_add_key", "kho_radix_add_page"], 2), fields: [];
+    /// A range is taken out of it.
+    KhoKeyDel "kho-key-del" Kho Optional
+        enter: None, exit: Some("kho_key_del"),
+        attach: function(&["kho_radix_del_key", "kho_radix_del_page"], 2), fields: [];
+    /// A range of the previous kernel is brought back.
+    KhoRestorePage "kho-restore-page" Kho Optional
+        enter: None, exit: Some("kho_restore_page"),
+        attach: function(&["kho_restore_page"], 2), fields: [];
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! - [`events`]: what the programs send through the ring buffer, and what a journal holds;
 //! - [`hooks`]: the table of kernel functions that are traced, from which attaching, `luo-trace hooks` and metric labels come;
 //! - [`fields`]: the members of kernel structures the programs read, whose offsets the agent looks up in the running kernel's BTF;
+//! - [`variables`]: the variables of the kernel the programs read, whose addresses come from `/proc/kallsyms`;
 //! - [`text`]: names of fixed size as the kernel keeps them, and how they are shown.
 #![no_std]
 
@@ -12,3 +13,4 @@ pub mod events;
 pub mod fields;
 pub mod hooks;
 pub mod text;
+pub mod variables;

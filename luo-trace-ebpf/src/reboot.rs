@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
-use luo_trace_common::events::{Kind, Plain};
+use luo_trace_common::events::{Kexec, Kind, Plain};
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
@@ -14,7 +14,7 @@ use crate::task;
 pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
     task::enter(Hook::Kexec);
     // SAFETY: helper without preconditions.
-    emit(Kind::KexecEnter, unsafe { bpf_ktime_get_ns() }, |_: &mut Plain| {});
+    emit(Kind::KexecEnter, unsafe { bpf_ktime_get_ns() }, |_: &mut Kexec| {});
     0
 }
 

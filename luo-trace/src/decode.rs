@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use luo_trace_common::events::{FileCall, FlbCall, Header, Kind};
+use luo_trace_common::events::{FileCall, FlbCall, Header, KhoCall, Kind};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::event::{Body, Event};
@@ -100,10 +100,9 @@ impl Decoder {
 
     /// A gap for an operation that began before every hook was attached.
     fn partly_seen(&self, event: &Event) -> Option<Event> {
-        // An entry is a moment, not an operation.
-        let whole = self.since == 0
-            || matches!(event.body, Body::KexecEnter(_))
-            || event.start().is_some_and(|start| start >= self.since);
+        // An entry, a record and a look at a list are moments, not operations.
+        let moment = matches!(event.body, Body::KexecEnter(_) | Body::KhoAnomaly(_)) || event.outcome().is_none();
+        let whole = self.since == 0 || moment || event.start().is_some_and(|start| start >= self.since);
         (!whole).then_some(Event {
             header: event.header,
             body: Body::Gap { lost: 1 },
@@ -150,6 +149,26 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
         Kind::KexecEnter => Body::KexecEnter(prefix(payload)),
         Kind::LiveupdateReboot => Body::LiveupdateReboot(prefix(payload)),
         Kind::KexecReturn => Body::KexecReturn(prefix(payload)),
+        Kind::FlbGet => Body::FlbGet(prefix(payload)),
+        Kind::FlbPut => Body::FlbPut(prefix(payload)),
+        Kind::FlbRecord => Body::FlbRecord(prefix(payload)),
+        Kind::DeviceOpen => Body::DeviceOpen(prefix(payload)),
+        Kind::DeviceRelease => Body::DeviceRelease(prefix(payload)),
+        Kind::ImageLoad => Body::ImageLoad(prefix(payload)),
+        Kind::ImageCarrier => Body::ImageCarrier(prefix(payload)),
+        Kind::KhoBalance => Body::KhoBalance(prefix(payload)),
+        Kind::KhoAnomaly => Body::KhoAnomaly(prefix(payload)),
+        Kind::SnapshotBegin => Body::SnapshotBegin(prefix(payload)),
+        Kind::SnapshotSession => Body::SnapshotSession(prefix(payload)),
+        Kind::SnapshotFile => Body::SnapshotFile(prefix(payload)),
+        Kind::SnapshotFlb => Body::SnapshotFlb(prefix(payload)),
+        Kind::SnapshotHandler => Body::SnapshotHandler(prefix(payload)),
+        Kind::SnapshotLink => Body::SnapshotLink(prefix(payload)),
+        Kind::SnapshotEnd => Body::SnapshotEnd(prefix(payload)),
+        Kind::KhoOp => {
+            let payload: luo_trace_common::events::KhoOp = prefix(payload);
+            Body::KhoOp(KhoCall::from_raw(payload.call).ok_or(unknown)?, payload)
+        }
         Kind::FileCallback => {
             let payload: luo_trace_common::events::FileCallback = prefix(payload);
             Body::FileCallback(FileCall::from_raw(payload.call).ok_or(unknown)?, payload)
@@ -193,6 +212,23 @@ pub fn encode(event: &Event) -> Vec<u8> {
         Body::KexecEnter(p) => (Kind::KexecEnter, p.as_bytes()),
         Body::LiveupdateReboot(p) => (Kind::LiveupdateReboot, p.as_bytes()),
         Body::KexecReturn(p) => (Kind::KexecReturn, p.as_bytes()),
+        Body::FlbGet(p) => (Kind::FlbGet, p.as_bytes()),
+        Body::FlbPut(p) => (Kind::FlbPut, p.as_bytes()),
+        Body::FlbRecord(p) => (Kind::FlbRecord, p.as_bytes()),
+        Body::DeviceOpen(p) => (Kind::DeviceOpen, p.as_bytes()),
+        Body::DeviceRelease(p) => (Kind::DeviceRelease, p.as_bytes()),
+        Body::ImageLoad(p) => (Kind::ImageLoad, p.as_bytes()),
+        Body::ImageCarrier(p) => (Kind::ImageCarrier, p.as_bytes()),
+        Body::KhoBalance(p) => (Kind::KhoBalance, p.as_bytes()),
+        Body::KhoAnomaly(p) => (Kind::KhoAnomaly, p.as_bytes()),
+        Body::SnapshotBegin(p) => (Kind::SnapshotBegin, p.as_bytes()),
+        Body::SnapshotSession(p) => (Kind::SnapshotSession, p.as_bytes()),
+        Body::SnapshotFile(p) => (Kind::SnapshotFile, p.as_bytes()),
+        Body::SnapshotFlb(p) => (Kind::SnapshotFlb, p.as_bytes()),
+        Body::SnapshotHandler(p) => (Kind::SnapshotHandler, p.as_bytes()),
+        Body::SnapshotLink(p) => (Kind::SnapshotLink, p.as_bytes()),
+        Body::SnapshotEnd(p) => (Kind::SnapshotEnd, p.as_bytes()),
+        Body::KhoOp(_, p) => (Kind::KhoOp, p.as_bytes()),
         Body::FileCallback(_, p) => (Kind::FileCallback, p.as_bytes()),
         Body::FlbCallback(_, p) => (Kind::FlbCallback, p.as_bytes()),
         // A gap is no record of its own: it shows in the next event's count of losses.

@@ -3,9 +3,12 @@
 use std::fmt;
 
 use luo_trace_common::events::{
-    self as abi, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, Kind, Outcome, Plain,
-    SessionOp, SessionRef, SessionRelease,
+    self as abi, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, FlbRecord, FlbUse, Header,
+    ImageCarrier, ImageLoad, Kexec, KhoAnomaly, KhoBalance, KhoCall, KhoOp, Kind, Outcome, Plain, SessionOp,
+    SessionRef, SessionRelease, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb, SnapshotHandler, SnapshotLink,
+    SnapshotSession,
 };
+use luo_trace_common::hooks::Hook;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One thing that happened in the kernel, or a hole in the record of it.
@@ -39,9 +42,26 @@ pub enum Body {
     FlbFinish(FlbOp),
     FlbSerialize(Plain),
     FlbCallback(FlbCall, FlbCallback),
-    KexecEnter(Plain),
+    FlbGet(FlbUse),
+    FlbPut(FlbUse),
+    FlbRecord(FlbRecord),
+    DeviceOpen(Plain),
+    DeviceRelease(Plain),
+    KexecEnter(Kexec),
     LiveupdateReboot(Plain),
     KexecReturn(Plain),
+    ImageLoad(ImageLoad),
+    ImageCarrier(ImageCarrier),
+    KhoOp(KhoCall, KhoOp),
+    KhoBalance(KhoBalance),
+    KhoAnomaly(KhoAnomaly),
+    SnapshotBegin(SnapshotBegin),
+    SnapshotSession(SnapshotSession),
+    SnapshotFile(SnapshotFile),
+    SnapshotFlb(SnapshotFlb),
+    SnapshotHandler(SnapshotHandler),
+    SnapshotLink(SnapshotLink),
+    SnapshotEnd(SnapshotEnd),
     /// This many events were lost since the one before: nothing that depends on them can be decided.
     Gap {
         /// How many events were lost.
@@ -117,6 +137,23 @@ impl Body {
             Body::KexecReturn(_) => Kind::KexecReturn,
             Body::FileCallback(..) => Kind::FileCallback,
             Body::FlbCallback(..) => Kind::FlbCallback,
+            Body::FlbGet(_) => Kind::FlbGet,
+            Body::FlbPut(_) => Kind::FlbPut,
+            Body::FlbRecord(_) => Kind::FlbRecord,
+            Body::DeviceOpen(_) => Kind::DeviceOpen,
+            Body::DeviceRelease(_) => Kind::DeviceRelease,
+            Body::ImageLoad(_) => Kind::ImageLoad,
+            Body::ImageCarrier(_) => Kind::ImageCarrier,
+            Body::KhoOp(..) => Kind::KhoOp,
+            Body::KhoBalance(_) => Kind::KhoBalance,
+            Body::KhoAnomaly(_) => Kind::KhoAnomaly,
+            Body::SnapshotBegin(_) => Kind::SnapshotBegin,
+            Body::SnapshotSession(_) => Kind::SnapshotSession,
+            Body::SnapshotFile(_) => Kind::SnapshotFile,
+            Body::SnapshotFlb(_) => Kind::SnapshotFlb,
+            Body::SnapshotHandler(_) => Kind::SnapshotHandler,
+            Body::SnapshotLink(_) => Kind::SnapshotLink,
+            Body::SnapshotEnd(_) => Kind::SnapshotEnd,
             Body::Gap { .. } => return None,
         })
     }
@@ -133,6 +170,8 @@ impl Body {
             | Body::FilesUnfreeze(p)
             | Body::FilesDeserialize(p) => &p.session,
             Body::FileCallback(_, p) => &p.session,
+            Body::KhoBalance(p) => &p.session,
+            Body::SnapshotSession(p) => &p.session,
             _ => return None,
         })
     }
@@ -153,7 +192,7 @@ impl Event {
         (duration > 0).then(|| self.header.ktime.saturating_sub(duration))
     }
 
-    /// How the operation ended; `None` for a gap.
+    /// How the operation ended; `None` for a gap, and for what is no operation: a record, a look at the kernel's lists.
     pub fn outcome(&self) -> Option<&Outcome> {
         Some(match &self.body {
             Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.outcome,
@@ -170,10 +209,26 @@ impl Event {
             Body::SessionDeserialize(p)
             | Body::SessionSerialize(p)
             | Body::FlbSerialize(p)
-            | Body::KexecEnter(p)
+            | Body::DeviceOpen(p)
+            | Body::DeviceRelease(p)
             | Body::LiveupdateReboot(p)
             | Body::KexecReturn(p) => &p.outcome,
-            Body::Gap { .. } => return None,
+            Body::FlbGet(p) | Body::FlbPut(p) => &p.outcome,
+            Body::KexecEnter(p) => &p.outcome,
+            Body::ImageLoad(p) => &p.outcome,
+            Body::ImageCarrier(p) => &p.outcome,
+            Body::KhoOp(_, p) => &p.outcome,
+            Body::KhoBalance(p) => &p.outcome,
+            Body::KhoAnomaly(p) => &p.outcome,
+            Body::FlbRecord(_)
+            | Body::SnapshotBegin(_)
+            | Body::SnapshotSession(_)
+            | Body::SnapshotFile(_)
+            | Body::SnapshotFlb(_)
+            | Body::SnapshotHandler(_)
+            | Body::SnapshotLink(_)
+            | Body::SnapshotEnd(_)
+            | Body::Gap { .. } => return None,
         })
     }
 
@@ -198,6 +253,7 @@ impl Event {
             // end of the same thing.
             Body::FlbCallback(FlbCall::Finish, _) => FlbCall::Unpreserve.name(),
             Body::FlbCallback(call, _) => call.name(),
+            Body::KhoOp(call, _) => call.name(),
             Body::Gap { .. } => "gap",
             body => body.kind().map_or("gap", Kind::name),
         }
@@ -211,11 +267,7 @@ impl Event {
         }
         match &self.body {
             Body::SessionRelease(p) => {
-                match p.direction {
-                    abi::OUTGOING => d.text("direction", "outgoing"),
-                    abi::INCOMING => d.text("direction", "incoming"),
-                    _ => {}
-                }
+                d.direction(p.direction);
                 d.number("files", p.files);
             }
             Body::FilePreserve(p) | Body::FileRetrieve(p) => {
@@ -244,15 +296,72 @@ impl Event {
             Body::FlbCallback(call, p) => {
                 d.name("flb", &p.name);
                 d.name("handler", &p.handler);
-                d.text(
-                    "direction",
-                    if matches!(call, FlbCall::Preserve | FlbCall::Unpreserve) {
-                        "outgoing"
-                    } else {
-                        "incoming"
-                    },
-                );
+                d.direction(match call {
+                    FlbCall::Preserve | FlbCall::Unpreserve => abi::OUTGOING,
+                    FlbCall::Retrieve | FlbCall::Finish => abi::INCOMING,
+                });
                 d.text("data", format_args!("{:#x}", p.data));
+            }
+            Body::FlbGet(p) | Body::FlbPut(p) => {
+                d.name("flb", &p.name);
+                d.direction(p.direction);
+                d.users(p.users);
+            }
+            Body::FlbRecord(p) => {
+                d.name("flb", &p.name);
+                d.number("users", p.users);
+                d.text("data", format_args!("{:#x}", p.data));
+            }
+            Body::KexecEnter(p) => d.image(&p.image),
+            Body::ImageLoad(p) => d.image(&p.image),
+            Body::ImageCarrier(p) => d.text("command_line", p.command_line),
+            Body::KhoOp(_, p) => {
+                d.name("subtree", &p.name);
+                d.number("pages", p.pages);
+                d.within(p.within);
+            }
+            Body::KhoBalance(p) => {
+                d.within(p.operation.saturating_add(1));
+                if p.flags & abi::TOKEN_KNOWN != 0 {
+                    d.text("token", format_args!("{:#x}", p.token));
+                }
+                d.number("added_pages", p.added.pages);
+                d.number("removed_pages", p.removed.pages);
+                d.number("restored_pages", p.restored.pages);
+            }
+            Body::KhoAnomaly(p) => {
+                match p.what {
+                    abi::RESTORE_OF_UNPRESERVED => d.text("what", "restore-of-unpreserved"),
+                    abi::PRESERVED_IN_SCRATCH => d.text("what", "preserved-in-scratch"),
+                    _ => {}
+                }
+                d.text("address", format_args!("{:#x}", p.address));
+                d.within(p.within);
+            }
+            Body::SnapshotBegin(p) => {
+                d.number("walk", p.walk);
+                d.number("update_number", p.update_number);
+                d.image(&p.image);
+            }
+            Body::SnapshotSession(p) => {
+                d.direction(p.direction);
+                d.number("files", p.files);
+            }
+            Body::SnapshotFile(p) => {
+                d.text("token", format_args!("{:#x}", p.token));
+                d.name("handler", &p.handler);
+                d.number("size", p.object.size);
+            }
+            Body::SnapshotFlb(p) => {
+                d.name("flb", &p.name);
+                d.0.push(("outgoing_users", Value::Signed(p.outgoing_users)));
+                d.0.push(("incoming_users", Value::Signed(p.incoming_users)));
+            }
+            Body::SnapshotHandler(p) => d.name("handler", &p.name),
+            Body::SnapshotEnd(p) => {
+                d.number("walk", p.walk);
+                d.0.push(("outgoing_sessions", Value::Signed(p.outgoing_sessions)));
+                d.0.push(("incoming_sessions", Value::Signed(p.incoming_sessions)));
             }
             Body::Gap { lost } => d.number("lost", *lost),
             _ => {}
@@ -277,6 +386,38 @@ impl Details {
 
     fn number(&mut self, key: &'static str, value: u64) {
         self.0.push((key, Value::Number(value)));
+    }
+
+    fn direction(&mut self, direction: u32) {
+        match direction {
+            abi::OUTGOING => self.text("direction", "outgoing"),
+            abi::INCOMING => self.text("direction", "incoming"),
+            _ => {}
+        }
+    }
+
+    fn users(&mut self, users: i64) {
+        if users >= 0 {
+            self.0.push(("users", Value::Signed(users)));
+        }
+    }
+
+    fn image(&mut self, image: &abi::Image) {
+        match image.mode {
+            abi::IMAGE_NONE => self.text("image", "none"),
+            abi::IMAGE_FILE if image.kho != 0 => self.text("image", "carries"),
+            abi::IMAGE_FILE => self.text("image", "carries nothing"),
+            abi::IMAGE_LEGACY => self.text("image", "legacy"),
+            _ => {}
+        }
+    }
+
+    /// The operation that something is part of, by its number and one.
+    fn within(&mut self, within: u32) {
+        let hook = within.checked_sub(1).and_then(|i| Hook::ALL.get(i as usize));
+        if let Some(hook) = hook {
+            self.text("within", hook.id());
+        }
     }
 }
 

@@ -184,7 +184,7 @@ impl Judgement {
 
 #[cfg(test)]
 mod tests {
-    use luo_trace_common::events::{self as abi, Outcome as Result, Plain, SessionOp, SessionRef};
+    use luo_trace_common::events::{self as abi, Kexec, Outcome as Result, Plain, SessionOp, SessionRef};
     use luo_trace_common::hooks::Hook;
     use luo_trace_common::text::SessionName;
     use zerocopy::FromZeros;
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(stopped.outcome(), Outcome::Inconclusive);
         assert!(stopped.doubts()[0].contains("just stops"), "{:?}", stopped.doubts());
 
-        let leaving = [Body::KexecEnter(Plain::default()), Body::LiveupdateReboot(DONE)];
+        let leaving = [Body::KexecEnter(Kexec::default()), Body::LiveupdateReboot(DONE)];
         let left = Record::new().run(Hook::ALL, &leaving, 0, false).judged();
         assert!(left.departed);
         assert_eq!(left.outcome(), Outcome::Held, "{:?}", left.doubts());
@@ -293,14 +293,14 @@ mod tests {
                 duration: 1,
             },
         };
-        let leaving = [Body::KexecEnter(Plain::default()), Body::LiveupdateReboot(refused)];
+        let leaving = [Body::KexecEnter(Kexec::default()), Body::LiveupdateReboot(refused)];
         assert!(!Record::new().run(Hook::ALL, &leaving, 0, false).judged().departed);
     }
 
     #[test]
     fn a_broken_promise_is_violated_however_much_is_missing() {
         let returned = [
-            Body::KexecEnter(DONE),
+            Body::KexecEnter(Kexec::default()),
             Body::LiveupdateReboot(DONE),
             Body::KexecReturn(DONE),
         ];

@@ -36,6 +36,7 @@ pub(super) fn need(hook: Hook) -> &'static str {
     match hook.need() {
         Need::Required => "required",
         Need::Optional => "optional",
+        Need::IfPresent => "if present",
     }
 }
 

@@ -222,7 +222,8 @@ impl State {
     /// Whether an operation succeeded on a session and does not say on which: any may have changed.
     pub(super) fn is_blank(event: &Event) -> bool {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
-        ok && !matches!(event.body, Body::FileCallback(..)) && event.body.session().is_some_and(|s| s.id == 0)
+        ok && !matches!(event.body, Body::FileCallback(..) | Body::KhoBalance(_))
+            && event.body.session().is_some_and(|s| s.id == 0)
     }
 
     /// Events were lost: nothing that is known stays certain.

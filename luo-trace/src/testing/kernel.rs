@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use luo_trace_common::events::{
-    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, OUTGOING, Object, Outcome,
-    Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, Kexec, OUTGOING, Object,
+    Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
 use luo_trace_common::text::{Comm, Compatible};
 
@@ -195,10 +195,10 @@ fn with_outcome(mut body: Body, to: Outcome) -> Body {
         Body::SessionDeserialize(p)
         | Body::SessionSerialize(p)
         | Body::FlbSerialize(p)
-        | Body::KexecEnter(p)
         | Body::LiveupdateReboot(p)
         | Body::KexecReturn(p) => p.outcome = to,
-        Body::Gap { .. } => {}
+        Body::KexecEnter(p) => p.outcome = to,
+        _ => {}
     }
     body
 }
@@ -520,7 +520,7 @@ impl Kernel {
                 task,
                 [
                     Step::Enter,
-                    Step::Leave(Body::KexecEnter(Plain::default()), 0),
+                    Step::Leave(Body::KexecEnter(Kexec::default()), 0),
                     Step::Enter,
                     Step::Enter,
                     Step::Enter,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
-    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, OUTGOING, Object, Outcome,
-    Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, Kexec, OUTGOING, Object,
+    Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
@@ -294,7 +294,7 @@ impl Story {
     pub fn reboot(&mut self) -> &mut Self {
         let result = self.result;
         self.result = 0;
-        self.push(Body::KexecEnter(Plain::default()));
+        self.push(Body::KexecEnter(Kexec::default()));
         self.result = result;
         self.operation(
             |s| {
