@@ -25,7 +25,7 @@ pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
 pub use finding::{Finding, Subject};
 pub use invariants::{Invariant, Severity};
-pub use objects::{FileView, SessionState, SessionView};
+pub use objects::{FileView, SessionState, SessionView, Task};
 
 use court::Court;
 use invariants::Check;

@@ -1,7 +1,7 @@
 //! Sessions and files, as far as the record tells.
 
 use luo_trace_common::events::{self as abi, SessionRelease};
-use luo_trace_common::text::{Compatible, SessionName};
+use luo_trace_common::text::{Comm, Compatible, SessionName};
 use serde::Serialize;
 
 use super::counts::{Counts, Direction, FileState, HandlerId};
@@ -44,6 +44,8 @@ pub(super) struct File {
     pub(super) retrieve: Retrieve,
     /// The epoch of what is known of that.
     pub(super) asked: u32,
+    /// When it was preserved, or asked for; 0: before the record.
+    pub(super) since: u64,
 }
 
 /// A handler's preserve that succeeded, while the operation around it goes on.
@@ -92,6 +94,17 @@ pub(super) struct Session {
     pub(super) born: u64,
     /// When another session took its id, so that its release must be about to end.
     pub(super) left: u64,
+    /// Who made or retrieved it, where that was seen.
+    pub(super) taken_by: Option<Task>,
+}
+
+/// A process, as it was when it did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Task {
+    /// Its process id.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: Comm,
 }
 
 impl Session {
@@ -196,6 +209,16 @@ impl<'a> SessionView<'a> {
         self.session.state()
     }
 
+    /// When it was made, or read in from the previous kernel, in nanoseconds of `CLOCK_MONOTONIC`; `None`: not known.
+    pub fn born(&self) -> Option<u64> {
+        Some(self.session.born).filter(|&time| time > 0)
+    }
+
+    /// Who made it or, for one from the previous kernel, retrieved it; `None`: nobody yet, or not known.
+    pub fn taken_by(&self) -> Option<Task> {
+        self.session.taken_by
+    }
+
     /// How many files nobody has asked for yet; their tokens and handlers are not known.
     pub fn pending_files(&self) -> u64 {
         self.session.pending
@@ -210,6 +233,7 @@ impl<'a> SessionView<'a> {
                 handler: counts.handler(file.handler),
                 size: file.object.size,
                 state: file.state?,
+                since: Some(file.since).filter(|&time| time > 0),
             })
         })
     }
@@ -226,4 +250,6 @@ pub struct FileView {
     pub size: u64,
     /// Where it stands.
     pub state: FileState,
+    /// When it was preserved, or first asked for, in nanoseconds of `CLOCK_MONOTONIC`; `None`: not known.
+    pub since: Option<u64>,
 }

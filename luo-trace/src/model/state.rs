@@ -14,7 +14,7 @@ use super::counts::{Counts, Direction, FileState, HandlerId};
 use super::court::SETTLE_NS;
 use super::flbs::Flbs;
 use super::index::{Holder, Index, change};
-use super::objects::{File, GivenBack, Preserving, Retrieve, Session, SessionView};
+use super::objects::{File, GivenBack, Preserving, Retrieve, Session, SessionView, Task};
 use super::scene::{Moment, Scene, TAINTED, direction};
 use crate::event::{Body, Event, EventId};
 
@@ -240,8 +240,14 @@ impl State {
         // Told once: the update has failed, and what follows is a host that goes on.
         self.frozen = self.frozen.filter(|frozen| !frozen.is_broken_by(event));
         match &event.body {
-            Body::SessionCreate(p) if ok => self.insert(p, Direction::Outgoing, moment),
-            Body::SessionRetrieve(p) if ok => self.retrieve_session(p, moment),
+            Body::SessionCreate(p) if ok => {
+                self.insert(p, Direction::Outgoing, moment);
+                self.take(p.session.id, event);
+            }
+            Body::SessionRetrieve(p) if ok => {
+                self.retrieve_session(p, moment);
+                self.take(p.session.id, event);
+            }
             Body::SessionRelease(p) => self.release(p, moment, ok),
             Body::SessionSerialize(_) if ok => self.serialize(),
             Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
@@ -268,6 +274,14 @@ impl State {
 
     fn insert(&mut self, p: &SessionOp, direction: Direction, moment: Moment) {
         self.add(&p.session, direction, moment.stamp(), moment);
+    }
+
+    /// The task of this event has the session from now on.
+    fn take(&mut self, id: u64, event: &Event) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let (pid, comm) = (event.header.tgid, event.header.comm);
+            session.taken_by = Some(Task { pid, comm });
+        }
     }
 
     fn add(&mut self, session: &SessionRef, direction: Direction, epoch: u32, moment: Moment) {
@@ -311,6 +325,7 @@ impl State {
                 frozen: false,
                 born: if epoch == TAINTED { 0 } else { moment.at },
                 left: 0,
+                taken_by: None,
             },
         );
     }
@@ -393,6 +408,7 @@ impl State {
             called_back,
             retrieve: Retrieve::NotAsked,
             asked: TAINTED,
+            since: moment.at,
         });
         self.index
             .counts
@@ -509,6 +525,7 @@ impl State {
             called_back: false,
             retrieve,
             asked: moment.stamp(),
+            since: moment.at,
         });
         session.files.last_mut()
     }

@@ -48,6 +48,24 @@ fn outgoing_sessions_and_files_are_counted_and_listed() {
 }
 
 #[test]
+fn who_took_a_session_and_when_is_told_where_it_was_seen() {
+    let (a, b) = (session(1, "a"), session(2, "b"));
+    let mut story = Story::new();
+    story.by(7).create(a);
+    let made = story.now();
+    story.preserve(a, 1, memfd(1));
+    let preserved = story.now();
+    // One that was there before the record is met by what is done with it.
+    story.by(8).preserve(b, 1, memfd(2));
+    let model = model(|s| s.events = story.events);
+    let sessions: Vec<_> = model.sessions().collect();
+    assert_eq!(sessions[0].born(), Some(made));
+    assert_eq!(sessions[0].taken_by().map(|task| task.pid), Some(7));
+    assert_eq!(sessions[0].files().next().unwrap().since, Some(preserved));
+    assert_eq!((sessions[1].born(), sessions[1].taken_by()), (None, None));
+}
+
+#[test]
 fn a_freeze_and_its_undoing_show() {
     let a = session(1, "a");
     let mut story = Story::new();
