@@ -155,7 +155,7 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
         Kind::DeviceOpen => Body::DeviceOpen(prefix(payload)),
         Kind::DeviceRelease => Body::DeviceRelease(prefix(payload)),
         Kind::ImageLoad => Body::ImageLoad(prefix(payload)),
-        Kind::ImageCarrier => Body::ImageCarrier(prefix(payload)),
+        Kind::ImageCarrier => Body::ImageCarrier(Box::new(prefix(payload))),
         Kind::KhoBalance => Body::KhoBalance(prefix(payload)),
         Kind::KhoAnomaly => Body::KhoAnomaly(prefix(payload)),
         Kind::SnapshotBegin => Body::SnapshotBegin(prefix(payload)),

@@ -12,7 +12,7 @@ use luo_trace_common::hooks::Hook;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One thing that happened in the kernel, or a hole in the record of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Where and when; for a gap, of the event that revealed it.
     pub header: Header,
@@ -20,8 +20,8 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened. A command line is ten times as long as anything else, and so has a place of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the kind of its name in luo_trace_common::events")]
 pub enum Body {
     SessionCreate(SessionOp),
@@ -51,7 +51,7 @@ pub enum Body {
     LiveupdateReboot(Plain),
     KexecReturn(Plain),
     ImageLoad(ImageLoad),
-    ImageCarrier(ImageCarrier),
+    ImageCarrier(Box<ImageCarrier>),
     KhoOp(KhoCall, KhoOp),
     KhoBalance(KhoBalance),
     KhoAnomaly(KhoAnomaly),

@@ -243,7 +243,7 @@ mod tests {
         /// One run of the agent; `end` says whether it ends as it should.
         fn run(mut self, hooks: &[Hook], bodies: &[Body], lost: u64, end: bool) -> Self {
             let (mut writer, _) = Writer::open(self.dir.path(), &header(hooks)).unwrap();
-            for &body in bodies {
+            for body in bodies.iter().cloned() {
                 self.seq += 1;
                 let header = abi::Header {
                     seq: self.seq,

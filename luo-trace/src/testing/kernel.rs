@@ -59,7 +59,7 @@ enum Lock {
 }
 
 /// A step that a task takes in one turn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Deed(Deed),
     /// A traced function is entered.

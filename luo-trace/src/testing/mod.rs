@@ -25,7 +25,7 @@ pub fn with_losses(events: &[Event], lost: impl Fn(usize) -> bool) -> Vec<Event>
             losses += 1;
             continue;
         }
-        let mut event = *event;
+        let mut event = event.clone();
         event.header.lost = losses;
         let (gap, decoded) = decoder.decode(&encode(&event));
         left.extend(gap);

@@ -59,7 +59,7 @@ fn places(events: &[Event], of: impl Fn(&Body) -> bool) -> Vec<usize> {
 
 /// A quiet end: time passes, and something else happens.
 fn later(events: &mut Vec<Event>) {
-    if let Some(mut last) = events.last().copied() {
+    if let Some(mut last) = events.last().cloned() {
         last.header.ktime += super::LONG;
         last.header.seq += 1;
         last.body = Body::SessionDeserialize(Default::default());
@@ -114,7 +114,7 @@ proptest! {
         let place = change.index(events.len());
         match what {
             0 => _ = events.remove(place),
-            1 => events.insert(place, events[place]),
+            1 => events.insert(place, events[place].clone()),
             2 => {
                 let event = events.remove(place);
                 events.insert(place / 2, event);
@@ -183,7 +183,7 @@ fn a_create_that_happens_twice_is_found() {
     every_break_is_found(Invariant::SessionNameUnique, |events| {
         let place = *places(events, |b| matches!(b, Body::SessionCreate(p) if p.outcome.is_ok())).first()?;
         let mut twice = events.to_vec();
-        let mut again = events[place];
+        let mut again = events[place].clone();
         again.header.ktime += 1;
         if let Body::SessionCreate(p) = &mut again.body {
             p.session.id = 0x77;
@@ -202,7 +202,7 @@ fn global_state_that_is_made_twice_is_found() {
         let made = |b: &Body| matches!(b, Body::FlbCallback(FlbCall::Preserve, p) if p.outcome.is_ok());
         let place = *places(events, made).first()?;
         let mut twice = events.to_vec();
-        twice.insert(place + 1, events[place]);
+        twice.insert(place + 1, events[place].clone());
         Some(twice)
     });
 }
@@ -242,7 +242,7 @@ fn a_handler_that_is_asked_again_is_found() {
     every_break_is_found(Invariant::FileRetrieveOnce, |events| {
         let place = *places(events, |b| matches!(b, Body::FileCallback(FileCall::Retrieve, _))).first()?;
         let mut twice = events.to_vec();
-        twice.insert(place + 1, events[place]);
+        twice.insert(place + 1, events[place].clone());
         Some(twice)
     });
 }
@@ -252,7 +252,7 @@ fn a_session_that_is_retrieved_again_is_found() {
     every_break_is_found(Invariant::SessionRetrieveOnce, |events| {
         let place = *places(events, |b| matches!(b, Body::SessionRetrieve(p) if p.outcome.is_ok())).first()?;
         let mut twice = events.to_vec();
-        twice.insert(place + 1, events[place]);
+        twice.insert(place + 1, events[place].clone());
         Some(twice)
     });
 }
@@ -263,7 +263,7 @@ fn a_token_or_an_object_that_is_preserved_again_is_found() {
         every_break_is_found(invariant, |events| {
             let place = *places(events, |b| matches!(b, Body::FilePreserve(p) if p.outcome.is_ok())).first()?;
             let mut twice = events.to_vec();
-            twice.insert(place + 1, events[place]);
+            twice.insert(place + 1, events[place].clone());
             Some(twice)
         });
     }
