@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::event::{Body, Event};
 use crate::journal::{Events, Header, OpenError, Summary, events};
-use crate::model::{Coverage, Finding, Model, Status, Verdict};
+use crate::model::{Finding, Model, Status, Verdict};
 
 /// What a journal proves.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ pub fn journal(path: &Path) -> Result<Judgement, OpenError> {
 
 /// Judges what `events` still has to give, and shows every event to `each` as well.
 pub fn judge<R: std::io::Read>(mut events: Events<R>, mut each: impl FnMut(&Event)) -> Judgement {
-    let model = |header: &Header| Model::new(&header.attached().collect::<Coverage>());
+    let model = |header: &Header| Model::new(&header.coverage());
     let mut findings = Vec::new();
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut departed = false;
@@ -115,9 +115,14 @@ fn merge(all: &mut Vec<Verdict>, more: Vec<Verdict>) {
         sum.violated += verdict.violated;
         sum.undecidable += verdict.undecidable;
         sum.open += verdict.open;
-        sum.missing_hooks.extend(verdict.missing_hooks);
-        sum.missing_hooks.sort_unstable();
-        sum.missing_hooks.dedup();
+        for (hooks, more) in [
+            (&mut sum.missing_hooks, verdict.missing_hooks),
+            (&mut sum.switched_off_hooks, verdict.switched_off_hooks),
+        ] {
+            hooks.extend(more);
+            hooks.sort_unstable();
+            hooks.dedup();
+        }
     }
 }
 
@@ -169,7 +174,8 @@ impl Judgement {
                 "the record just stops: the agent was killed, or the machine went down without a live update".into(),
             );
         }
-        let unknown = self.with(Status::Unknown).count();
+        let unwatched = |verdict: &&Verdict| verdict.is_unwatched();
+        let unknown = self.with(Status::Unknown).filter(|verdict| !unwatched(verdict)).count();
         if unknown > 0 {
             doubts.push(format!("invariants that cannot be decided: {unknown}"));
         }
@@ -324,6 +330,30 @@ mod tests {
                 .with(Status::Unknown)
                 .any(|verdict| verdict.missing_hooks.contains(&"kexec"))
         );
+    }
+
+    #[test]
+    fn what_is_switched_off_leaves_nothing_open() {
+        let header = |switched_off| Header {
+            hooks: Hook::ALL
+                .iter()
+                .map(|&hook| HookState {
+                    id: hook.id().into(),
+                    attached: hook != Hook::FlbCallback,
+                    switched_off: hook == Hook::FlbCallback && switched_off,
+                    ..HookState::default()
+                })
+                .collect(),
+            ..header(&[])
+        };
+        let judged = |header: &Header| {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut writer, path) = Writer::open(dir.path(), header).unwrap();
+            writer.end(&End::default()).unwrap();
+            journal(&path).unwrap()
+        };
+        assert_eq!(judged(&header(true)).outcome(), Outcome::Held);
+        assert_eq!(judged(&header(false)).outcome(), Outcome::Inconclusive);
     }
 
     #[test]

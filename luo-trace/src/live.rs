@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::event::Event;
 use crate::journal::Header;
-use crate::model::{Coverage, Finding, Model};
+use crate::model::{Finding, Model};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
 use crate::sink::web;
@@ -43,8 +43,7 @@ impl Live {
         if let Some(number) = header.update_number {
             metrics.set_update_number(number);
         }
-        let coverage: Coverage = header.attached().collect();
-        let missing = header.hooks.iter().filter(|hook| !hook.attached);
+        let missing = header.hooks.iter().filter(|hook| hook.is_missing());
         Ok(Self {
             metrics,
             kernel: header.kernel_release.clone(),
@@ -59,7 +58,7 @@ impl Live {
                 })
                 .collect(),
             state: Mutex::new(State {
-                model: Model::new(&coverage),
+                model: Model::new(&header.coverage()),
                 findings: VecDeque::new(),
             }),
         })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
+use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
@@ -150,11 +151,20 @@ fn as_text(out: &mut impl Write, path: &Path, judgement: &Judgement, all: bool) 
         rows.iter().try_for_each(|verdict| row(out, verdict))?;
     }
     let (held, of) = (judgement.with(Status::Ok).count(), judgement.verdicts.len());
-    writeln!(
+    let unwatched = judgement
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.is_unwatched())
+        .count();
+    write!(
         out,
-        "\n  {}: {held} of {of} invariants hold\n",
+        "\n  {}: {held} of {of} invariants hold",
         judgement.outcome().name()
-    )
+    )?;
+    if unwatched > 0 {
+        write!(out, ", {unwatched} not watched")?;
+    }
+    writeln!(out, "\n")
 }
 
 fn row(out: &mut impl Write, verdict: &Verdict) -> io::Result<()> {
@@ -169,7 +179,17 @@ fn row(out: &mut impl Write, verdict: &Verdict) -> io::Result<()> {
     if !verdict.missing_hooks.is_empty() {
         write!(out, "  not attached: {}", verdict.missing_hooks.join(", "))?;
     }
+    if let Some(option) = switch(verdict) {
+        write!(out, "  not watched: needs {option}")?;
+    }
     writeln!(out)
+}
+
+/// The agent's option that would have watched it, where it needs hooks that are switched off.
+fn switch(verdict: &Verdict) -> Option<String> {
+    let off = |hook: &&Hook| verdict.switched_off_hooks.contains(&hook.id());
+    let detail = Hook::ALL.iter().filter(off).map(|hook| hook.detail()).max()?;
+    Some(format!("--kho {}", detail.name()))
 }
 
 /// Text from a file, with what could mislead a terminal escaped.
@@ -199,7 +219,7 @@ mod tests {
             end,
             ..Summary::default()
         };
-        let mut model = Model::new(&Coverage::all().without(luo_trace_common::hooks::Hook::Kexec));
+        let mut model = Model::new(&Coverage::all().without(Hook::Kexec));
         let findings = model.finish().to_vec();
         Judgement {
             header,
@@ -229,6 +249,23 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("file-balance"), "{text}");
+    }
+
+    #[test]
+    fn what_is_switched_off_is_shown_with_the_option_that_would_watch_it() {
+        let mut judgement = judgement();
+        let verdict = judgement
+            .verdicts
+            .iter_mut()
+            .find(|verdict| verdict.status == Status::Unknown);
+        let verdict = verdict.unwrap();
+        verdict.missing_hooks.clear();
+        verdict.switched_off_hooks = vec!["kho-key-add", "kho-preserve-pages"];
+        let mut out = Vec::new();
+        as_text(&mut out, Path::new("b.luoj"), &judgement, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("not watched: needs --kho keys"), "{text}");
+        assert!(text.contains("9 of 10 invariants hold, 1 not watched"), "{text}");
     }
 
     #[test]

@@ -93,7 +93,12 @@ fn diagnose() -> Diagnosis {
 fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
     for state in &diagnosis.hooks {
         let hook = Hook::ALL.iter().find(|hook| hook.id() == state.id);
-        let mark = if state.attached { "ok" } else { "no" };
+        let mark = match state {
+            _ if state.attached => "ok",
+            _ if state.switched_off => "off",
+            _ if state.nothing_to_tell => "-",
+            _ => "no",
+        };
         write!(
             out,
             "{mark:<3} {:<20} {:<9} {}",
@@ -109,11 +114,14 @@ fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
     match &diagnosis.reason {
         Some(reason) => writeln!(out, "this host cannot be traced: {reason}"),
         None => {
-            let missing = diagnosis.hooks.iter().filter(|hook| !hook.attached).count();
+            let count = |is: fn(&HookState) -> bool| diagnosis.hooks.iter().filter(|state| is(state)).count();
             writeln!(
                 out,
-                "this host can be traced: {} hooks attached, {missing} missing",
-                diagnosis.hooks.len() - missing
+                "this host can be traced: {} hooks attached, {} missing, {} switched off, {} with nothing to tell",
+                count(|state| state.attached),
+                count(HookState::is_missing),
+                count(|state| state.switched_off),
+                count(|state| state.nothing_to_tell)
             )
         }
     }

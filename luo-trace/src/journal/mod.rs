@@ -19,6 +19,8 @@
 use luo_trace_common::hooks::Hook;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Coverage;
+
 mod events;
 mod frame;
 mod reader;
@@ -75,12 +77,14 @@ pub struct Header {
 }
 
 impl Header {
-    /// The hooks that were attached in full, as far as this version knows them. One that reaches only some of its
-    /// functions cannot be relied on.
-    pub fn attached(&self) -> impl Iterator<Item = Hook> + '_ {
-        let whole = |state: &HookState| state.attached && state.reason.is_none();
-        let attached = move |hook: &Hook| self.hooks.iter().any(|state| whole(state) && state.id == hook.id());
-        Hook::ALL.iter().copied().filter(attached)
+    /// What the hooks told all of, and which were switched off, as far as this version knows them.
+    pub fn coverage(&self) -> Coverage {
+        let hooks = |is: fn(&HookState) -> bool| {
+            let states = self.hooks.iter().filter(move |state| is(state));
+            states.filter_map(|state| Hook::ALL.iter().copied().find(|hook| hook.id() == state.id))
+        };
+        let covered: Coverage = hooks(HookState::is_covered).collect();
+        covered.switched_off(hooks(|state| state.switched_off))
     }
 }
 
@@ -126,6 +130,25 @@ pub struct HookState {
     /// Why it is not attached, or not to all of its functions.
     #[serde(default)]
     pub reason: Option<String>,
+    /// It is not attached because an option of the agent does not ask for it.
+    #[serde(default)]
+    pub switched_off: bool,
+    /// It is not attached because this kernel has no such function: what does not exist has nothing to tell.
+    #[serde(default)]
+    pub nothing_to_tell: bool,
+}
+
+impl HookState {
+    /// Whether the record has everything that it had to tell. A hook that reaches only some of its functions cannot be
+    /// relied on.
+    pub fn is_covered(&self) -> bool {
+        (self.attached && self.reason.is_none()) || self.nothing_to_tell
+    }
+
+    /// Whether it should be attached and is not.
+    pub fn is_missing(&self) -> bool {
+        !self.attached && !self.switched_off && !self.nothing_to_tell
+    }
 }
 
 /// Records that never reached the journal, at this place.

@@ -160,9 +160,45 @@ fn what_was_written_is_read_with_its_header_and_its_end() {
 }
 
 #[test]
-fn the_header_tells_which_hooks_were_attached() {
-    let attached: Vec<_> = header().attached().collect();
-    assert_eq!(attached, [Hook::SessionCreate]);
+fn the_header_tells_what_the_hooks_cover() {
+    // Given a hook that is attached, one attached in part, one without a function, one switched off, and one missing,
+    let state = |hook: Hook, change: fn(&mut HookState)| {
+        let mut state = HookState {
+            id: hook.id().into(),
+            ..HookState::default()
+        };
+        change(&mut state);
+        state
+    };
+    let header = Header {
+        hooks: vec![
+            state(Hook::SessionCreate, |state| state.attached = true),
+            state(Hook::FileCallback, |state| {
+                state.attached = true;
+                state.reason = Some("not all".into());
+            }),
+            state(Hook::FlbPutOutgoing, |state| state.nothing_to_tell = true),
+            state(Hook::KhoKeyAdd, |state| state.switched_off = true),
+            state(Hook::DeviceOpen, |_| ()),
+        ],
+        ..header()
+    };
+    // then the first and the one with nothing to tell are covered, and only the one switched off is said to be that.
+    let coverage = header.coverage();
+    let having = |is: &dyn Fn(Hook) -> bool| Hook::ALL.iter().copied().filter(|&hook| is(hook)).collect::<Vec<_>>();
+    assert_eq!(
+        having(&|hook| coverage.has(hook)),
+        [Hook::SessionCreate, Hook::FlbPutOutgoing]
+    );
+    assert_eq!(having(&|hook| coverage.is_switched_off(hook)), [Hook::KhoKeyAdd]);
+    let missing: Vec<_> = header.hooks.iter().filter(|state| state.is_missing()).collect();
+    assert_eq!(missing.len(), 1, "{missing:?}");
+}
+
+#[test]
+fn a_hook_of_an_older_journal_is_attached_or_missing_as_it_was() {
+    let old: HookState = serde_json::from_str(r#"{"id":"kexec","attached":false,"reason":"inlined"}"#).unwrap();
+    assert!(old.is_missing() && !old.is_covered());
 }
 
 #[test]

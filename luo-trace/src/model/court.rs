@@ -58,6 +58,18 @@ pub struct Verdict {
     pub open: u64,
     /// Ids of the hooks that are missing for it.
     pub missing_hooks: Vec<&'static str>,
+    /// Ids of the hooks it needs that are switched off.
+    pub switched_off_hooks: Vec<&'static str>,
+}
+
+impl Verdict {
+    /// Whether nothing but a switch keeps it from being decided: it was not watched, and nobody asked for that.
+    pub fn is_unwatched(&self) -> bool {
+        self.status == Status::Unknown
+            && !self.switched_off_hooks.is_empty()
+            && self.missing_hooks.is_empty()
+            && self.undecidable == 0
+    }
 }
 
 fn id<S: serde::Serializer>(invariant: &Invariant, serializer: S) -> Result<S::Ok, S::Error> {
@@ -229,11 +241,14 @@ impl Court {
 
     pub(super) fn verdict(&self, invariant: Invariant) -> Verdict {
         let tally = self.tallies[invariant as usize];
-        let missing = invariant.needs().iter().filter(|&&hook| !self.coverage.has(hook));
-        let missing_hooks: Vec<_> = missing.map(|hook| hook.id()).collect();
+        let absent = || invariant.needs().iter().filter(|&&hook| !self.coverage.has(hook));
+        let ids = |off: bool| {
+            let those = absent().filter(move |&&hook| self.coverage.is_switched_off(hook) == off);
+            those.map(|hook| hook.id()).collect()
+        };
         let status = if tally.violated > 0 {
             Status::Violated
-        } else if tally.undecidable > 0 || self.holes || !missing_hooks.is_empty() {
+        } else if tally.undecidable > 0 || self.holes || absent().next().is_some() {
             Status::Unknown
         } else {
             Status::Ok
@@ -245,7 +260,8 @@ impl Court {
             violated: tally.violated,
             undecidable: tally.undecidable,
             open: tally.open,
-            missing_hooks,
+            missing_hooks: ids(false),
+            switched_off_hooks: ids(true),
         }
     }
 }

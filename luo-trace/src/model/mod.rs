@@ -31,9 +31,12 @@ use court::Court;
 use invariants::Check;
 use state::State;
 
-/// The hooks that were attached while the record was made: what the others would have told is unknown.
+/// The hooks that told all they had to while the record was made: what the others would have told is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Coverage(u64);
+pub struct Coverage {
+    covered: u64,
+    switched_off: u64,
+}
 
 impl Coverage {
     /// Every hook.
@@ -41,22 +44,44 @@ impl Coverage {
         Hook::ALL.iter().copied().collect()
     }
 
-    /// Whether this hook was attached.
+    /// Whether nothing of what this hook has to tell was missed.
     pub fn has(self, hook: Hook) -> bool {
-        self.0 & 1 << hook as u32 != 0
+        self.covered & bit(hook) != 0
+    }
+
+    /// Whether this hook is not there because nobody asked for it.
+    pub fn is_switched_off(self, hook: Hook) -> bool {
+        self.switched_off & bit(hook) != 0
     }
 
     /// The same without a hook.
     #[must_use]
     pub fn without(self, hook: Hook) -> Self {
-        Self(self.0 & !(1 << hook as u32))
+        let covered = self.covered & !bit(hook);
+        Self { covered, ..self }
+    }
+
+    /// The same with these hooks switched off.
+    #[must_use]
+    pub fn switched_off(self, hooks: impl IntoIterator<Item = Hook>) -> Self {
+        hooks.into_iter().fold(self, |coverage, hook| Self {
+            covered: coverage.covered & !bit(hook),
+            switched_off: coverage.switched_off | bit(hook),
+        })
     }
 }
 
 impl FromIterator<Hook> for Coverage {
     fn from_iter<I: IntoIterator<Item = Hook>>(hooks: I) -> Self {
-        Self(hooks.into_iter().fold(0, |bits, hook| bits | 1 << hook as u32))
+        Self {
+            covered: hooks.into_iter().fold(0, |bits, hook| bits | bit(hook)),
+            switched_off: 0,
+        }
     }
+}
+
+fn bit(hook: Hook) -> u64 {
+    1 << hook as u32
 }
 
 /// LUO's state and the judgement of it, over one boot.

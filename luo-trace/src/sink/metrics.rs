@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use luo_trace_common::events::{ABI_VERSION, Kind};
-use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Compatible;
 use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -98,7 +97,7 @@ metrics! {
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
     incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
     build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
-    hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook is attached: 1 or 0.";
+    hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
     lost_events: IntCounterVec = "luo_trace_lost_events_total" [] "Events that were lost before the agent could read them.";
     decode_errors: IntCounterVec = "luo_trace_decode_errors_total" [] "Records from the kernel that the agent could not decode.";
@@ -171,7 +170,6 @@ impl Metrics {
         };
         let f = &metrics.families;
         set(&f.build_info, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1);
-        Hook::ALL.iter().for_each(|hook| set(&f.hook_attached, &[hook.id()], 0));
         // What has not happened yet is there as 0, so that the first time shows as an increase.
         Kind::ALL.iter().for_each(|kind| add(&f.events, &[kind.name()], 0));
         Invariant::ALL.iter().for_each(|&invariant| violation(f, invariant, 0));
@@ -245,8 +243,8 @@ impl Metrics {
 
     /// Tells which hooks are attached.
     pub fn set_hooks(&self, hooks: &[HookState]) {
-        for hook in hooks {
-            set(&self.families.hook_attached, &[&hook.id], i64::from(hook.attached));
+        for hook in hooks.iter().filter(|hook| !hook.switched_off) {
+            set(&self.families.hook_attached, &[&hook.id], i64::from(!hook.is_missing()));
         }
     }
 

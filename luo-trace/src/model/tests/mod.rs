@@ -125,7 +125,24 @@ fn what_needs_a_missing_hook_is_unknown_from_the_start() {
         judged.verdict(Invariant::FlbCreateOnFirst).missing_hooks,
         ["flb-callback"]
     );
+    assert!(!judged.verdict(Invariant::FlbCreateOnFirst).is_unwatched());
     assert_eq!(judged.status(Invariant::SessionBalance), Status::Ok);
+}
+
+#[test]
+fn what_needs_a_hook_that_is_switched_off_is_unknown_and_nobody_expected_more() {
+    use luo_trace_common::hooks::Hook;
+    let off = Coverage::all().switched_off([Hook::FlbCallback]);
+    let judged = judge_with(&off, &[]);
+    let verdict = judged.verdict(Invariant::FlbCreateOnFirst);
+    assert_eq!(verdict.status, Status::Unknown);
+    assert_eq!(verdict.switched_off_hooks, ["flb-callback"]);
+    assert!(verdict.missing_hooks.is_empty() && verdict.is_unwatched());
+    // A hook that is missing besides is another matter.
+    let judged = judge_with(&off.without(Hook::FlbPreserve), &[]);
+    let verdict = judged.verdict(Invariant::FlbCreateOnFirst);
+    assert_eq!(verdict.missing_hooks, ["flb-file-preserve"]);
+    assert!(!verdict.is_unwatched());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Metrics as Prometheus reads them.
 
 use luo_trace_common::events::{self as abi, FileOp, Object, Outcome, SessionOp, SessionRef};
+use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::SessionName;
 use zerocopy::FromZeros;
 
@@ -195,12 +196,17 @@ fn names_are_escaped_and_sessions_are_no_labels() {
 #[test]
 fn verdicts_findings_hooks_and_sinks_are_shown() {
     let metrics = metrics();
-    let hook = Hook::FilePreserve;
-    metrics.set_hooks(&[HookState {
+    let state = |hook: Hook, attached, switched_off| HookState {
         id: hook.id().into(),
-        attached: true,
+        attached,
+        switched_off,
         ..HookState::default()
-    }]);
+    };
+    metrics.set_hooks(&[
+        state(Hook::FilePreserve, true, false),
+        state(Hook::Kexec, false, false),
+        state(Hook::KhoKeyAdd, false, true),
+    ]);
     metrics.set_verdicts(&Model::new(&Coverage::all().without(Hook::Kexec)).verdicts());
     metrics.found(&Finding {
         invariant: Invariant::FileBalance,
@@ -217,6 +223,7 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
     let text = metrics.render();
     has(&text, r#"luo_trace_hook_attached{hook="file-preserve"} 1"#);
     has(&text, r#"luo_trace_hook_attached{hook="kexec"} 0"#);
+    assert!(!text.contains("kho-key-add"), "{text}");
     has(&text, r#"luo_invariant_status{invariant="file-balance"} 0"#);
     has(&text, r#"luo_invariant_status{invariant="freeze-no-return"} 2"#);
     has(
