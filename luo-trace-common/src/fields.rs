@@ -20,7 +20,8 @@ macro_rules! fields {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The structure's name in BTF.
+            /// The structure's name in BTF. One that has none there is written as the names of members that no other has,
+            /// in parentheses.
             pub const fn structure(self) -> &'static str {
                 match self { $(Field::$field => $structure,)* }
             }
@@ -182,4 +183,8 @@ fields! {
     ScratchAddress "kho_scratch" "addr";
     /// Its size.
     ScratchSize "kho_scratch" "size";
+    /// Number of this boot in the chain of live updates.
+    LuoUpdateNumber "(enabled, liveupdate_num)" "liveupdate_num";
+    /// Who holds a semaphore: readers by the number, from bit 8 on.
+    SemaphoreCount "rw_semaphore" "count";
 }

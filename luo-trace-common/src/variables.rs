@@ -43,4 +43,6 @@ variables! {
     ScratchCount "kho_scratch_cnt";
     /// `struct file_operations`, `kernel/liveupdate/luo_session.c` (7.3): tells a session's descriptor from others.
     SessionFileOps "luo_session_fops";
+    /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): whoever changes sessions or files holds it for reading.
+    SessionsInUse "luo_session_serialize_rwsem";
 }

@@ -4,13 +4,18 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use luo_trace_common::events::{Object, SessionRef};
+use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Object, SessionRef};
 use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::text::Name;
+use luo_trace_common::variables::Variable;
 
 /// Offset of each [`Field`] in this kernel, written by the agent before the programs are loaded.
 #[unsafe(no_mangle)]
 static FIELDS: [u32; Field::COUNT] = [ABSENT; Field::COUNT];
+
+/// Address of each [`Variable`] of this kernel, written by the agent before the programs are loaded; 0: not known.
+#[unsafe(no_mangle)]
+static VARIABLES: [u64; Variable::COUNT] = [0; Variable::COUNT];
 
 /// `ANON_INODE_FS_MAGIC` in `include/uapi/linux/magic.h`: files there share one inode, which therefore tells nothing.
 const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
@@ -20,6 +25,16 @@ const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
 pub struct Address(pub u64);
 
 impl Address {
+    /// The address of a variable, or `None` where it is not known.
+    #[inline(always)]
+    pub fn of(variable: Variable) -> Option<Address> {
+        // SAFETY: within the array. Volatile, as in `offset`.
+        match unsafe { ptr::read_volatile(&raw const VARIABLES[variable as usize]) } {
+            0 => None,
+            address => Some(Address(address)),
+        }
+    }
+
     /// The address of a member, or `None` where this kernel has no such member or there is no structure.
     #[inline(always)]
     pub fn member(self, field: Field) -> Option<Address> {
@@ -42,8 +57,14 @@ impl Address {
     /// Reads a member by value.
     #[inline(always)]
     pub fn read<T: Copy>(self, field: Field) -> Option<T> {
+        self.member(field)?.read_here()
+    }
+
+    /// Reads what lies at this address.
+    #[inline(always)]
+    pub fn read_here<T: Copy>(self) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
-        let from = self.member(field)?.0 as *const _;
+        let from = self.0 as *const _;
         // SAFETY: the helper writes exactly `size_of::<T>()` bytes or fails, and the callers read plain numbers.
         unsafe {
             match bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from) {
@@ -114,4 +135,24 @@ pub fn read_object(file: Address, unique_inode: bool, to: &mut Object) {
     if unique_inode && magic.is_some_and(|magic| magic != ANON_INODE_FS_MAGIC) {
         to.identity = inode.0;
     }
+}
+
+/// Reads which image would be jumped into now. What cannot be read stays unknown.
+#[inline(always)]
+pub fn read_image(to: &mut Image) {
+    let Some(image) = Address::of(Variable::Image).and_then(Address::read_here::<u64>) else {
+        return;
+    };
+    if image == 0 {
+        to.mode = IMAGE_NONE;
+        return;
+    }
+    to.id = image;
+    // Only an image that the kernel has read itself has a loader.
+    to.mode = match Address(image).read::<u64>(Field::ImageFileOps) {
+        Some(0) => IMAGE_LEGACY,
+        Some(_) => IMAGE_FILE,
+        None => return,
+    };
+    to.kho = Address(image).read::<u64>(Field::ImageKho).unwrap_or(0);
 }

@@ -7,6 +7,7 @@ use luo_trace_common::events::{Kexec, Kind, Plain};
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
+use crate::kernel::read_image;
 use crate::task;
 
 /// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3)
@@ -14,7 +15,9 @@ use crate::task;
 pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
     task::enter(Hook::Kexec);
     // SAFETY: helper without preconditions.
-    emit(Kind::KexecEnter, unsafe { bpf_ktime_get_ns() }, |_: &mut Kexec| {});
+    emit(Kind::KexecEnter, unsafe { bpf_ktime_get_ns() }, |event: &mut Kexec| {
+        read_image(&mut event.image)
+    });
     0
 }
 

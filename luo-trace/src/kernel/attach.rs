@@ -10,6 +10,7 @@ use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::{Attach, Hook, Need};
 
 use super::btf::Btf;
+use super::kallsyms::{self, Symbols};
 use super::ring::Ring;
 use super::signals::HeldSignals;
 use crate::journal::HookState;
@@ -56,9 +57,12 @@ impl Tracer {
         let btf = Btf::parse(vmlinux_btf)?;
         let aya_btf = aya::Btf::parse(vmlinux_btf, aya::Endianness::default())?;
         let offsets = btf.offsets();
+        // Without the list of symbols no variable is read, which those who need one tell.
+        let symbols = Symbols::find(&kallsyms::variables()).unwrap_or_default();
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&aya_btf))
             .override_global("FIELDS", &offsets[..], true)
+            .override_global("VARIABLES", &symbols.variables()[..], true)
             .map_max_entries("EVENTS", ring_bytes)
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;

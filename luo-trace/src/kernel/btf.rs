@@ -39,6 +39,8 @@ pub struct Btf<'a> {
     /// Where each type begins in `types`; type ids begin at 1.
     offsets: Vec<u32>,
     structures: HashMap<&'a [u8], u32>,
+    /// Structures without a name.
+    anonymous: Vec<u32>,
     functions: HashMap<&'a [u8], u32>,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Btf<'a> {
             strings: section(16)?,
             offsets: vec![0],
             structures: HashMap::new(),
+            anonymous: Vec::new(),
             functions: HashMap::new(),
         };
         let mut at = 0;
@@ -83,6 +86,7 @@ impl<'a> Btf<'a> {
             let ty = btf.type_at(at)?;
             let id = u32::try_from(btf.offsets.len()).context("too many types")?;
             match ty.kind {
+                KIND_STRUCT if ty.name == 0 => btf.anonymous.push(id),
                 KIND_STRUCT => _ = btf.structures.entry(btf.string(ty.name)).or_insert(id),
                 KIND_FUNC => _ = btf.functions.entry(btf.string(ty.name)).or_insert(id),
                 _ => {}
@@ -100,7 +104,7 @@ impl<'a> Btf<'a> {
 
     /// Where a member lies in its structure, in bytes; `None` where this kernel has no such member.
     pub fn offset(&self, field: Field) -> Option<u32> {
-        let mut id = *self.structures.get(field.structure().as_bytes())?;
+        let mut id = self.structure(field.structure())?;
         let mut offset = 0;
         for name in field.path().split('.') {
             let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH)?;
@@ -108,6 +112,21 @@ impl<'a> Btf<'a> {
             id = member_type;
         }
         Some(offset)
+    }
+
+    /// A structure by its name, or by the names of its members as [`Field::structure`] has them.
+    fn structure(&self, name: &str) -> Option<u32> {
+        let Some(members) = name.strip_prefix('(').and_then(|name| name.strip_suffix(')')) else {
+            return self.structures.get(name.as_bytes()).copied();
+        };
+        let has_all = |&id: &u32| {
+            members
+                .split(", ")
+                .all(|member| self.member(id, member.as_bytes(), DEPTH).is_some())
+        };
+        // Where there are two, neither can be told to be the right one.
+        let mut found = self.anonymous.iter().copied().filter(has_all);
+        found.next().filter(|_| found.next().is_none())
     }
 
     /// The offsets of all fields, in the order the programs expect, with [`ABSENT`] for those this kernel lacks.
@@ -223,4 +242,57 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
         .and_then(|tail| tail.first_chunk::<4>())
         .context("BTF ends in the middle of a type")?;
     Ok(u32::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Type information of structures whose members are all one 8-byte integer, which is type 1.
+    fn blob(structures: &[(&str, &[(&str, u32)])]) -> Vec<u8> {
+        let mut strings = vec![0u8];
+        let mut string = |text: &str| match text {
+            "" => 0,
+            text => {
+                let at = strings.len() as u32;
+                strings.extend(text.bytes().chain([0]));
+                at
+            }
+        };
+        let mut types = vec![string("u64"), KIND_INT << 24, 8, 64];
+        for (name, members) in structures {
+            types.extend([string(name), KIND_STRUCT << 24 | members.len() as u32, 64]);
+            for (member, offset) in *members {
+                types.extend([string(member), 1, offset * 8]);
+            }
+        }
+        let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
+        let header = [24, 0, types.len(), types.len(), strings.len()];
+        let mut blob = vec![0x9f, 0xeb, 1, 0];
+        blob.extend(header.into_iter().flat_map(|word| (word as u32).to_le_bytes()));
+        blob.extend(types);
+        blob.extend(strings);
+        blob
+    }
+
+    #[test]
+    fn a_structure_without_a_name_is_found_by_its_members() {
+        // Given two without a name of which one has all the members, and one with a name that has them, too,
+        let blob = blob(&[
+            ("", &[("enabled", 0), ("count", 8)]),
+            ("", &[("enabled", 0), ("luo_ser_out", 8), ("liveupdate_num", 16)]),
+            ("luo_ser", &[("enabled", 0), ("liveupdate_num", 24)]),
+        ]);
+        let btf = Btf::parse(&blob).expect("parses");
+        // then the member's offset is that of the one without a name.
+        assert_eq!(btf.offset(Field::LuoUpdateNumber), Some(16));
+    }
+
+    #[test]
+    fn of_two_structures_without_a_name_neither_is_guessed_at() {
+        let twice: (&str, &[(&str, u32)]) = ("", &[("enabled", 0), ("liveupdate_num", 16)]);
+        let blob = blob(&[twice, twice]);
+        let btf = Btf::parse(&blob).expect("parses");
+        assert_eq!(btf.offset(Field::LuoUpdateNumber), None);
+    }
 }

@@ -5,6 +5,7 @@
 
 mod attach;
 pub mod btf;
+pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod preflight;

@@ -1,0 +1,127 @@
+//! Where the running kernel keeps its variables: `/proc/kallsyms`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+
+use luo_trace_common::variables::Variable;
+
+/// Where the kernel lists its symbols.
+const KALLSYMS: &str = "/proc/kallsyms";
+
+/// Some of the kernel's symbols, by name. Symbols of modules are not looked at.
+#[derive(Debug, Default)]
+pub struct Symbols(HashMap<String, u64>);
+
+impl Symbols {
+    /// Looks these symbols up in the running kernel, in one pass over its list.
+    ///
+    /// # Errors
+    /// Where the list cannot be read.
+    pub fn find(names: &[&str]) -> io::Result<Self> {
+        // The kernel makes the list up while it is read, some pages at a time.
+        Self::parse(BufReader::with_capacity(1 << 16, File::open(KALLSYMS)?), names)
+    }
+
+    fn parse(mut list: impl BufRead, names: &[&str]) -> io::Result<Self> {
+        let mut found = HashMap::new();
+        let mut line = Vec::new();
+        while found.len() < names.len() && list.read_until(b'\n', &mut line)? > 0 {
+            match symbol(&line) {
+                Some(Symbol::OfModule) => break,
+                Some(Symbol::OfKernel(address, name)) if names.contains(&name) => {
+                    found.entry(name.to_owned()).or_insert(address);
+                }
+                _ => {}
+            }
+            line.clear();
+        }
+        Ok(Self(found))
+    }
+
+    /// Whether the kernel has this symbol, which was asked for.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The address of a symbol that was asked for: `None` where the kernel has no such symbol, or hides its address.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied().filter(|&address| address != 0)
+    }
+
+    /// The addresses of all variables, in the order the programs expect, with 0 for those that are not known.
+    pub fn variables(&self) -> [u64; Variable::COUNT] {
+        let mut addresses = [0; Variable::COUNT];
+        for &variable in Variable::ALL {
+            addresses[variable as usize] = self.address(variable.symbol()).unwrap_or(0);
+        }
+        addresses
+    }
+}
+
+/// The names of all variables.
+pub fn variables() -> Vec<&'static str> {
+    Variable::ALL.iter().map(|variable| variable.symbol()).collect()
+}
+
+enum Symbol<'a> {
+    OfKernel(u64, &'a str),
+    OfModule,
+}
+
+/// Reads a line such as `ffffffff822bff80 d luo_session_global`; a module's name follows in brackets.
+fn symbol(line: &[u8]) -> Option<Symbol<'_>> {
+    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let name = words.nth(1)?;
+    Some(match words.next() {
+        Some(_) => Symbol::OfModule,
+        None => Symbol::OfKernel(address, name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &[u8] = b"0000000000000000 A fixed_percpu_data\n\
+        ffffffff81000000 T _text\n\
+        ffffffff822bff80 d luo_session_global\n\
+        ffffffff82556c80 b luo_global\n\
+        not a symbol\n\
+        ffffffffc0001000 d luo_flb_global\t[luo_test]\n\
+        ffffffffc0002000 d luo_file_handler_list\n";
+
+    fn find(list: &[u8], names: &[&str]) -> Symbols {
+        Symbols::parse(list, names).expect("a slice can be read")
+    }
+
+    #[test]
+    fn a_variable_of_the_kernel_has_its_address_and_one_of_a_module_has_none() {
+        // Given a list whose modules begin with luo_flb_global, when everything is looked up,
+        let symbols = find(LIST, &variables());
+        // then what comes before is known, and neither the module's symbol nor anything after it.
+        assert_eq!(symbols.address("luo_session_global"), Some(0xffff_ffff_822b_ff80));
+        assert_eq!(symbols.address("luo_global"), Some(0xffff_ffff_8255_6c80));
+        assert!(!symbols.has("luo_flb_global"));
+        let addresses = symbols.variables();
+        assert_eq!(addresses[Variable::Luo as usize], 0xffff_ffff_8255_6c80);
+        assert_eq!(addresses[Variable::Handlers as usize], 0);
+    }
+
+    #[test]
+    fn an_address_that_is_hidden_is_not_known_though_the_symbol_is_there() {
+        // Given a list as somebody without privilege reads it,
+        let symbols = find(b"0000000000000000 d luo_session_global\n", &variables());
+        // then the symbol is there, and its address is not.
+        assert!(symbols.has("luo_session_global"));
+        assert_eq!(symbols.address("luo_session_global"), None);
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_found() {
+        let symbols = find(LIST, &["_text"]);
+        assert!(symbols.has("_text"));
+        assert!(!symbols.has("luo_session_global"));
+    }
+}
