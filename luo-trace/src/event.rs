@@ -403,12 +403,8 @@ impl Details {
     }
 
     fn image(&mut self, image: &abi::Image) {
-        match image.mode {
-            abi::IMAGE_NONE => self.text("image", "none"),
-            abi::IMAGE_FILE if image.kho != 0 => self.text("image", "carries"),
-            abi::IMAGE_FILE => self.text("image", "carries nothing"),
-            abi::IMAGE_LEGACY => self.text("image", "legacy"),
-            _ => {}
+        if let Some(name) = image_name(image) {
+            self.text("image", name);
         }
     }
 
@@ -418,6 +414,17 @@ impl Details {
         if let Some(hook) = hook {
             self.text("within", hook.id());
         }
+    }
+}
+
+/// What is known of an image, in words: whether one is loaded, and whether it carries preserved memory.
+pub fn image_name(image: &abi::Image) -> Option<&'static str> {
+    match image.mode {
+        abi::IMAGE_NONE => Some("none"),
+        abi::IMAGE_FILE if image.kho != 0 => Some("carries"),
+        abi::IMAGE_FILE => Some("carries nothing"),
+        abi::IMAGE_LEGACY => Some("legacy"),
+        _ => None,
     }
 }
 

@@ -20,10 +20,13 @@ pub mod kernel;
 pub mod live;
 pub mod model;
 #[cfg(feature = "agent")]
+pub mod owners;
+#[cfg(feature = "agent")]
 pub mod pipeline;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
+pub mod status;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;

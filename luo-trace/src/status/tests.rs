@@ -1,0 +1,243 @@
+//! What a status says after a story, and how it looks.
+
+use luo_trace_common::events::{FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, SnapshotBegin};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::*;
+use crate::testing::{MEMFD, Story, memfd, session as named};
+
+const MINUTE: u64 = 60_000_000_000;
+/// A token as wide as they get.
+const TOKEN: u64 = 0xffff_ffff_0000_0000;
+
+fn status_at(now_ns: u64, owners: Owners, events: &[Event]) -> Status {
+    let mut model = Model::new(&Coverage::all());
+    let mut digest = Digest::default();
+    let mut findings = Vec::new();
+    for event in events {
+        digest.observe(event);
+        findings.extend(model.apply(event).iter().map(Finding::from));
+    }
+    let facts = Facts {
+        host: "node-7".into(),
+        kernel: "7.3.4".into(),
+        boot_id: "b".into(),
+        now_ns,
+        owners,
+    };
+    Status {
+        findings,
+        ..Status::new("agent", facts, &model, &digest)
+    }
+}
+
+fn status(events: &[Event]) -> Status {
+    status_at(0, Owners::new(), events)
+}
+
+fn table(status: &Status) -> String {
+    let mut out = Vec::new();
+    table::write(&mut out, status).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn process(pid: u32, comm: &str) -> Process {
+    Process { pid, comm: comm.into() }
+}
+
+#[test]
+fn sessions_come_with_their_files_ages_and_owners() {
+    let vm = named(1, "vm");
+    let mut story = Story::new();
+    story.by(42).create(vm);
+    let made = story.now();
+    story.preserve(vm, 0x10, memfd(1)).preserve(vm, 2, memfd(0));
+    let owners = Owners::from([(b"vm".to_vec(), vec![process(7, "luod")])]);
+    let status = status_at(made + MINUTE, owners, &story.events);
+    let session = &status.sessions[0];
+    assert_eq!(
+        (session.name.as_str(), &*session.direction, &*session.state),
+        ("vm", "outgoing", "open")
+    );
+    assert_eq!(session.age_ns, Some(MINUTE));
+    assert_eq!(session.taken_by, Some(process(42, "vmm")));
+    assert_eq!(session.owners, [process(7, "luod")]);
+    assert_eq!((session.files_held(), session.size()), (2, 8192 + 4096));
+    let file = &session.files[0];
+    assert_eq!(
+        (file.token.as_str(), file.handler.as_str(), &*file.state),
+        ("0x10", MEMFD, "preserved")
+    );
+    assert!(file.age_ns.is_some_and(|age| age < MINUTE));
+    assert_eq!(
+        status.memory,
+        [Memory {
+            handler: MEMFD.into(),
+            files: 2,
+            bytes: 8192 + 4096
+        }]
+    );
+}
+
+#[test]
+fn what_was_there_before_has_no_age_and_what_is_pending_no_tokens() {
+    let (old, waiting) = (named(1, "old"), named(2, "waiting"));
+    let mut story = Story::new();
+    story.preserve(old, 1, memfd(1)).arrive(waiting, 3);
+    let status = status(&story.events);
+    assert_eq!((status.sessions[0].age_ns, &status.sessions[0].taken_by), (None, &None));
+    let waiting = &status.sessions[1];
+    assert_eq!(
+        (&*waiting.state, waiting.pending_files, waiting.files.len()),
+        ("pending", 3, 0)
+    );
+    // What is pending is not preserved for the next kernel.
+    assert_eq!(status.preserved_bytes(), 8192);
+}
+
+#[test]
+fn operations_are_counted_and_their_rate_is_that_of_the_last_seconds() {
+    let vm = named(1, "vm");
+    let mut story = Story::new();
+    story.create(vm).failing(17).create(vm).wait(1_000_000_000);
+    for token in 0..20 {
+        story.preserve_with(vm, token, memfd(token), |_| ());
+    }
+    let busy = story.now();
+    let at = |now| status_at(now, Owners::new(), &story.events).operations;
+    let create = at(busy).ended.into_iter().find(|o| o.op == "session-create").unwrap();
+    assert_eq!((create.ok, create.failed), (1, 1));
+    // The second that has begun does not count yet; the one before that does.
+    assert_eq!(at(busy).per_second, 0.2);
+    assert_eq!(at(busy + 1_000_000_000).per_second, 2.2);
+    assert_eq!(at(busy + MINUTE).per_second, 0.0);
+}
+
+#[test]
+fn the_image_is_the_last_that_was_seen() {
+    let image = |mode, kho| Image {
+        id: 1,
+        mode,
+        kho,
+        ..Image::default()
+    };
+    let load = |image| {
+        Body::ImageLoad(ImageLoad {
+            image,
+            outcome: Outcome { result: 0, duration: 1 },
+            ..ImageLoad::default()
+        })
+    };
+    let mut story = Story::new();
+    assert_eq!(status(&story.events).image, None);
+    story.push(Body::SnapshotBegin(SnapshotBegin {
+        update_number: 3,
+        image: image(IMAGE_FILE, 0x1000),
+        ..SnapshotBegin::default()
+    }));
+    assert_eq!(status(&story.events).image.as_deref(), Some("carries"));
+    story.push(load(image(IMAGE_LEGACY, 0)));
+    let legacy = status(&story.events);
+    assert_eq!(
+        (legacy.image.as_deref(), legacy.update_number),
+        (Some("legacy"), Some(3))
+    );
+    assert!(table(&legacy).contains("WILL BE LOST"));
+    // A record that cannot tell changes nothing.
+    story.push(load(Image::default()));
+    assert_eq!(status(&story.events).image.as_deref(), Some("legacy"));
+}
+
+#[test]
+fn a_violation_is_shown_with_what_to_do_and_a_loss_is_told() {
+    let (a, b) = (named(1, "a"), named(2, "a"));
+    let mut story = Story::new();
+    story
+        .create(a)
+        .create(b)
+        .wait(2_000_000_000)
+        .by(3)
+        .create(named(3, "c"))
+        .gap();
+    let status = status(&story.events);
+    assert_eq!(status.findings[0].invariant, "session-name-unique");
+    assert_eq!(status.verdicts_that_are("violated"), 1);
+    assert_eq!(status.losses.events, 1);
+    let table = table(&status);
+    assert!(
+        table.contains("VIOLATED session-name-unique (error): outgoing session \"a\"\n"),
+        "{table}"
+    );
+    assert!(table.contains("Close one of the two sessions"), "{table}");
+    assert!(table.contains("1 event lost"), "{table}");
+}
+
+#[test]
+fn a_status_survives_its_json_form_and_reads_what_an_older_agent_leaves_out() {
+    let vm = named(1, "vm\u{202e}\n");
+    let mut story = Story::new();
+    story.create(vm).preserve_with(vm, 1, memfd(1), |s| {
+        s.flb_preserve(MEMFD, |s| {
+            s.flb_call(FlbCall::Preserve, "iommu-v1", MEMFD, 0);
+        });
+    });
+    let status = status_at(MINUTE, Owners::new(), &story.events);
+    let json = serde_json::to_string(&status).unwrap();
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    assert_eq!(status.flbs[0].name, "iommu-v1");
+    let old: Status = serde_json::from_str(r#"{"host":"h","sessions":[{"name":"x"}],"new":1}"#).unwrap();
+    assert_eq!((old.host.as_str(), old.sessions[0].name.as_str()), ("h", "x"));
+}
+
+#[test]
+fn one_look_tells_what_the_lists_hold_and_judges_nothing_it_did_not_see() {
+    let vm = named(1, "vm");
+    let mut story = Story::new();
+    story.create(vm).preserve(vm, 1, memfd(1));
+    let status = Status::of_look(Facts::default(), &story.events);
+    assert_eq!((&*status.source, status.sessions.len()), ("look", 1));
+    assert_eq!(status.verdicts_that_are("violated"), 0);
+    assert!(table(&status).contains("no agent runs"));
+}
+
+#[test]
+fn the_table_fits_80_columns_and_leaves_nothing_out() {
+    let mut story = Story::new();
+    let long = "n".repeat(63);
+    let (a, b) = (named(1, "vm-web"), named(2, &long));
+    story.create(a).create(b);
+    for token in 0..3 {
+        story.preserve_with(a, TOKEN - token, memfd(token), |_| ());
+    }
+    story
+        .arrive(named(3, "\x1b[31mevil"), 2)
+        .retrieve_session(named(3, "\x1b[31mevil"));
+    let owners = Owners::from([
+        (
+            b"vm-web".to_vec(),
+            vec![process(4_194_304, "fifteen-letters"), process(2, "x")],
+        ),
+        (long.clone().into_bytes(), vec![process(1, "luod")]),
+    ]);
+    let table = table(&status_at(100 * MINUTE, owners, &story.events));
+    for line in table.lines() {
+        assert!(line.width() <= 80, "{} columns: {line:?}", line.width());
+    }
+    for text in [
+        &long,
+        "0xffffffff00000000",
+        "\\u{1b}[31mevil",
+        "fifteen-letters[4194304] +1",
+        "1h 39m",
+    ] {
+        assert!(table.contains(text), "{text} is missing in\n{table}");
+    }
+    assert!(!table.contains('\x1b'));
+    // The columns stand where they are.
+    let lines: Vec<&str> = table.lines().filter(|line| line.contains("preserved ")).collect();
+    assert_eq!(
+        lines[0], "  0xffffffff00000000   preserved           4.0 KiB   1h 39m  memfd-v2",
+        "{table}"
+    );
+}
