@@ -57,8 +57,10 @@ mod tests {
 
     use super::*;
 
-    /// A `/proc` with these descriptors: a pid, a name, and where each of its links points.
-    fn proc(processes: &[(&str, &[u8], &[&[u8]])]) -> tempfile::TempDir {
+    /// A pid, a command name, and where each of its descriptors points.
+    type Shown<'a> = (&'a str, &'a [u8], &'a [&'a [u8]]);
+
+    fn proc(processes: &[Shown]) -> tempfile::TempDir {
         let proc = tempfile::tempdir().unwrap();
         for (pid, comm, links) in processes {
             let fds = proc.path().join(pid).join("fd");
