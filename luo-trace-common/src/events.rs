@@ -506,7 +506,7 @@ pub struct KhoAnomaly {
 pub struct SnapshotBegin {
     /// Which walk, from 1; one that was disturbed is followed by another.
     pub walk: u64,
-    /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot.
+    /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot, [`u64::MAX`] where it is not known.
     pub update_number: u64,
     /// The image to jump into.
     pub image: Image,
@@ -595,6 +595,9 @@ pub const SNAPSHOT_INCOMPLETE: u32 = 2;
 pub const SNAPSHOT_INCOMING_UNREAD: u32 = 4;
 
 /// A walk is over.
+///
+/// Without [`SNAPSHOT_CHANGED`] nobody was changing sessions or files when it ended. An operation that began before this
+/// event and whose own event comes after it is either wholly in what was found, or not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SnapshotEnd {

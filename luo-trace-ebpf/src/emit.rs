@@ -3,7 +3,9 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_PROD_POS, BPF_RB_RING_SIZE, BPF_RINGBUF_HDR_SZ};
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Header, Kind};
@@ -76,11 +78,36 @@ pub fn count_loss() {
     }
 }
 
+/// How many events were lost so far.
 #[inline(always)]
-fn lost() -> u64 {
+pub fn lost() -> u64 {
     // SAFETY: the map's only slot, touched by atomic adds alone.
     LOST.get_ptr(0)
         .map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
+}
+
+/// How many bytes were ever put into the ring. It grows by [`footprint`] with each event, whoever sends it.
+#[inline(always)]
+pub fn position() -> u64 {
+    query(BPF_RB_PROD_POS)
+}
+
+/// How many bytes of the ring an event takes up.
+#[inline(always)]
+pub const fn footprint<P>() -> u64 {
+    (size_of::<Record<P>>() as u64 + BPF_RINGBUF_HDR_SZ as u64).next_multiple_of(8)
+}
+
+/// Whether the ring is at least half empty.
+#[inline(always)]
+pub fn has_room() -> bool {
+    query(BPF_RB_AVAIL_DATA) <= query(BPF_RB_RING_SIZE) / 2
+}
+
+#[inline(always)]
+fn query(what: u32) -> u64 {
+    // SAFETY: the helper wants a ring buffer map, which this is, and only reads of it.
+    unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), u64::from(what)) }
 }
 
 /// Adds one atomically and gives the value before. The target's `AtomicU64` lacks what BPF has had since Linux 5.12.

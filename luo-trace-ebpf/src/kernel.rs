@@ -96,6 +96,12 @@ impl Address {
     }
 }
 
+/// Whether this kernel has a member.
+#[inline(always)]
+pub fn is_known(field: Field) -> bool {
+    offset(field) != ABSENT
+}
+
 #[inline(always)]
 fn offset(field: Field) -> u32 {
     // SAFETY: within the array. Volatile, since the agent changes what the compiler believes to be constant.

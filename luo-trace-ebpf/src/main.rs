@@ -17,6 +17,7 @@ mod flb;
 mod kernel;
 mod reboot;
 mod session;
+mod snapshot;
 mod task;
 
 /// The helpers that read kernel memory are for GPL-compatible programs only.

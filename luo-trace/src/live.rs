@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::event::Event;
+use crate::event::{Body, Event};
 use crate::journal::Header;
 use crate::model::{Finding, Model};
 use crate::report::bytes;
@@ -22,13 +22,13 @@ pub struct Live {
     /// The metrics; counts and verdicts are brought up to date when they are asked for.
     pub metrics: Metrics,
     kernel: String,
-    update: Option<u64>,
     troubles: Vec<String>,
     state: Mutex<State>,
 }
 
 struct State {
     model: Model,
+    update: Option<u64>,
     findings: VecDeque<Finding>,
 }
 
@@ -47,7 +47,6 @@ impl Live {
         Ok(Self {
             metrics,
             kernel: header.kernel_release.clone(),
-            update: header.update_number,
             troubles: missing
                 .map(|hook| {
                     format!(
@@ -58,6 +57,7 @@ impl Live {
                 })
                 .collect(),
             state: Mutex::new(State {
+                update: header.update_number,
                 model: Model::new(&header.coverage()),
                 findings: VecDeque::new(),
             }),
@@ -68,6 +68,12 @@ impl Live {
     pub fn apply(&self, event: &Event) -> Vec<Finding> {
         self.metrics.observe(event);
         let mut state = self.state();
+        if let Body::SnapshotBegin(begin) = &event.body
+            && begin.update_number != u64::MAX
+        {
+            self.metrics.set_update_number(begin.update_number);
+            state.update = Some(begin.update_number);
+        }
         let findings = state.model.apply(event).to_vec();
         self.keep(&mut state, &findings);
         findings
@@ -118,7 +124,7 @@ impl web::Source for Live {
                 .trim()
                 .to_owned(),
             version: env!("CARGO_PKG_VERSION").into(),
-            update: self.update,
+            update: state.update,
             troubles: self.troubles.clone(),
             verdicts: model
                 .verdicts()

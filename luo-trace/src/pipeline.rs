@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use luo_trace_common::events::Header as EventHeader;
+use luo_trace_common::events::{Header as EventHeader, SNAPSHOT_CHANGED};
 use zerocopy::FromZeros;
 
 use crate::decode::Decoder;
@@ -82,6 +82,7 @@ pub struct Pipeline {
     lines: Vec<Line>,
     last: EventHeader,
     jump_is_near: bool,
+    picture_is_whole: bool,
     told: Told,
 }
 
@@ -105,6 +106,7 @@ impl Pipeline {
             lines: Vec::new(),
             last: EventHeader::new_zeroed(),
             jump_is_near: false,
+            picture_is_whole: false,
             told: Told::default(),
         }
     }
@@ -127,11 +129,18 @@ impl Pipeline {
                     journal.clock(host::clock());
                 }
             }
-            Body::KexecReturn(_) => self.jump_is_near = false,
+            Body::KexecReturn(_) => {
+                self.jump_is_near = false;
+                self.picture_is_whole = false;
+            }
+            Body::Gap { .. } => self.picture_is_whole = false,
+            Body::SnapshotEnd(end) => self.picture_is_whole = end.flags & SNAPSHOT_CHANGED == 0,
             _ => {}
         }
         let findings = self.live.apply(&event);
-        self.lines.push(Line::Event(event));
+        if !is_an_item(&event.body) {
+            self.lines.push(Line::Event(event));
+        }
         self.lines.extend(findings.into_iter().map(Line::Finding));
     }
 
@@ -168,6 +177,11 @@ impl Pipeline {
         self.jump_is_near
     }
 
+    /// Whether LUO's lists were walked since the last event after which the model may not know them any more.
+    pub fn picture_is_whole(&self) -> bool {
+        self.picture_is_whole
+    }
+
     /// Time passes: losses are told even where no event follows that would tell of them.
     pub fn tick(&mut self, lost: u64) {
         if let Some(gap) = self.decoder.lost_is_now(lost, self.last) {
@@ -196,4 +210,16 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Whether this is one of the many things that a walk over LUO's lists found: a state to know and not an event to show.
+fn is_an_item(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::SnapshotSession(_)
+            | Body::SnapshotFile(_)
+            | Body::SnapshotFlb(_)
+            | Body::SnapshotHandler(_)
+            | Body::SnapshotLink(_)
+    )
 }

@@ -29,6 +29,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// at all.
 const WATCH: Duration = Duration::from_secs(5);
 
+/// How many ticks to wait at most, after walks over LUO's lists that were disturbed, before the next try.
+const LONGEST_WAIT: u32 = 64;
+
 /// Options of `luo-trace agent`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -38,7 +41,7 @@ pub struct Args {
     /// Serve metrics and a page for people at this address
     #[arg(long, value_name = "ADDR", env = "LUO_TRACE_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Create this file when every hook is attached, and remove it at the end
+    /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
     ready_file: Option<PathBuf>,
     /// How to print events and findings
@@ -87,6 +90,7 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
     // The handlers come first: a signal during the start-up must end the agent in order, too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut look_again = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
 
     let started = host::clock();
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
@@ -103,6 +107,7 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
     };
     let live = Arc::new(Live::new(&header)?);
     let mut pipeline = Pipeline::new(live.clone(), outputs(args, &header)?, clock.monotonic_ns);
+    let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
     if let Some(address) = args.listen {
         pipeline::serve(live, address).await;
     }
@@ -120,12 +125,15 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
                     watch(&mut ring, &mut pipeline);
                 }
             }
+            _ = look_again.recv() => looks.look(&mut tracer, &mut ring, &mut pipeline),
             _ = tick.tick() => {
                 tracer.print_log();
                 pipeline.tick(ring.lost());
+                looks.tick(&mut tracer, &mut ring, &mut pipeline);
             }
         }
     };
+    looks.look(&mut tracer, &mut ring, &mut pipeline);
 
     // Detach first, so that what is drained then is the whole record.
     drop(tracer);
@@ -160,6 +168,57 @@ fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
 fn drain(ring: &mut Ring, pipeline: &mut Pipeline) {
     while ring.drain(BATCH, |record| pipeline.record(record)) > 0 {
         pipeline.flush();
+    }
+}
+
+/// When LUO's lists are walked: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.
+struct Looks {
+    possible: bool,
+    /// How many ticks there are to the next try, and how many there were.
+    left: u32,
+    wait: u32,
+}
+
+impl Looks {
+    /// Looks for the first time.
+    fn begin(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) -> Self {
+        let mut looks = Self {
+            possible: true,
+            left: 0,
+            wait: 1,
+        };
+        looks.look(tracer, ring, pipeline);
+        looks
+    }
+
+    /// Looks now. Where it cannot be done that is told once, and nothing else suffers.
+    fn look(&mut self, tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
+        if !self.possible || pipeline.jump_is_near() {
+            return;
+        }
+        let result = tracer.snapshot(|| {
+            drain(ring, pipeline);
+            !pipeline.jump_is_near()
+        });
+        if let Err(error) = result {
+            self.possible = false;
+            tell(format_args!(
+                "what began before the agent is not known, since LUO's lists cannot be walked: {error:#}"
+            ));
+        }
+        self.wait = match pipeline.picture_is_whole() {
+            true => 1,
+            false => (self.wait * 2).min(LONGEST_WAIT),
+        };
+        self.left = self.wait;
+    }
+
+    /// Time passes: looks again where that is due.
+    fn tick(&mut self, tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 && !pipeline.picture_is_whole() {
+            self.look(tracer, ring, pipeline);
+        }
     }
 }
 

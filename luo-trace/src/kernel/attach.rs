@@ -13,6 +13,7 @@ use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
 use super::ring::Ring;
 use super::signals::HeldSignals;
+use super::snapshot::Snapshots;
 use crate::journal::HookState;
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.
@@ -43,6 +44,7 @@ impl std::error::Error for AttachError {}
 pub struct Tracer {
     ebpf: Ebpf,
     hooks: Vec<HookState>,
+    snapshots: Result<Snapshots>,
     #[cfg(feature = "bpf-log")]
     log: super::log::KernelLog,
 }
@@ -84,11 +86,13 @@ impl Tracer {
                 state
             })
             .collect();
+        let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
             ebpf,
             hooks,
+            snapshots,
         };
         let required = |state: &&HookState| {
             Hook::ALL
@@ -111,6 +115,18 @@ impl Tracer {
     /// The hooks and what became of each.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Walks over LUO's lists; what it finds comes through the ring. A walk that is disturbed is repeated some times. `drain`
+    /// empties the ring, and gives whether to go on.
+    ///
+    /// # Errors
+    /// Where this kernel's lists cannot be walked, which will be so the next time, too.
+    pub fn snapshot(&mut self, drain: impl FnMut() -> bool) -> Result<()> {
+        match &mut self.snapshots {
+            Ok(snapshots) => snapshots.take(&self.ebpf, drain, || true),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        }
     }
 
     /// Prints what the programs logged, in a build with the feature `bpf-log`.
@@ -237,7 +253,7 @@ fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
 }
 
 /// A verifier's refusal comes with a log of thousands of lines, of which the last tell why.
-fn explain(error: ProgramError) -> anyhow::Error {
+pub(super) fn explain(error: ProgramError) -> anyhow::Error {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

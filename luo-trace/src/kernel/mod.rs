@@ -11,6 +11,7 @@ mod log;
 pub mod preflight;
 mod ring;
 mod signals;
+pub mod snapshot;
 
 pub use attach::{AttachError, Tracer};
 pub use ring::Ring;
