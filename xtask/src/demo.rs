@@ -29,10 +29,8 @@ pub(crate) fn command() -> Result<()> {
     let output = vm::fresh(SCENARIO, &kernel)?;
     eprintln!("booting Linux {kernel} in QEMU: {}", scenario.summary);
     let options = Options {
-        guest,
-        accel: vm::Accel::default(),
-        output: output.clone(),
         talk: true,
+        ..Options::new(guest, output.clone())
     };
     let outcome = vm::run(&scenario, &kernel, &options)?;
     eprintln!();

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that is done to luo-trace rather than by it.
 
 mod apt;
+mod bench;
 mod cache;
 mod dashboards;
 mod demo;
@@ -26,6 +27,8 @@ enum Verb {
     Vm(vm::Args),
     /// Show a real live update, traced in both kernels
     Demo,
+    /// Measure what luo-trace costs
+    Bench(bench::Args),
     /// Run everything that must hold: source, tests, and every scenario on real kernels
     Test(test::Args),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Kernel(args) => kernel::command(args),
         Verb::Vm(args) => vm::command(args),
         Verb::Demo => demo::command(),
+        Verb::Bench(args) => bench::command(args),
         Verb::Test(args) => test::command(&args),
     };
     match done {

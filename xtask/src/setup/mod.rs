@@ -21,11 +21,19 @@ pub(crate) enum Need {
     KernelBuild,
     /// Prometheus and promtool, for the tests of the dashboards and rules.
     Prometheus,
+    /// bpftrace, to measure against.
+    Bpftrace,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 4] = [Self::Bpf, Self::Qemu, Self::KernelBuild, Self::Prometheus];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Bpf,
+        Self::Qemu,
+        Self::KernelBuild,
+        Self::Prometheus,
+        Self::Bpftrace,
+    ];
 }
 
 /// Finds the programs that [`ensure`] has seen to.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use Brings::{Header, Program, Service};
-use Need::{KernelBuild, Prometheus, Qemu};
+use Need::{Bpftrace, KernelBuild, Prometheus, Qemu};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -59,6 +59,7 @@ const PACKAGES: &[Package] = &[
     Package { need: KernelBuild, brings: Header("openssl/ssl.h"), debian: "libssl-dev", fedora: "openssl-devel", arch: "openssl" },
     Package { need: Prometheus, brings: Service("prometheus"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Prometheus, brings: Service("promtool"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
+    Package { need: Bpftrace, brings: Program("bpftrace"), debian: "bpftrace", fedora: "bpftrace", arch: "bpftrace" },
 ];
 
 impl Package {

@@ -1,5 +1,6 @@
 //! Packs the guest's initramfs: a compressed cpio archive in the format "newc", as the kernel unpacks it.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
@@ -16,12 +17,16 @@ const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "host"];
 /// An archive with the directories and the console that init needs, and whatever is added.
 pub(super) struct Initramfs {
     archive: Vec<u8>,
+    directories: BTreeSet<String>,
 }
 
 impl Initramfs {
     /// The archive that every guest begins with.
     pub(super) fn new() -> Result<Initramfs> {
-        let mut archive = Initramfs { archive: Vec::new() };
+        let mut archive = Initramfs {
+            archive: Vec::new(),
+            directories: BTreeSet::new(),
+        };
         for name in MOUNT_POINTS {
             archive.directory(name)?;
         }
@@ -34,6 +39,7 @@ impl Initramfs {
 
     /// Adds a directory; its parent must be there.
     pub(super) fn directory(&mut self, name: &str) -> Result<()> {
+        self.directories.insert(name.to_owned());
         self.entry(
             newc::Builder::new(name)
                 .mode(0o755)
@@ -52,10 +58,26 @@ impl Initramfs {
         )
     }
 
-    /// Ends the archive and compresses it. Lightly: the guest's time to unpack counts twice, and the host's once.
+    /// Adds such a file, and the directories above it that are not there yet.
+    pub(super) fn file_with_parents(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        for (end, _) in name.match_indices('/') {
+            if !self.directories.contains(&name[..end]) {
+                self.directory(&name[..end])?;
+            }
+        }
+        self.file(name, content)
+    }
+
+    /// Ends the archive and compresses it. Lightly: the guest's time to unpack counts twice, and the host's once. One of
+    /// hundreds of megabytes, as a debugger's libraries are, not at all: both would take minutes.
     pub(super) fn pack(self) -> Result<Vec<u8>> {
+        let level = if self.archive.len() < 64 << 20 {
+            Compression::fast()
+        } else {
+            Compression::none()
+        };
         let archive = newc::trailer(self.archive)?;
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut gzip = GzEncoder::new(Vec::new(), level);
         gzip.write_all(&archive)?;
         Ok(gzip.finish()?)
     }
@@ -81,6 +103,7 @@ mod tests {
         let mut initramfs = Initramfs::new().unwrap();
         initramfs.directory("payload").unwrap();
         initramfs.file("payload/odd", b"seven b").unwrap();
+        initramfs.file_with_parents("payload/far/down", b"").unwrap();
         let packed = initramfs.pack().unwrap();
 
         let mut reader: Box<dyn std::io::Read> = Box::new(GzDecoder::new(&packed[..]));
@@ -100,9 +123,20 @@ mod tests {
         assert_eq!(entries[0], ("dev".into(), 0o040_755, 0, vec![]));
         assert!(entries.contains(&("dev/console".into(), 0o020_600, 5, vec![])));
         assert!(entries.contains(&("payload".into(), 0o040_755, 0, vec![])));
+        let payload = entries
+            .iter()
+            .skip_while(|entry| entry.0 != "payload")
+            .cloned()
+            .collect::<Vec<_>>();
+        let directory = |name: &str| (name.to_owned(), 0o040_755, 0, vec![]);
         assert_eq!(
-            entries.last().unwrap(),
-            &("payload/odd".into(), 0o100_755, 0, b"seven b".to_vec())
+            payload,
+            [
+                directory("payload"),
+                ("payload/odd".into(), 0o100_755, 0, b"seven b".to_vec()),
+                directory("payload/far"),
+                ("payload/far/down".into(), 0o100_755, 0, vec![]),
+            ]
         );
     }
 }

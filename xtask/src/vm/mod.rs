@@ -71,10 +71,28 @@ pub(crate) struct Options {
     pub guest: Guest,
     /// How QEMU executes the guest.
     pub accel: Accel,
+    /// The guest's memory in MiB.
+    pub memory_mib: u64,
+    /// More files for the initramfs: each one's path in the guest, and where it is now.
+    pub files: Vec<(String, PathBuf)>,
     /// Where everything is left; an empty directory.
     pub output: PathBuf,
     /// Whether to say on standard error what the guest is doing.
     pub talk: bool,
+}
+
+impl Options {
+    /// The programs for the guest, an empty directory for the output, and else what every scenario is run with.
+    pub(crate) fn new(guest: Guest, output: PathBuf) -> Self {
+        Self {
+            guest,
+            output,
+            accel: Accel::default(),
+            memory_mib: 1024,
+            files: Vec::new(),
+            talk: false,
+        }
+    }
 }
 
 /// How a scenario went.
@@ -115,10 +133,9 @@ pub(crate) fn command(args: Args) -> Result<()> {
         &scenario,
         &kernel,
         &Options {
-            guest,
             accel: args.accel,
-            output: output.clone(),
             talk: true,
+            ..Options::new(guest, output.clone())
         },
     )?;
 
@@ -178,7 +195,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         .or_else(|_| fs::copy(&kernel.image, &image).map(drop))
         .with_context(|| format!("cannot copy {}", kernel.image.display()))?;
     let initrd = boot.join("initrd");
-    fs::write(&initrd, pack(scenario, kernel, &options.guest)?)?;
+    fs::write(&initrd, pack(scenario, kernel, options)?)?;
 
     let cmdline = cmdline(&scenario.cmdline);
     let machine = Machine {
@@ -187,6 +204,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         cmdline: &cmdline,
         share: &options.output,
         accel: options.accel,
+        memory_mib: options.memory_mib,
         log: options.output.join("qemu.log"),
     };
     let start = Instant::now();
@@ -200,7 +218,8 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     Ok(Outcome { failures, took })
 }
 
-fn pack(scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<Vec<u8>> {
+fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u8>> {
+    let guest = &options.guest;
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut initramfs = Initramfs::new()?;
     initramfs.file("init", &read(&guest.init)?)?;
@@ -217,6 +236,9 @@ fn pack(scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<Vec<u8>> 
     }
     for name in &scenario.payload {
         initramfs.file(&format!("payload/{name}"), &read(&upstream::program(kernel, name)?)?)?;
+    }
+    for (place, path) in &options.files {
+        initramfs.file_with_parents(place, &read(path)?)?;
     }
     initramfs.pack()
 }

@@ -22,6 +22,8 @@ pub(crate) enum Accel {
     Tcg,
     /// By the host's virtualization, where `/dev/kvm` works.
     Kvm,
+    /// By translation on one CPU whose clock counts instructions, a nanosecond each: for measuring.
+    Icount,
 }
 
 impl fmt::Display for Accel {
@@ -29,7 +31,19 @@ impl fmt::Display for Accel {
         f.write_str(match self {
             Accel::Tcg => "tcg",
             Accel::Kvm => "kvm",
+            Accel::Icount => "icount",
         })
+    }
+}
+
+impl Accel {
+    /// QEMU's name for it.
+    fn qemu(self) -> &'static str {
+        match self {
+            Accel::Tcg => "tcg",
+            Accel::Kvm => "kvm",
+            Accel::Icount => "tcg,thread=single",
+        }
     }
 }
 
@@ -41,6 +55,7 @@ pub(super) struct Machine<'a> {
     /// The directory that the guest mounts as `/host`.
     pub(super) share: &'a Path,
     pub(super) accel: Accel,
+    pub(super) memory_mib: u64,
     /// Where QEMU's own complaints go.
     pub(super) log: PathBuf,
 }
@@ -90,10 +105,15 @@ impl Machine<'_> {
     fn command(&self) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         let cpu = match self.accel {
-            Accel::Tcg => "max",
+            Accel::Tcg | Accel::Icount => "max",
             Accel::Kvm => "host",
         };
-        command.args(["-accel", &self.accel.to_string(), "-cpu", cpu, "-m", "1G", "-smp", "2"]);
+        let accel = self.accel.qemu();
+        command.args(["-accel", accel, "-cpu", cpu, "-m", &format!("{}M", self.memory_mib)]);
+        match self.accel {
+            Accel::Icount => command.args(["-smp", "1", "-icount", "shift=0", "-rtc", "clock=vm"]),
+            Accel::Tcg | Accel::Kvm => command.args(["-smp", "2"]),
+        };
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
         command
             .arg("-kernel")

@@ -2,12 +2,14 @@
 //!
 //! `xtask/testbed/README.md` describes it for authors. Every table refuses keys it does not know.
 
+mod bench;
 mod expect;
 mod steps;
 mod values;
 
 use serde::{Deserialize, Serialize};
 
+pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, Tracer};
 pub use expect::{EventPattern, Expect, Verdict};
 pub use steps::{
     AgentSays, Churn, CloseSession, CreateSession, Finish, ManySessions, Memfd, Nothing, Preserve, PreserveAgain,

@@ -40,6 +40,8 @@ pub enum Step {
     CheckBpf(Nothing),
     /// Checks that there is no BPF program, map, link or pin that was not there before the agent's first start.
     CheckNoBpf(Nothing),
+    /// Measures what the [`Bench`](super::Bench) in `/host/bench-plan.json` asks for: `cargo xtask bench`.
+    Bench(Nothing),
 }
 
 impl Step {

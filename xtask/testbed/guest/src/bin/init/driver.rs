@@ -14,7 +14,7 @@ use testbed_guest::luo::{Device, Session};
 use testbed_guest::scenario::{Churn, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
 
 use crate::agent::Agent;
-use crate::{bpf, without};
+use crate::{bench, bpf, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -95,6 +95,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::MakeRoom(_) => without::make_room(),
             Step::CheckBpf(_) => self.bpf_at_boot.check_more(),
             Step::CheckNoBpf(_) => self.bpf_at_boot.wait_for_nothing_more(),
+            Step::Bench(_) => bench::run(self.device()?),
         }
     }
 

@@ -5,6 +5,7 @@
 //! orchestrator holds them, up to the `reboot(2)` that it calls itself.
 
 mod agent;
+mod bench;
 mod bpf;
 mod driver;
 mod system;

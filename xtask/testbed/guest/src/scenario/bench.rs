@@ -1,0 +1,94 @@
+//! A measurement of what tracers cost: what the host asks for, and what the guest answers.
+
+use serde::{Deserialize, Serialize};
+
+use super::Size;
+
+/// Does operations under one tracer after another, and leaves a [`Measurement`] in `/host/bench.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bench {
+    /// What is measured.
+    pub operations: Vec<Operation>,
+    /// Under whom, in this order.
+    pub tracers: Vec<Tracer>,
+    /// How often each operation is done; the round that took least counts.
+    pub rounds: u32,
+}
+
+/// Creates sessions and preserves files in each, under the tokens 0, 1 and so on. Making the files and closing the
+/// sessions is not measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operation {
+    /// What it is called.
+    pub name: String,
+    /// How many sessions.
+    pub sessions: u32,
+    /// How many files in each.
+    pub files: u32,
+    /// The size of each file.
+    pub size: Size,
+}
+
+/// Somebody who looks on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracer {
+    /// What it is called; a file name, too.
+    pub name: String,
+    /// What it is.
+    pub how: How,
+}
+
+/// What a tracer is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// Nobody looks on.
+    Nobody,
+    /// The agent, with these arguments and a journal.
+    Agent {
+        /// The arguments.
+        arguments: Vec<String>,
+    },
+    /// bpftrace counts entries and exits, by BPF trampolines, of the functions that an earlier tracer was attached to.
+    Bpftrace {
+        /// The earlier tracer's name.
+        like: String,
+    },
+    /// The kernel records entries and exits of those functions by kprobes of its own.
+    Kprobes {
+        /// The earlier tracer's name.
+        like: String,
+    },
+}
+
+/// What came of a [`Bench`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// One for each tracer, in the order asked for.
+    pub tracers: Vec<Measured>,
+}
+
+/// What one tracer cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The tracer's name.
+    pub name: String,
+    /// From its start until it was attached everywhere, in nanoseconds.
+    pub attach_ns: u64,
+    /// How many kernel functions it was attached to.
+    pub functions: u64,
+    /// One for each operation, in the order asked for.
+    pub costs: Vec<Cost>,
+}
+
+/// What one operation took, in nanoseconds of the guest's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// The operation, while the tracer's own process was kept from running: what it costs in the kernel.
+    pub paused_ns: u64,
+    /// The operation with the tracer's process running, and what that had left to do afterwards.
+    pub total_ns: u64,
+}
