@@ -25,6 +25,11 @@ pub fn header() -> Result<Header> {
     })
 }
 
+/// This machine's name; empty where `/proc` does not tell.
+pub fn name() -> String {
+    read("/proc/sys/kernel/hostname").unwrap_or_default()
+}
+
 fn read(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }

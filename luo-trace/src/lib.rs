@@ -4,6 +4,8 @@
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
 
 #[cfg(feature = "agent")]
+pub mod client;
+#[cfg(feature = "agent")]
 pub mod commands;
 pub mod decode;
 pub mod errno;

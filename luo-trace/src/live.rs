@@ -12,7 +12,9 @@ use crate::journal::Header;
 use crate::model::{Finding, Model};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
-use crate::sink::web;
+use crate::sink::{control, web};
+use crate::status::{Digest, Facts, Losses, Status};
+use crate::{host, owners};
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -22,6 +24,7 @@ pub struct Live {
     /// The metrics; counts and verdicts are brought up to date when they are asked for.
     pub metrics: Metrics,
     kernel: String,
+    boot_id: String,
     troubles: Vec<String>,
     state: Mutex<State>,
 }
@@ -29,7 +32,10 @@ pub struct Live {
 struct State {
     model: Model,
     update: Option<u64>,
+    digest: Digest,
     findings: VecDeque<Finding>,
+    /// What was lost on this side of the ring.
+    losses: Losses,
 }
 
 impl Live {
@@ -47,6 +53,7 @@ impl Live {
         Ok(Self {
             metrics,
             kernel: header.kernel_release.clone(),
+            boot_id: header.boot_id.clone(),
             troubles: missing
                 .map(|hook| {
                     format!(
@@ -59,7 +66,9 @@ impl Live {
             state: Mutex::new(State {
                 update: header.update_number,
                 model: Model::new(&header.coverage()),
+                digest: Digest::default(),
                 findings: VecDeque::new(),
+                losses: Losses::default(),
             }),
         })
     }
@@ -74,6 +83,7 @@ impl Live {
             self.metrics.set_update_number(begin.update_number);
             state.update = Some(begin.update_number);
         }
+        state.digest.observe(event);
         let findings = state.model.apply(event).to_vec();
         self.keep(&mut state, &findings);
         findings
@@ -87,6 +97,22 @@ impl Live {
         findings
     }
 
+    /// Records could not be decoded.
+    pub fn undecodable(&self, records: u64) {
+        self.metrics.decode_errors(records);
+        if records > 0 {
+            self.state().losses.undecodable += records;
+        }
+    }
+
+    /// A sink dropped items; with 0 it is known to exist.
+    pub fn dropped(&self, sink: &'static str, items: u64) {
+        self.metrics.sink_dropped(sink, items);
+        if items > 0 {
+            *self.state().losses.dropped.entry(sink.into()).or_default() += items;
+        }
+    }
+
     fn keep(&self, state: &mut State, findings: &[Finding]) {
         for finding in findings {
             self.metrics.found(finding);
@@ -97,6 +123,33 @@ impl Live {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl control::Source for Live {
+    fn status(&self) -> Status {
+        let facts = Facts {
+            host: host::name(),
+            kernel: self.kernel.clone(),
+            boot_id: self.boot_id.clone(),
+            now_ns: host::clock().monotonic_ns,
+            owners: owners::owners(),
+        };
+        let state = self.state();
+        let status = Status::new("agent", facts, &state.model, &state.digest);
+        let (update, losses) = (state.update, state.losses.clone());
+        let findings = state.findings.iter().map(Into::into).collect();
+        drop(state);
+        Status {
+            update_number: update,
+            findings,
+            losses: Losses {
+                events: status.losses.events,
+                ..losses
+            },
+            troubles: self.troubles.iter().cloned().chain(status.troubles).collect(),
+            ..status
+        }
     }
 }
 
@@ -119,10 +172,7 @@ impl web::Source for Live {
         let model = &state.model;
         web::Page {
             kernel: self.kernel.clone(),
-            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            host: host::name(),
             version: env!("CARGO_PKG_VERSION").into(),
             update: state.update,
             troubles: self.troubles.clone(),

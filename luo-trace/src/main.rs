@@ -1,7 +1,7 @@
 //! The command line. Everything it does is in the library; see `luo-trace help`.
 
 use clap::{Parser, Subcommand};
-use luo_trace::commands::{agent, check, doctor, hooks, invariants, metrics, report};
+use luo_trace::commands::{agent, check, doctor, hooks, invariants, metrics, report, status, watch};
 use luo_trace::exit::Exit;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -31,6 +31,10 @@ enum Command {
     Metrics,
     /// Tell the story of a recorded update, over both kernels
     Report(report::Args),
+    /// What LUO holds now: sessions, files, global state, memory, verdicts
+    Status(status::Args),
+    /// Events and findings as they happen, one a line
+    Watch(watch::Args),
 }
 
 fn main() -> Exit {
@@ -42,6 +46,8 @@ fn main() -> Exit {
         Command::Invariants(args) => invariants::run(&args),
         Command::Metrics => metrics::run().map_err(Into::into),
         Command::Report(args) => report::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Watch(args) => watch::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("luo-trace: {error:#}");

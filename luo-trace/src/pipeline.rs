@@ -18,11 +18,14 @@ use crate::live::Live;
 use crate::model::Finding;
 use crate::sink::Feed;
 use crate::sink::console::{Console, Format, tell};
+use crate::sink::control::{Form, Readers, Streams};
 use crate::sink::journal::{JournalSink, Records};
 use crate::sink::web;
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
+/// How many batches may wait to be written out for the readers at the socket.
+const STREAMS_QUEUE: usize = 32;
 
 /// What a terminal shows.
 enum Line {
@@ -33,7 +36,8 @@ enum Line {
 /// Where a pipeline's output goes.
 #[derive(Default)]
 pub struct Outputs {
-    console: Option<Feed<Vec<Line>>>,
+    console: Option<Feed<Arc<Vec<Line>>>>,
+    streams: Option<(Feed<Arc<Vec<Line>>>, Readers)>,
     journal: Option<JournalSink>,
 }
 
@@ -44,7 +48,7 @@ impl Outputs {
     /// Where the system has no thread to give.
     pub fn print(&mut self, format: Format) -> Result<()> {
         let mut console = Console::new(io::stdout(), format);
-        let consume = move |lines: Vec<Line>| {
+        let consume = move |lines: Arc<Vec<Line>>| {
             let result = lines.iter().try_for_each(|line| match line {
                 Line::Event(event) => console.event(event),
                 Line::Finding(finding) => console.finding(finding),
@@ -57,10 +61,46 @@ impl Outputs {
         Ok(())
     }
 
+    /// Sends events and findings to whoever reads the streams; while nobody does, it costs nothing.
+    ///
+    /// # Errors
+    /// Where the system has no thread to give.
+    pub fn stream(&mut self, mut streams: Streams) -> Result<()> {
+        let readers = streams.readers();
+        let consume = move |lines: Arc<Vec<Line>>| {
+            for form in Form::ALL
+                .into_iter()
+                .filter(|&form| streams.is_read(form))
+                .collect::<Vec<_>>()
+            {
+                let text = write_out(&lines, form);
+                streams.send(form, text, lines.len() as u64);
+            }
+        };
+        self.streams = Some((Feed::start("streams", STREAMS_QUEUE, consume)?, readers));
+        Ok(())
+    }
+
     /// Records everything.
     pub fn record(&mut self, journal: JournalSink) {
         self.journal = Some(journal);
     }
+}
+
+fn write_out(lines: &[Line], form: Form) -> String {
+    let format = match form {
+        Form::Json => Format::Json,
+        Form::Text => Format::Text { colour: false },
+        Form::Colour => Format::Text { colour: true },
+    };
+    let mut text = String::new();
+    for line in lines {
+        match line {
+            Line::Event(event) => format.event(&mut text, event),
+            Line::Finding(finding) => format.finding(&mut text, finding),
+        }
+    }
+    text
 }
 
 /// Serves what is known at an address, in the background. An address that cannot be had is told, and nothing else suffers.
@@ -91,6 +131,7 @@ pub struct Pipeline {
 struct Told {
     errors: u64,
     console: u64,
+    streams: u64,
     journal: u64,
 }
 
@@ -153,22 +194,31 @@ impl Pipeline {
         {
             journal.send(records, self.jump_is_near);
         }
+        let (weight, lines) = (lines.len() as u64, Arc::new(lines));
+        if let Some((streams, readers)) = &mut self.outputs.streams
+            && weight > 0
+            && readers.any()
+        {
+            streams.send(lines.clone(), weight);
+        }
         if let Some(console) = &mut self.outputs.console {
-            let weight = lines.len() as u64;
             console.send(lines, weight);
         }
         self.count_losses();
     }
 
     fn count_losses(&mut self) {
-        let metrics = &self.live.metrics;
+        let live = &self.live;
         let rise = |told: &mut u64, now: u64| std::mem::replace(told, now).abs_diff(now);
-        metrics.decode_errors(rise(&mut self.told.errors, self.decoder.errors()));
+        live.undecodable(rise(&mut self.told.errors, self.decoder.errors()));
         if let Some(console) = &self.outputs.console {
-            metrics.sink_dropped("console", rise(&mut self.told.console, console.dropped()));
+            live.dropped("console", rise(&mut self.told.console, console.dropped()));
+        }
+        if let Some((streams, _)) = &self.outputs.streams {
+            live.dropped("streams", rise(&mut self.told.streams, streams.dropped()));
         }
         if let Some(journal) = &self.outputs.journal {
-            metrics.sink_dropped("journal", rise(&mut self.told.journal, journal.dropped()));
+            live.dropped("journal", rise(&mut self.told.journal, journal.dropped()));
         }
     }
 
@@ -199,6 +249,9 @@ impl Pipeline {
         let last = self.live.finish();
         self.lines.extend(last.into_iter().map(Line::Finding));
         self.flush();
+        if let Some((streams, _)) = self.outputs.streams {
+            streams.finish();
+        }
         if let Some(console) = self.outputs.console {
             console.finish();
         }

@@ -15,6 +15,9 @@ use crate::model::{self, Coverage, FileView, Model, SessionView, Task};
 
 pub mod table;
 
+/// [`abi::SnapshotBegin::update_number`] where the kernel does not tell.
+const UNKNOWN: u64 = u64::MAX;
+
 /// The rate of operations is taken over this many whole seconds.
 const WINDOW: u64 = 10;
 
@@ -262,6 +265,8 @@ pub struct Digest {
     image: Option<&'static str>,
     update_number: Option<u64>,
     lost: u64,
+    /// What the last walk over the lists said of itself: [`abi::SnapshotEnd::flags`].
+    walk: u32,
 }
 
 impl Digest {
@@ -270,9 +275,12 @@ impl Digest {
         match &event.body {
             Body::Gap { lost } => self.lost = self.lost.saturating_add(*lost),
             Body::SnapshotBegin(p) => {
-                self.update_number = Some(p.update_number);
+                self.update_number = Some(p.update_number).filter(|&number| number != UNKNOWN);
                 self.see(&p.image);
             }
+            Body::SnapshotEnd(p) => self.walk = p.flags,
+            // Whatever is read in from now on is seen.
+            Body::SessionDeserialize(_) => self.walk &= !abi::SNAPSHOT_INCOMING_UNREAD,
             Body::ImageLoad(p) => self.see(&p.image),
             Body::KexecEnter(p) => {
                 self.see(&p.image);
@@ -318,6 +326,23 @@ impl Digest {
         ended as f64 / WINDOW as f64
     }
 
+    /// Why the lists may hold more than is shown.
+    fn troubles(&self) -> Vec<String> {
+        let troubles = [
+            (
+                abi::SNAPSHOT_CHANGED,
+                "LUO's lists changed while they were read, so what is shown may be of different moments",
+            ),
+            (abi::SNAPSHOT_INCOMPLETE, "a part of LUO's lists could not be read"),
+            (
+                abi::SNAPSHOT_INCOMING_UNREAD,
+                "sessions of the previous kernel may wait to be read in: they show when /dev/liveupdate is first opened",
+            ),
+        ];
+        let told = troubles.iter().filter(|(flag, _)| self.walk & flag != 0);
+        told.map(|(_, trouble)| (*trouble).to_owned()).collect()
+    }
+
     fn operations(&self, now_ns: u64) -> Operations {
         Operations {
             per_second: self.per_second(now_ns),
@@ -335,7 +360,7 @@ impl Digest {
 }
 
 impl Status {
-    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses and troubles are the caller's to add.
+    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses and further troubles are the caller's to add.
     pub fn new(source: &'static str, facts: Facts, model: &Model, digest: &Digest) -> Self {
         let Facts {
             host,
@@ -370,7 +395,7 @@ impl Status {
                 events: digest.lost,
                 ..Losses::default()
             },
-            troubles: Vec::new(),
+            troubles: digest.troubles(),
         }
     }
 

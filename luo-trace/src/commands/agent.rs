@@ -1,15 +1,19 @@
 //! `luo-trace agent`: trace this host until told to stop.
 
 use std::fs;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::exit::Exit;
 use crate::host;
@@ -19,6 +23,7 @@ use crate::kernel::{Ring, Tracer};
 use crate::live::Live;
 use crate::pipeline::{self, Outputs, Pipeline};
 use crate::sink::console::{self, tell};
+use crate::sink::control::{self, Control, Refusal, Streams};
 use crate::sink::journal::{JournalSink, QUEUE};
 
 /// How many records are taken from the ring before they are handed on.
@@ -28,12 +33,14 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the ring is watched without rest once the machine is about to jump: the jump comes within this time, or not
 /// at all.
 const WATCH: Duration = Duration::from_secs(5);
+/// How long readers at the socket may take for the last lines.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How many ticks to wait at most, after walks over LUO's lists that were disturbed, before the next try.
 const LONGEST_WAIT: u32 = 64;
 
 /// Options of `luo-trace agent`.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub struct Args {
     /// Record everything into DIR/<boot-id>.luoj
     #[arg(long, value_name = "DIR", env = "LUO_TRACE_JOURNAL")]
@@ -44,16 +51,23 @@ pub struct Args {
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
     ready_file: Option<PathBuf>,
+    /// Answer `luo-trace status`, `watch` and `top` at this socket; a lock beside it keeps a second agent away
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
+    control: Option<PathBuf>,
     /// How to print events and findings
     #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
-    format: Format,
+    pub(super) format: Format,
     /// Size of the ring buffer in KiB; a power of two, at least 4
-    #[arg(long, value_name = "KIB", default_value_t = 8192, env = "LUO_TRACE_RING_KIB")]
+    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, env = "LUO_TRACE_RING_KIB")]
     ring_kib: u32,
 }
 
+/// The ring's size unless told otherwise, in KiB.
+const RING_KIB: u32 = 8192;
+
+/// How events and findings are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// One line each, for a person
     #[default]
     Text,
@@ -68,6 +82,23 @@ enum Format {
 /// # Errors
 /// Where a required hook cannot be attached, or an option makes no sense.
 pub fn run(args: &Args) -> Result<Exit> {
+    run_until(args, async |_| pending().await)
+}
+
+/// The same without a journal, a port or a socket, for a command that traces by itself; it ends when `end` does, too.
+///
+/// # Errors
+/// As for [`run`].
+pub(super) fn run_alone(format: Format, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
+    let args = Args {
+        format,
+        ring_kib: RING_KIB,
+        ..Args::default()
+    };
+    run_until(&args, end)
+}
+
+fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     if let Some(obstacle) = preflight::obstacle() {
         tell(obstacle);
         return Ok(Exit::CannotWork);
@@ -79,19 +110,32 @@ pub fn run(args: &Args) -> Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes))
+    runtime.block_on(trace(args, ring_bytes, end))
 }
 
 fn ring_bytes(kib: u32) -> Option<u32> {
     (kib.is_power_of_two() && (4..=1 << 20).contains(&kib)).then_some(kib * 1024)
 }
 
-async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
+async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     // The handlers come first: a signal during the start-up must end the agent in order, too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut look_again = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
 
+    let control = match args.control.as_deref().map(Control::open).transpose() {
+        Ok(control) => control,
+        Err(Refusal::Taken(pid)) => {
+            tell(runs_already(pid));
+            return Ok(Exit::CannotWork);
+        }
+        Err(Refusal::Unusable(why)) => {
+            tell(format_args!(
+                "{why:#}; going on without it: choose another with --control"
+            ));
+            None
+        }
+    };
     let started = host::clock();
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
     let mut tracer = Tracer::attach(&btf, ring_bytes)?;
@@ -106,11 +150,16 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
         ..host::header()?
     };
     let live = Arc::new(Live::new(&header)?);
-    let mut pipeline = Pipeline::new(live.clone(), outputs(args, &header)?, clock.monotonic_ns);
+    let mut outputs = outputs(args, &header)?;
+    let socket = control
+        .map(|control| Socket::serve(control, live.clone(), &mut outputs))
+        .transpose()?;
+    let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
     if let Some(address) = args.listen {
-        pipeline::serve(live, address).await;
+        pipeline::serve(live.clone(), address).await;
     }
+    let mut end = pin!(end(live));
     let ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
 
     let mut tick = tokio::time::interval(TICK);
@@ -118,6 +167,7 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
             _ = interrupt.recv() => break "SIGINT",
+            () = &mut end => break "asked to end",
             result = ring.readable() => {
                 result.context("the ring buffer cannot be waited for any longer")?;
                 drain(&mut ring, &mut pipeline);
@@ -140,7 +190,44 @@ async fn trace(args: &Args, ring_bytes: u32) -> Result<Exit> {
     drain(&mut ring, &mut pipeline);
     drop(ready);
     pipeline.finish(reason, ring.lost())?;
+    if let Some(socket) = socket {
+        socket.finish().await;
+    }
     Ok(Exit::Held)
+}
+
+/// Why a second agent does not start.
+fn runs_already(pid: Option<u32>) -> String {
+    let which = pid.map_or(String::new(), |pid| format!(", as process {pid}"));
+    format!(
+        "an agent runs on this host already{which}: ask it with `luo-trace status` or `luo-trace watch`, or stop it before \
+         another is started"
+    )
+}
+
+/// The socket while it is served.
+struct Socket {
+    control: Control,
+    server: JoinHandle<io::Result<()>>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Socket {
+    fn serve(control: Control, live: Arc<Live>, outputs: &mut Outputs) -> Result<Self> {
+        let streams = Streams::default();
+        let (stop, stopped) = oneshot::channel();
+        let server = control.serve(live, &streams, async { _ = stopped.await });
+        let server = tokio::spawn(server.context("the socket cannot be served")?);
+        outputs.stream(streams)?;
+        Ok(Self { control, server, stop })
+    }
+
+    /// Lets readers have the last lines, those who take them in time.
+    async fn finish(self) {
+        _ = self.stop.send(());
+        _ = tokio::time::timeout(FAREWELL, self.server).await;
+        drop(self.control);
+    }
 }
 
 fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
@@ -235,7 +322,7 @@ fn watch(ring: &mut Ring, pipeline: &mut Pipeline) {
 struct ReadyFile(PathBuf);
 
 impl ReadyFile {
-    fn create(path: &std::path::Path) -> Result<Self> {
+    fn create(path: &Path) -> Result<Self> {
         fs::write(path, format!("{}\n", std::process::id()))
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
         Ok(Self(path.to_owned()))

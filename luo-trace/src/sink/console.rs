@@ -35,6 +35,32 @@ impl Format {
             colour: out.is_terminal() && !refused,
         }
     }
+
+    /// Adds the line of an event.
+    pub fn event(self, line: &mut String, event: &Event) {
+        match self {
+            Format::Text { colour } => text(line, event, colour),
+            Format::Json => json(line, event),
+        }
+    }
+
+    /// Adds the line of a finding.
+    pub fn finding(self, line: &mut String, finding: &Finding) {
+        match self {
+            Format::Text { colour } => {
+                let (red, plain) = if colour { (RED, PLAIN) } else { ("", "") };
+                // Writing to a String cannot fail.
+                let _ = writeln!(line, "{red}VIOLATED{plain} {finding}");
+            }
+            Format::Json => json(line, finding),
+        }
+    }
+}
+
+fn json(line: &mut String, value: &impl serde::Serialize) {
+    // Events and findings are numbers and text under keys of text: nothing in them has no JSON form.
+    line.push_str(&serde_json::to_string(value).unwrap_or_default());
+    line.push('\n');
 }
 
 /// Writes lines to `out`, which may be slow and may be closed at any time.
@@ -67,14 +93,9 @@ impl<W: Write> Console<W> {
     /// The first time that `out` fails, such as a closed pipe; from then on nothing is written and nothing fails, so
     /// that a caller which tells of errors tells of this one once.
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
-        match self.format {
-            Format::Text { colour } => {
-                self.line.clear();
-                text(&mut self.line, event, colour);
-                self.write()
-            }
-            Format::Json => self.json(event),
-        }
+        self.line.clear();
+        self.format.event(&mut self.line, event);
+        self.write()
     }
 
     /// Writes a finding.
@@ -82,14 +103,9 @@ impl<W: Write> Console<W> {
     /// # Errors
     /// As for [`Console::event`].
     pub fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        match self.format {
-            Format::Text { colour } => {
-                let (red, plain) = if colour { (RED, PLAIN) } else { ("", "") };
-                self.line = format!("{red}VIOLATED{plain} {finding}\n");
-                self.write()
-            }
-            Format::Json => self.json(finding),
-        }
+        self.line.clear();
+        self.format.finding(&mut self.line, finding);
+        self.write()
     }
 
     /// Hands everything to the system: after a batch, before waiting for the next.
@@ -99,12 +115,6 @@ impl<W: Write> Console<W> {
     pub fn flush(&mut self) -> io::Result<()> {
         let result = self.out.as_mut().map_or(Ok(()), BufWriter::flush);
         self.or_stop(result)
-    }
-
-    fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
-        self.line = serde_json::to_string(value)?;
-        self.line.push('\n');
-        self.write()
     }
 
     fn write(&mut self) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 pub mod console;
+pub mod control;
 pub mod journal;
 pub mod metrics;
 pub mod web;

@@ -1,6 +1,9 @@
 //! What a status says after a story, and how it looks.
 
-use luo_trace_common::events::{FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, SnapshotBegin};
+use luo_trace_common::events::{
+    FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, Plain, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE,
+    SnapshotBegin, SnapshotEnd,
+};
 
 use unicode_width::UnicodeWidthStr;
 
@@ -147,6 +150,28 @@ fn the_image_is_the_last_that_was_seen() {
     // A record that cannot tell changes nothing.
     story.push(load(Image::default()));
     assert_eq!(status(&story.events).image.as_deref(), Some("legacy"));
+}
+
+#[test]
+fn a_walk_that_did_not_see_everything_says_so_until_it_is_seen() {
+    let mut story = Story::new();
+    story.push(Body::SnapshotBegin(SnapshotBegin {
+        update_number: u64::MAX,
+        ..SnapshotBegin::default()
+    }));
+    story.push(Body::SnapshotEnd(SnapshotEnd {
+        flags: SNAPSHOT_INCOMING_UNREAD | SNAPSHOT_INCOMPLETE,
+        ..SnapshotEnd::default()
+    }));
+    let unread = status(&story.events);
+    assert_eq!(unread.update_number, None);
+    assert_eq!(unread.troubles.len(), 2);
+    assert!(table(&unread).contains("sessions of the previous kernel may wait"));
+    story.push(Body::SessionDeserialize(Plain::default()));
+    assert_eq!(
+        status(&story.events).troubles,
+        ["a part of LUO's lists could not be read"]
+    );
 }
 
 #[test]

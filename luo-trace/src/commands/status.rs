@@ -1,0 +1,79 @@
+//! `luo-trace status`: what LUO holds now.
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Result;
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::Socket;
+use crate::exit::Exit;
+use crate::kernel::{preflight, snapshot};
+use crate::sink::console::tell;
+use crate::status::{Facts, Status, table};
+use crate::{client, host, owners};
+
+/// Options of `luo-trace status`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// For a person, in 80 columns
+    #[default]
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// Asks the running agent; where none runs, looks at the kernel's lists once and leaves no trace.
+///
+/// # Errors
+/// Where the agent does not answer, the kernel cannot be looked at, or stdout cannot be written.
+pub fn run(args: &Args) -> Result<Exit> {
+    let status = match client::status(&args.socket.path)? {
+        Some(status) => status,
+        None => match preflight::obstacle() {
+            None => look()?,
+            Some(obstacle) => {
+                tell(format_args!("no agent runs that could be asked, and {obstacle}"));
+                return Ok(Exit::CannotWork);
+            }
+        },
+    };
+    match print(&mut BufWriter::new(io::stdout().lock()), &status, args.format) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Held),
+        result => Ok(result.map(|()| Exit::Held)?),
+    }
+}
+
+/// One look at the kernel's lists.
+pub(super) fn look() -> Result<Status> {
+    let header = host::header()?;
+    let events = snapshot::look()?;
+    let facts = Facts {
+        host: host::name(),
+        kernel: header.kernel_release,
+        boot_id: header.boot_id,
+        now_ns: host::clock().monotonic_ns,
+        owners: owners::owners(),
+    };
+    Ok(Status::of_look(facts, &events))
+}
+
+fn print(out: &mut impl Write, status: &Status, format: Format) -> io::Result<()> {
+    match format {
+        Format::Table => table::write(out, status)?,
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, status)?;
+            writeln!(out)?;
+        }
+    }
+    out.flush()
+}
