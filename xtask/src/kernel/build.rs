@@ -15,8 +15,20 @@ use super::{
 };
 use crate::{cache, run};
 
+/// A file of the testbed's own, with its text.
+macro_rules! own {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../testbed/kernel/", $name)))
+    };
+}
+
 /// The testbed's own C files, compiled into every kernel: LUO exports no symbol to modules.
-const OWN_FILES: &[(&str, &str)] = &[("luo_testbed.c", include_str!("../../testbed/kernel/luo_testbed.c"))];
+const OWN_FILES: &[(&str, &str)] = &[
+    own!("luo_testbed.c"),
+    own!("luo_testbed.h"),
+    own!("luo_testbed_handlers.c"),
+    own!("luo_testbed_tamper.c"),
+];
 
 /// Where in a source tree they go.
 const OWN_DIRECTORY: &str = "kernel/liveupdate";
@@ -166,14 +178,17 @@ impl Build<'_> {
     }
 }
 
-/// Puts our files into a directory of a source tree, and their objects into its Makefile. What is
+/// Puts our files into a directory of a source tree, and the objects of the C files into its Makefile. What is
 /// the same already is left alone: a new time stamp would have it compiled again.
 fn add_own_files(directory: &Path, files: &[(&str, &str)]) -> Result<()> {
     let makefile = directory.join("Makefile");
     let mut rules = fs::read_to_string(&makefile).with_context(|| format!("cannot read {}", makefile.display()))?;
     for (name, text) in files {
         write_if_changed(&directory.join(name), text)?;
-        let rule = format!("obj-y += {}", name.replace(".c", ".o"));
+        let Some(object) = name.strip_suffix(".c") else {
+            continue;
+        };
+        let rule = format!("obj-y += {object}.o");
         if !rules.lines().any(|line| line == rule) {
             rules = format!("{rules}{rule}\n");
         }
@@ -214,7 +229,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let (makefile, own) = (directory.join("Makefile"), directory.join("own.c"));
         fs::write(&makefile, "obj-y += luo.o\n").unwrap();
-        add_own_files(&directory, &[("own.c", "int one;")]).unwrap();
+        add_own_files(&directory, &[("own.c", "int one;"), ("own.h", "int two;")]).unwrap();
         assert_eq!(
             fs::read_to_string(&makefile).unwrap(),
             "obj-y += luo.o\nobj-y += own.o\n"

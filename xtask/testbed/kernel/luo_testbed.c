@@ -2,16 +2,20 @@
 /*
  * luo_testbed - what the luo-trace testbed adds to a kernel
  *
- * LUO exports no symbol to modules, so this file is compiled into the kernel.
- * It changes nothing until it is asked to on the kernel command line.
+ * LUO exports no symbol to modules, so this file is compiled into the kernel, and
+ * with it file handlers (luo_testbed_handlers.c) and ways to break LUO's promises
+ * (luo_testbed_tamper.c). Nothing of it changes anything until it is asked to, on
+ * the kernel command line or by a switch in debugfs.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/init.h>
 #include <linux/moduleparam.h>
 #include <linux/notifier.h>
 #include <linux/reboot.h>
+#include "luo_testbed.h"
 
 /*
  * A real host takes seconds to shut its devices down, and userspace runs all
@@ -35,8 +39,16 @@ static struct notifier_block luo_testbed_restart_nb = {
 	.notifier_call = luo_testbed_restart,
 };
 
+struct luo_testbed_faults luo_testbed_faults;
+struct dentry *luo_testbed_dir;
+
 static int __init luo_testbed_init(void)
 {
+	luo_testbed_dir = debugfs_create_dir("luo_testbed", NULL);
+#define X(name) debugfs_create_u32(#name, 0600, luo_testbed_dir, &luo_testbed_faults.name);
+	LUO_TESTBED_FAULTS(X)
+#undef X
 	return register_reboot_notifier(&luo_testbed_restart_nb);
 }
-late_initcall(luo_testbed_init);
+/* Before the late_initcalls of the other files, which add to the directory. */
+device_initcall_sync(luo_testbed_init);

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, Tracer};
 pub use expect::{EventPattern, Expect, Verdict};
 pub use steps::{
-    AgentSays, Churn, CloseSession, CreateSession, Finish, ManySessions, Memfd, Nothing, Preserve, PreserveAgain,
-    Retrieve, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
+    AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, Fault, Finish, Load, ManySessions, Memfd,
+    Nothing, OpenTwice, Operation, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
+    RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
 };
 pub use values::{ErrnoName, SessionName, Size};
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrnoName, SessionName, Size};
+use super::{ErrnoName, Kexec, SessionName, Size};
 
 /// One step. In TOML: `{ create-session = { name = "vm-web" } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,16 @@ pub enum Step {
     Preserve(Preserve),
     PreserveAgain(PreserveAgain),
     Retrieve(Retrieve),
+    PreserveDevice(PreserveDevice),
+    RetrieveDevice(RetrieveDevice),
     Finish(Finish),
+    OpenTwice(OpenTwice),
+    /// Keeps the sessions that are open now open to the end: LUO would not survive that some are closed.
+    KeepSessions(Nothing),
+    Load(Load),
+    Reboot(Reboot),
+    Fault(Fault),
+    FailNth(FailNth),
     /// Creates sessions and preserves files in each; they stay open.
     ManySessions(ManySessions),
     /// Closes the sessions that `many-sessions` created.
@@ -55,6 +64,11 @@ impl Step {
                 "retrieve of token {}: give either `memfd`, to compare with, or `fails`",
                 step.token
             )),
+            Step::RetrieveDevice(step) if step.device.is_some() == step.fails.is_some() => Err(format!(
+                "retrieve-device of token {}: give either `device`, to compare with, or `fails`",
+                step.token
+            )),
+            Step::Load(load) if load.how == Kexec::None => Err("load: `how` is \"file\" or \"legacy\"".into()),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
         }
@@ -135,6 +149,123 @@ pub struct Retrieve {
     /// The error it must fail with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fails: Option<ErrnoName>,
+}
+
+/// Opens a device of the testbed, fills the file, and preserves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreserveDevice {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// The file, which stays open.
+    pub device: DeviceFile,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Retrieves a file of a testbed's device and compares every byte with what was preserved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrieveDevice {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// What it must be; left out when the step must fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceFile>,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// An open file of one of the testbed's devices, and its contents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceFile {
+    /// The device, a file in `/dev/luo_testbed`.
+    pub node: String,
+    /// Its name, for `preserve-again`.
+    pub name: String,
+    /// How much is written to it.
+    pub size: Size,
+    /// What its contents are made from.
+    pub seed: u64,
+}
+
+/// Opens `/dev/liveupdate` while the driver has it open, and closes it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenTwice {
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Loads an image to be jumped into, and does not jump.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// `"file"`: this kernel, as the scenario's own kexec loads it. `"legacy"`: an image that cannot run.
+    pub how: Kexec,
+    /// Words to take out of the command line that the image gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+}
+
+/// Calls `reboot(LINUX_REBOOT_CMD_KEXEC)`, which must fail; the scenario goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reboot {
+    /// The error it must fail with.
+    pub fails: ErrnoName,
+}
+
+/// Sets a switch of the testbed's kernel, a file in `/sys/kernel/debug/luo_testbed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// The switch.
+    pub name: String,
+    /// What it is set to: 0 is off.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub value: u32,
+}
+
+/// Does an operation over and over, whereby each time the next one of the kernel's allocations fails, until none is
+/// left that could.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailNth {
+    /// The operation.
+    pub operation: Operation,
+    /// The sessions that `many-sessions` made, one for each try; for `reboot` all of them stay.
+    pub prefix: String,
+    /// How many sessions there are, and so how many tries at most.
+    pub count: u32,
+}
+
+/// What `fail-nth` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// Creates a session of the prefix's name and closes it.
+    Create,
+    /// Preserves a memfd of two pages in the session, under a token that is free.
+    PreserveMemfd,
+    /// Preserves a file of the device `hugetlb` in the session, under a token that is free.
+    PreserveDevice,
+    /// Retrieves the session.
+    RetrieveSession,
+    /// Retrieves the file of token 0 of the session, which must be open.
+    Retrieve,
+    /// Finishes the session, which must be open.
+    Finish,
+    /// Calls `reboot(KEXEC)`, which must fail in the end, too.
+    Reboot,
 }
 
 /// Finishes a retrieved session, and closes it.
@@ -240,6 +371,14 @@ pub struct AgentSays {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(value: &u32) -> bool {
+    *value == 1
+}
 
 fn is_zero(status: &i32) -> bool {
     *status == 0

@@ -42,6 +42,43 @@ fn a_small_scenario_reads_as_it_was_meant_and_fills_in_the_defaults() {
     assert_eq!(scenario.expect.events[0].fields["token"], "0x1a");
 }
 
+const FAULTY: &str = r#"
+summary = "a kernel that misbehaves"
+kexec = "none"
+before = [
+    { preserve-device = { session = "vm", token = 1, device = { node = "vfio", name = "gpu", size = "3000 B", seed = 2 } } },
+    { fault = { name = "unpreserve_leaks" } },
+    { fault = { name = "freeze_fails", value = 16 } },
+    { load = { how = "file", without = ["liveupdate=on"] } },
+    { reboot = { fails = "EBUSY" } },
+    { fail-nth = { operation = "preserve-memfd", prefix = "vm", count = 60 } },
+    { open-twice = {} },
+]
+"#;
+
+#[test]
+fn a_fault_is_set_to_one_unless_it_says_otherwise() {
+    let scenario = parse(FAULTY).unwrap();
+
+    let values = scenario.before.iter().filter_map(|step| match step {
+        Step::Fault(fault) => Some((fault.name.as_str(), fault.value)),
+        _ => None,
+    });
+    assert_eq!(
+        values.collect::<Vec<_>>(),
+        [("unpreserve_leaks", 1), ("freeze_fails", 16)]
+    );
+}
+
+#[test]
+fn steps_about_a_faulty_kernel_reach_the_guest_as_they_are() {
+    let scenario = parse(FAULTY).unwrap();
+
+    let sent: Scenario = serde_json::from_str(&serde_json::to_string(&scenario).unwrap()).unwrap();
+
+    assert_eq!(sent.before, scenario.before);
+}
+
 #[test]
 fn the_guest_reads_what_the_host_wrote_without_the_expectations() {
     let scenario = parse(SMALL).unwrap();
@@ -106,6 +143,14 @@ fn what_makes_no_sense_together_is_refused() {
         (
             SMALL.replace("retrieve-session = { name", "retrieve = { token = 1, session"),
             "either `memfd`",
+        ),
+        (FAULTY.replace("\"file\"", "\"none\""), "`how` is"),
+        (
+            FAULTY.replace(
+                "preserve-device = { session",
+                "retrieve-device = { fails = \"EIO\", session",
+            ),
+            "either `device`",
         ),
     ] {
         let error = parse(&wrong).unwrap_err();

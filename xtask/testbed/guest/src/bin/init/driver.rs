@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::mem;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,10 +12,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 use rustix::io::Errno;
 use testbed_guest::content;
 use testbed_guest::luo::{Device, Session};
-use testbed_guest::scenario::{Churn, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
+use testbed_guest::scenario::{Churn, DeviceFile, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
 
 use crate::agent::Agent;
-use crate::{bench, bpf, without};
+use crate::{bench, bpf, faults, sweep, system, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -28,7 +29,7 @@ pub(crate) struct Driver<'a, 's> {
     bpf_at_boot: &'a bpf::Objects,
     device: Option<Device>,
     sessions: HashMap<Vec<u8>, Session>,
-    memfds: HashMap<String, File>,
+    files: HashMap<String, File>,
 }
 
 impl<'a, 's> Driver<'a, 's> {
@@ -40,7 +41,7 @@ impl<'a, 's> Driver<'a, 's> {
             bpf_at_boot,
             device: None,
             sessions: HashMap::new(),
-            memfds: HashMap::new(),
+            files: HashMap::new(),
         }
     }
 
@@ -54,15 +55,19 @@ impl<'a, 's> Driver<'a, 's> {
                 self.sessions.remove(step.name.bytes());
                 Ok(())
             }
+            Step::KeepSessions(_) => {
+                self.sessions.drain().for_each(|(_, session)| mem::forget(session));
+                Ok(())
+            }
             Step::Preserve(step) => {
                 let memfd = create(&step.memfd)?;
                 let result = self.session(&step.session)?.preserve(&memfd, step.token);
-                self.memfds.insert(step.memfd.name.clone(), memfd);
+                self.files.insert(step.memfd.name.clone(), memfd);
                 expect(result, step.fails).map(drop)
             }
             Step::PreserveAgain(step) => {
-                let memfd = self.memfds.get(&step.memfd);
-                let memfd = memfd.with_context(|| format!("no earlier step made the memfd {:?}", step.memfd))?;
+                let memfd = self.files.get(&step.memfd);
+                let memfd = memfd.with_context(|| format!("no earlier step made the file {:?}", step.memfd))?;
                 expect(self.session(&step.session)?.preserve(memfd, step.token), step.fails).map(drop)
             }
             Step::Retrieve(step) => {
@@ -70,7 +75,22 @@ impl<'a, 's> Driver<'a, 's> {
                 if let (Some(file), Some(wanted)) = (expect(result, step.fails)?, &step.memfd) {
                     let mut file = File::from(file);
                     compare(&mut file, wanted)?;
-                    self.memfds.insert(wanted.name.clone(), file);
+                    self.files.insert(wanted.name.clone(), file);
+                }
+                Ok(())
+            }
+            Step::PreserveDevice(step) => {
+                let file = open_device(&step.device)?;
+                let result = self.session(&step.session)?.preserve(&file, step.token);
+                self.files.insert(step.device.name.clone(), file);
+                expect(result, step.fails).map(drop)
+            }
+            Step::RetrieveDevice(step) => {
+                let result = self.session(&step.session)?.retrieve(step.token);
+                if let (Some(file), Some(wanted)) = (expect(result, step.fails)?, &step.device) {
+                    let mut file = File::from(file);
+                    compare_content(&mut file, wanted.seed, wanted.size.bytes())?;
+                    self.files.insert(wanted.name.clone(), file);
                 }
                 Ok(())
             }
@@ -79,6 +99,19 @@ impl<'a, 's> Driver<'a, 's> {
                     self.sessions.remove(step.session.bytes());
                 }
                 Ok(())
+            }
+            Step::OpenTwice(step) => {
+                self.device()?;
+                let opened = Device::open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                expect(opened, step.fails).map(drop)
+            }
+            Step::Load(step) => system::load_next_kernel(step.how, &step.without),
+            Step::Reboot(step) => expect(system::kexec(), Some(step.fails)).map(drop),
+            Step::Fault(step) => faults::set(&step.name, step.value),
+            Step::FailNth(step) => {
+                self.device()?;
+                let device = self.device.as_ref().context("the device is not open")?;
+                sweep::sweep(step, device, &mut self.sessions)
             }
             Step::ManySessions(many) => self.create_many(many),
             Step::CloseManySessions(many) => self.close_many(many),
@@ -106,7 +139,9 @@ impl<'a, 's> Driver<'a, 's> {
         open: impl Fn(&Device, &[u8]) -> Result<Session, Errno>,
     ) -> Result<()> {
         if let Some(session) = expect(open(self.device()?, name.bytes()), fails)? {
-            self.sessions.insert(name.bytes().to_vec(), session);
+            let earlier = self.sessions.insert(name.bytes().to_vec(), session);
+            // A kernel that opens a session twice, to show that it is told, would free it twice.
+            mem::forget(earlier);
         }
         Ok(())
     }
@@ -249,16 +284,21 @@ fn file_of(many: &ManySessions, session: u32, file: u32) -> Memfd {
     }
 }
 
+/// Opens a device of the testbed and fills the file.
+pub(crate) fn open_device(device: &DeviceFile) -> Result<File> {
+    let path = format!("/dev/luo_testbed/{}", device.node);
+    let file = File::options().read(true).write(true).open(&path);
+    let mut file = file.with_context(|| format!("cannot open {path}"))?;
+    fill(&mut file, device.seed, device.size.bytes()).with_context(|| format!("cannot fill {:?}", device.name))?;
+    Ok(file)
+}
+
 /// Creates a memfd with its contents and seals.
-fn create(memfd: &Memfd) -> Result<File> {
+pub(crate) fn create(memfd: &Memfd) -> Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(memfd_create(memfd.name.as_str(), flags).context("cannot create a memfd")?);
-    let mut chunk = vec![0; CHUNK];
-    for (offset, length) in chunks(memfd.size.bytes()) {
-        content::fill(memfd.seed, offset, &mut chunk[..length]);
-        file.write_all(&chunk[..length])
-            .with_context(|| format!("cannot fill the memfd {:?}", memfd.name))?;
-    }
+    fill(&mut file, memfd.seed, memfd.size.bytes())
+        .with_context(|| format!("cannot fill the memfd {:?}", memfd.name))?;
     fcntl_add_seals(&file, seals(memfd)).with_context(|| format!("cannot seal the memfd {:?}", memfd.name))?;
     Ok(file)
 }
@@ -273,13 +313,31 @@ fn compare(file: &mut File, memfd: &Memfd) -> Result<()> {
     if seals_now != seals(memfd) {
         bail!("it came back with {seals_now:?} instead of {:?}", seals(memfd));
     }
+    compare_content(file, memfd.seed, size)
+}
+
+/// Writes the contents that follow from a seed.
+fn fill(file: &mut File, seed: u64, size: u64) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    for (offset, length) in chunks(size) {
+        content::fill(seed, offset, &mut chunk[..length]);
+        file.write_all(&chunk[..length])?;
+    }
+    Ok(())
+}
+
+/// Compares every byte of a file with what follows from a seed, and sees that nothing comes after.
+fn compare_content(file: &mut File, seed: u64, size: u64) -> Result<()> {
     file.rewind()?;
     let mut chunk = vec![0; CHUNK];
     for (offset, length) in chunks(size) {
         file.read_exact(&mut chunk[..length])?;
-        if let Some(wrong) = content::first_difference(memfd.seed, offset, &chunk[..length]) {
+        if let Some(wrong) = content::first_difference(seed, offset, &chunk[..length]) {
             bail!("the byte at offset {wrong:#x} came back changed");
         }
+    }
+    if file.read(&mut chunk)? > 0 {
+        bail!("it came back with more than {size} bytes");
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ mod agent;
 mod bench;
 mod bpf;
 mod driver;
+mod faults;
+mod sweep;
 mod system;
 mod without;
 
@@ -58,7 +60,7 @@ fn run() -> Result<()> {
             .with_context(|| format!("kernel {boot}, {doing}"))?;
     }
     if boot == 1 && scenario.kexec != Kexec::None {
-        system::load_next_kernel(scenario.kexec)?;
+        system::load_next_kernel(scenario.kexec, &[])?;
         system::say(&Message::Kexec);
         // The sessions are still open, in `driver`: closing them now would abandon them.
         return system::jump();

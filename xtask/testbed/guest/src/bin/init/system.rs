@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -101,14 +102,23 @@ pub(crate) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Loads the kernel and the initramfs that this one came from, to be jumped into by [`jump`].
-pub(crate) fn load_next_kernel(how: Kexec) -> Result<()> {
-    if how != Kexec::File {
-        bail!("this init loads the second kernel by kexec_file_load only: use kexec = \"file\" in the scenario");
+/// Loads an image to be jumped into by [`jump`]: by `kexec_file_load(2)` the kernel and the initramfs that this one
+/// came from, their command line without some words; by `kexec_load(2)` one that cannot run.
+pub(crate) fn load_next_kernel(how: Kexec, without: &[String]) -> Result<()> {
+    match how {
+        Kexec::File => load_file(without),
+        Kexec::Legacy => load_legacy(),
+        Kexec::None => bail!("there is no image to load with kexec = \"none\""),
     }
+}
+
+fn load_file(without: &[String]) -> Result<()> {
     let kernel = File::open("/host/boot/kernel").context("cannot open the second kernel's image")?;
     let initrd = File::open("/host/boot/initrd").context("cannot open the second kernel's initramfs")?;
-    let command_line = CString::new(format!("{} {SECOND_BOOT}", command_line()?))?;
+    let command_line = command_line()?;
+    let words = command_line.split_whitespace();
+    let words: Vec<_> = words.filter(|word| !without.iter().any(|out| out == word)).collect();
+    let command_line = CString::new(format!("{} {SECOND_BOOT}", words.join(" ")))?;
     // SAFETY: both descriptors are open, and the length is that of the string with its NUL.
     let result = unsafe {
         libc::syscall(
@@ -126,10 +136,44 @@ pub(crate) fn load_next_kernel(how: Kexec) -> Result<()> {
     }
 }
 
+/// `struct kexec_segment` of `include/uapi/linux/kexec.h`.
+#[repr(C)]
+struct Segment {
+    from: *const u8,
+    from_size: usize,
+    to: usize,
+    to_size: usize,
+}
+
+/// An image of one page of zeroes: to be loaded, never to be jumped into.
+fn load_legacy() -> Result<()> {
+    const PAGE: usize = 4096;
+    /// Free memory on every machine that this runs on.
+    const ADDRESS: usize = 0x0400_0000;
+    let page = [0_u8; PAGE];
+    let segment = Segment {
+        from: page.as_ptr(),
+        from_size: PAGE,
+        to: ADDRESS,
+        to_size: PAGE,
+    };
+    // SAFETY: the kernel reads one segment, and the page that it points to; both live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_kexec_load, ADDRESS, 1, &raw const segment, 0) };
+    match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("kexec_load refused the image"),
+    }
+}
+
 /// Jumps into the loaded kernel; returns only with an error.
 pub(crate) fn jump() -> Result<()> {
-    reboot(RebootCommand::Kexec).context("reboot(LINUX_REBOOT_CMD_KEXEC) failed")?;
+    kexec().context("reboot(LINUX_REBOOT_CMD_KEXEC) failed")?;
     bail!("reboot(LINUX_REBOOT_CMD_KEXEC) came back to userspace without an error")
+}
+
+/// Asks for the jump into the loaded kernel.
+pub(crate) fn kexec() -> Result<(), Errno> {
+    reboot(RebootCommand::Kexec)
 }
 
 /// Ends the virtual machine. PID 1 must not return: where powering off fails, the host ends it.
