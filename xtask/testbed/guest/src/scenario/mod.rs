@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, Tracer};
 pub use expect::{EventPattern, Expect, Verdict};
 pub use steps::{
-    AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, Fault, Finish, Load, ManySessions, Memfd,
-    Nothing, OpenTwice, Operation, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
+    AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
+    ManySessions, Memfd, Nothing, OpenTwice, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
     RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
 };
 pub use values::{ErrnoName, SessionName, Size};

@@ -241,7 +241,7 @@ pub struct Fault {
 #[serde(deny_unknown_fields)]
 pub struct FailNth {
     /// The operation.
-    pub operation: Operation,
+    pub operation: FailingOperation,
     /// The sessions that `many-sessions` made, one for each try; for `reboot` all of them stay.
     pub prefix: String,
     /// How many sessions there are, and so how many tries at most.
@@ -251,7 +251,7 @@ pub struct FailNth {
 /// What `fail-nth` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Operation {
+pub enum FailingOperation {
     /// Creates a session of the prefix's name and closes it.
     Create,
     /// Preserves a memfd of two pages in the session, under a token that is free.

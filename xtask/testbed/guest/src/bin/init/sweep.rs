@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
 use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
-use testbed_guest::scenario::{DeviceFile, FailNth, Memfd, Operation};
+use testbed_guest::scenario::{DeviceFile, FailNth, FailingOperation, Memfd};
 
 use crate::{driver, faults, system};
 
@@ -41,8 +41,8 @@ pub(crate) fn sweep(step: &FailNth, device: &Device, sessions: &mut HashMap<Vec<
             continue;
         }
         match (step.operation, result) {
-            (Operation::Reboot, Ok(())) => bail!("reboot(KEXEC) came back without an error"),
-            (Operation::Reboot, Err(_)) | (_, Ok(())) => {}
+            (FailingOperation::Reboot, Ok(())) => bail!("reboot(KEXEC) came back without an error"),
+            (FailingOperation::Reboot, Err(_)) | (_, Ok(())) => {}
             (_, Err(errno)) => {
                 return Err(errno).with_context(context).context("no allocation failed");
             }
@@ -60,11 +60,11 @@ impl Try<'_> {
     fn perform(mut self) -> Result<(Result<(), Errno>, bool)> {
         let n = self.n;
         match self.step.operation {
-            Operation::Create => {
+            FailingOperation::Create => {
                 let prefix = self.step.prefix.as_bytes();
                 faults::nth(n, || self.device.create_session(prefix).map(drop))
             }
-            Operation::PreserveMemfd => {
+            FailingOperation::PreserveMemfd => {
                 let memfd = driver::create(&Memfd {
                     name: "memfd".into(),
                     size: 8192.into(),
@@ -74,7 +74,7 @@ impl Try<'_> {
                 let session = self.open()?;
                 faults::nth(n, || session.preserve(&memfd, u64::MAX))
             }
-            Operation::PreserveDevice => {
+            FailingOperation::PreserveDevice => {
                 let file = driver::open_device(&DeviceFile {
                     node: "hugetlb".into(),
                     name: "device".into(),
@@ -84,22 +84,22 @@ impl Try<'_> {
                 let session = self.open()?;
                 faults::nth(n, || session.preserve(&file, u64::MAX))
             }
-            Operation::RetrieveSession => {
+            FailingOperation::RetrieveSession => {
                 let (result, failed) = faults::nth(n, || self.device.retrieve_session(&self.name))?;
                 let result = result.map(|session| {
                     self.sessions.insert(self.name, session);
                 });
                 Ok((result, failed))
             }
-            Operation::Retrieve => {
+            FailingOperation::Retrieve => {
                 let session = self.incoming()?;
                 faults::nth(n, || session.retrieve(0).map(drop))
             }
-            Operation::Finish => {
+            FailingOperation::Finish => {
                 let session = self.incoming()?;
                 faults::nth(n, || session.finish())
             }
-            Operation::Reboot => faults::nth(n, system::kexec),
+            FailingOperation::Reboot => faults::nth(n, system::kexec),
         }
     }
 
