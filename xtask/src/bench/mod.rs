@@ -39,8 +39,11 @@ struct Overhead {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Print the table in Markdown, as the README has it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "programs")]
     markdown: bool,
+    /// Print as well what each BPF program takes: where the time goes
+    #[arg(long)]
+    programs: bool,
     #[command(flatten)]
     kernel: kernel::Args,
 }
@@ -129,6 +132,9 @@ fn overhead(args: Overhead) -> Result<()> {
     } else {
         print!("{}", heading(&kernel, args.rounds));
         print!("{}", table.text());
+    }
+    if args.programs {
+        print!("\n{}", table::Table::of_programs(&measurement).text());
     }
     eprintln!("numbers and logs: {}", output.display());
     Ok(())

@@ -3,7 +3,7 @@
 use std::iter;
 
 use anyhow::{Context as _, Result};
-use testbed_guest::scenario::{Cost, Measured, Measurement, Operation};
+use testbed_guest::scenario::{Cost, Measured, Measurement, Operation, ProgramCost};
 
 /// The name of the tracer that is none; its first measurement is what all others are held against.
 pub(super) const NOBODY: &str = "nobody";
@@ -44,6 +44,26 @@ impl Table {
             rows.push(share(name, find(name)?, find(rival)?, untraced));
         }
         Ok(Table(rows))
+    }
+
+    /// The table of what the BPF programs of all tracers did.
+    pub(super) fn of_programs(measurement: &Measurement) -> Table {
+        let head = ["of", "program", "runs", "instructions each"]
+            .map(str::to_owned)
+            .to_vec();
+        let rows = measurement.tracers.iter().flat_map(|tracer| {
+            let row = |program: &ProgramCost| {
+                let each = program.run_ns / program.runs.max(1);
+                vec![
+                    label(&tracer.name),
+                    program.name.clone(),
+                    program.runs.to_string(),
+                    each.to_string(),
+                ]
+            };
+            tracer.programs.iter().map(row)
+        });
+        Table(iter::once(head).chain(rows).collect())
     }
 
     /// In Markdown.
@@ -172,6 +192,11 @@ mod tests {
             attach_ns: attach_ms * 1_000_000,
             functions,
             costs: vec![cost],
+            programs: vec![ProgramCost {
+                name: name.into(),
+                runs: 4,
+                run_ns: 42,
+            }],
         }
     }
 
@@ -237,6 +262,13 @@ mod tests {
         assert!(Table::of(&operations(), &measurement).is_err());
         measurement.tracers.clear();
         assert!(Table::of(&operations(), &measurement).is_err());
+    }
+
+    #[test]
+    fn a_program_is_told_by_what_one_run_of_it_takes() {
+        let table = Table::of_programs(&measurement());
+        assert_eq!(table.0[2], ["luo-trace `--kho count`", "count", "4", "10"]);
+        assert_eq!(table.0.len(), 1 + measurement().tracers.len());
     }
 
     #[test]

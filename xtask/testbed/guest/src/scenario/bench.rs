@@ -82,6 +82,19 @@ pub struct Measured {
     pub functions: u64,
     /// One for each operation, in the order asked for.
     pub costs: Vec<Cost>,
+    /// Its BPF programs, over one more round of all operations with its process stopped.
+    pub programs: Vec<ProgramCost>,
+}
+
+/// What one BPF program did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    /// The first 15 bytes of its name.
+    pub name: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// How long, in all, in nanoseconds; without the trampoline or probe that calls it.
+    pub run_ns: u64,
 }
 
 /// What one operation took, in nanoseconds of the guest's clock.

@@ -9,7 +9,7 @@ mod values;
 
 use serde::{Deserialize, Serialize};
 
-pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, Tracer};
+pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
 pub use expect::{EventPattern, Expect, Verdict};
 pub use steps::{
     AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,

@@ -1,5 +1,7 @@
 //! Measures what tracers cost, by the guest's clock: under QEMU's `-icount` that counts instructions.
 
+mod programs;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -13,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, inotify, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
 use testbed_guest::luo::Device;
-use testbed_guest::scenario::{Bench, Cost, How, Measured, Measurement, Operation, Tracer};
+use testbed_guest::scenario::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
 
 const READY_FILE: &str = "/run/bench.ready";
 const SCRIPT: &str = "/run/bench.bt";
@@ -60,12 +62,14 @@ fn measure(
         .iter()
         .map(|operation| running.cost(operation, device, rounds));
     let costs = costs.collect::<Result<_>>()?;
+    let programs = running.programs(operations, device)?;
     running.stop()?;
     let measured = Measured {
         name: tracer.name.clone(),
         attach_ns,
         functions: traced.len() as u64,
         costs,
+        programs,
     };
     Ok((measured, traced))
 }
@@ -200,6 +204,17 @@ impl Running {
             }
         }
         Ok(Running::Process { child, ends_by, keeps })
+    }
+
+    /// What each of its BPF programs does in one round of the operations.
+    fn programs(&self, operations: &[Prepared<'_>], device: &Device) -> Result<Vec<ProgramCost>> {
+        let _timing = programs::Timing::begin()?;
+        for operation in operations {
+            self.pause()?;
+            operation.perform(device, || self.resume().map(|()| 0))?;
+            self.settle()?;
+        }
+        programs::costs()
     }
 
     /// What an operation costs under it.
