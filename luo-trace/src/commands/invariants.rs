@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
+use luo_trace_common::hooks::Hook;
 
 use crate::exit::Exit;
 use crate::model::Invariant;
@@ -36,7 +37,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let Some(invariant) = Invariant::ALL.iter().find(|invariant| invariant.id() == id) else {
         bail!("there is no invariant {id:?}: `luo-trace invariants` lists them all");
     };
-    let hooks: Vec<&str> = invariant.needs().iter().map(|hook| hook.id()).collect();
+    let ids = |hooks: &[Hook]| hooks.iter().map(|hook| hook.id()).collect::<Vec<_>>().join(", ");
     writeln!(
         out,
         "{} ({}, {})",
@@ -47,6 +48,16 @@ pub fn run(args: &Args) -> Result<Exit> {
     writeln!(out, "\n{}", invariant.statement().trim())?;
     writeln!(out, "\nWhy it matters: {}", invariant.why())?;
     writeln!(out, "When it is violated: {}", invariant.advice())?;
-    writeln!(out, "Needs the hooks: {}", hooks.join(", "))?;
+    if invariant.needs_chain() {
+        writeln!(out, "Takes the records of more than one boot.")?;
+    } else {
+        writeln!(out, "Needs the hooks: {}", ids(invariant.needs()))?;
+    }
+    if !invariant.also().is_empty() {
+        writeln!(out, "To be called ok it also needs: {}", ids(invariant.also()))?;
+    }
+    if let Some(reason) = invariant.no_kernel() {
+        writeln!(out, "No real kernel was made to break it: {reason}")?;
+    }
     Ok(Exit::Held)
 }

@@ -1,6 +1,8 @@
 //! Keeps account of what is decided about each invariant, and of suspicions that wait for the event that clears or proves
 //! them.
 
+use luo_trace_common::events::KhoCall;
+use luo_trace_common::hooks::Hook;
 use serde::Serialize;
 
 use super::Coverage;
@@ -93,6 +95,18 @@ pub(super) enum Waits {
     GivingBack(u64),
     /// The end of a preserve that uses the global state of this number. None is under way when no session is open.
     User(usize),
+    /// The same, of global state that a preserve left behind which failed.
+    Joiner(usize),
+    /// The end of an operation that changes the users of the global state of this number. In time it is proved.
+    Users(usize),
+    /// The end of a close of the device that was under way. In time it is proved.
+    Close,
+    /// The end of an operation that was under way and changes the files of the session of this id. In time it is proved.
+    Files(u64),
+    /// The end of an operation that was under way and makes or unmakes sessions. In time it is proved.
+    Sessions,
+    /// The removal of a subtree that was under way. In time it is proved.
+    Removal,
 }
 
 /// Something that looks wrong, unless an operation is still under way that explains it.
@@ -122,6 +136,11 @@ impl Court {
             suspicions: Vec::new(),
             found: Vec::new(),
         }
+    }
+
+    /// Whether nothing of what this hook has to tell is missing.
+    pub(super) fn sees(&self, hook: Hook) -> bool {
+        self.coverage.has(hook)
     }
 
     /// An object is known from its beginning; its end will decide.
@@ -170,7 +189,8 @@ impl Court {
         self.suspicions.iter().any(|suspicion| suspicion.waits == waits)
     }
 
-    /// A user came, or the global state went: what waits for that is open again, as it was before it was suspected.
+    /// A user came, or the global state went: what waits for that is well. Where it waits for a user, it is open again, as
+    /// it was before it was suspected.
     pub(super) fn clear(&mut self, waits: Waits) {
         if self.suspicions.is_empty() {
             return;
@@ -178,8 +198,11 @@ impl Court {
         let tallies = &mut self.tallies;
         self.suspicions.retain(|suspicion| {
             let cleared = suspicion.waits == waits;
-            if cleared {
-                tallies[suspicion.finding.invariant as usize].open += 1;
+            let tally = &mut tallies[suspicion.finding.invariant as usize];
+            match waits {
+                _ if !cleared => {}
+                Waits::User(_) => tally.open += 1,
+                _ => tally.ok += 1,
             }
             !cleared
         });
@@ -235,13 +258,18 @@ impl Court {
             }
         }
         // The record ends with the jump, or in the time between.
-        let departure = &mut self.tallies[Invariant::FreezeNoReturn as usize];
-        departure.ok += std::mem::take(&mut departure.open);
+        for invariant in [Invariant::FreezeNoReturn, Invariant::FrozenImmutable] {
+            let departure = &mut self.tallies[invariant as usize];
+            departure.ok += std::mem::take(&mut departure.open);
+        }
     }
 
     pub(super) fn verdict(&self, invariant: Invariant) -> Verdict {
         let tally = self.tallies[invariant as usize];
-        let absent = || invariant.needs().iter().filter(|&&hook| !self.coverage.has(hook));
+        let absent = || {
+            let wanted = invariant.needs().iter().chain(invariant.also());
+            wanted.filter(|&&hook| !self.coverage.has(hook))
+        };
         let ids = |off: bool| {
             let those = absent().filter(move |&&hook| self.coverage.is_switched_off(hook) == off);
             those.map(|hook| hook.id()).collect()
@@ -292,7 +320,43 @@ impl Suspicion {
                 };
                 ends.then_some(Judgement::Cleared)
             }
+            Waits::Files(id)
+                if scene.event.body.session().is_some_and(|s| s.id == id)
+                    && !matches!(scene.event.body, Body::FileCallback(..) | Body::KhoBalance(_)) =>
+            {
+                self.ends(scene)
+            }
+            Waits::Close if matches!(scene.event.body, Body::DeviceRelease(_)) => {
+                self.ends(scene).or(Some(Judgement::Proved))
+            }
+            Waits::Sessions => match scene.event.body {
+                Body::SessionCreate(_) | Body::SessionRelease(_) | Body::FilesDeserialize(_) => self.ends(scene),
+                _ => None,
+            }
+            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
+            Waits::Removal => match scene.event.body {
+                Body::KhoOp(KhoCall::RemoveSubtree, _) => self.ends(scene),
+                _ => None,
+            }
+            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
+            Waits::Users(flb) => match &scene.event.body {
+                Body::FlbPreserve(_) | Body::FlbUnpreserve(_) => self.ends(scene),
+                Body::FlbGet(p) | Body::FlbPut(p) if state.flbs.get(p.flb).is_some_and(|f| f.0 == flb) => {
+                    self.ends(scene)
+                }
+                Body::FlbCallback(_, p) if state.flbs.get(p.flb).is_some_and(|f| f.0 == flb) => self.ends(scene),
+                _ => None,
+            }
+            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
             _ => self.has_settled(state, false).then_some(Judgement::Settled),
+        }
+    }
+
+    /// Cleared by an operation that was under way when it came up.
+    fn ends(&self, scene: &Scene) -> Option<Judgement> {
+        match scene.moment.start {
+            None => Some(Judgement::Undecidable),
+            Some(start) => (start <= self.since).then_some(Judgement::Cleared),
         }
     }
 
@@ -300,9 +364,11 @@ impl Suspicion {
     fn has_settled(&self, state: &State, at_end: bool) -> bool {
         let waited = state.now() >= self.since.saturating_add(SETTLE_NS);
         match self.waits {
-            Waits::Release(_) => waited,
+            Waits::Release(_) | Waits::Close | Waits::Files(_) | Waits::Sessions | Waits::Removal | Waits::Users(_) => {
+                waited
+            }
             Waits::GivingBack(_) => false,
-            Waits::User(_) => state.is_idle() && (waited || at_end),
+            Waits::User(_) | Waits::Joiner(_) => state.is_idle() && (waited || at_end),
         }
     }
 }

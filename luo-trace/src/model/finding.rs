@@ -56,6 +56,15 @@ pub enum Subject {
     },
     /// The live update of this boot.
     Update,
+    /// `/dev/liveupdate`.
+    Device,
+    /// Memory that KHO keeps.
+    Memory,
+    /// A subtree of what KHO tells the next kernel.
+    Subtree {
+        /// Its name.
+        name: Compatible,
+    },
 }
 
 impl fmt::Display for Subject {
@@ -69,6 +78,9 @@ impl fmt::Display for Subject {
             } => write!(f, "file {token:#x} of session \"{session}\""),
             Subject::Flb { direction, name } => write!(f, "{direction} global state \"{name}\""),
             Subject::Update => f.write_str("the live update"),
+            Subject::Device => f.write_str("/dev/liveupdate"),
+            Subject::Memory => f.write_str("preserved memory"),
+            Subject::Subtree { name } => write!(f, "KHO subtree \"{name}\""),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use luo_trace_common::events::{FlbCall, FlbCallback};
+use luo_trace_common::events::{self as abi, FlbCall, FlbCallback, FlbUse, SnapshotFlb};
 use luo_trace_common::text::Compatible;
 
 use super::counts::{Counts, Direction, FlbCount, HandlerId};
@@ -48,11 +48,52 @@ impl Side {
     }
 }
 
+/// References that drivers took themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct References {
+    count: u64,
+    /// The newest that was taken, and when.
+    newest: Option<(u64, EventId)>,
+    epoch: u32,
+    /// Whether any was ever given back: before 7.2, taking one counts for nothing.
+    pub(super) given_back: bool,
+}
+
+impl References {
+    /// How many there are of which it was seen that they were taken.
+    pub(super) fn held(&self, epoch: u32) -> u64 {
+        if self.epoch == epoch { self.count } else { 0 }
+    }
+
+    /// The newest that was taken, and when; `None`: none ever was.
+    pub(super) fn newest(&self) -> Option<(u64, EventId)> {
+        self.newest
+    }
+}
+
+/// What became of bringing it back in this kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Restored {
+    #[default]
+    Unknown,
+    /// Nobody asked for it yet, a walk says.
+    No(EventId),
+    Done(EventId),
+    /// It failed, at this time.
+    Failed(u64, EventId),
+}
+
 #[derive(Debug)]
 pub(super) struct Flb {
     pub(super) name: Compatible,
     pub(super) outgoing: Side,
     pub(super) incoming: Side,
+    pub(super) references: [References; 2],
+    restored: (Restored, u32),
+    /// A file left it that could not bring it back, and that was told.
+    pub(super) left_unrestored: bool,
+    /// How many files used it when everything was serialized, where that is certain, and the epoch.
+    at_freeze: Option<(u64, u32)>,
     /// By handler: whether its files use it, and how many outgoing ones do since it was made.
     users: Vec<(Relation, u64)>,
     /// The epoch in which users were counted from the first on.
@@ -92,6 +133,34 @@ impl Flb {
         match direction {
             Direction::Outgoing => &self.outgoing,
             Direction::Incoming => &self.incoming,
+        }
+    }
+
+    pub(super) fn references(&self, direction: Direction) -> &References {
+        &self.references[direction as usize]
+    }
+
+    /// What is known of bringing it back.
+    pub(super) fn restored(&self, epoch: u32) -> Restored {
+        if self.restored.1 == epoch {
+            self.restored.0
+        } else {
+            Restored::Unknown
+        }
+    }
+
+    /// How many files used it when everything was serialized.
+    pub(super) fn at_freeze(&self, epoch: u32) -> Option<u64> {
+        self.at_freeze.filter(|f| f.1 == epoch).map(|f| f.0)
+    }
+
+    /// How many outgoing files use it, where none is in doubt.
+    pub(super) fn exact_users(&self, epoch: u32) -> Option<u64> {
+        let exact = self.is_counted(epoch) && self.certain_users() == self.possible_users();
+        match self.outgoing.life(epoch) {
+            Life::Alive(..) if exact => Some(self.certain_users()),
+            Life::Dead(..) => Some(0),
+            _ => None,
         }
     }
 
@@ -171,7 +240,12 @@ impl Flbs {
         moment: Moment,
         counts: &mut Counts,
     ) {
-        let Some(flb) = self.meet(p) else { return };
+        let Some(flb) = self.meet(p.flb, p.name) else { return };
+        match (call, p.outcome.is_ok()) {
+            (FlbCall::Retrieve, true) => flb.restored = (Restored::Done(moment.id), moment.stamp()),
+            (FlbCall::Retrieve, false) => flb.restored = (Restored::Failed(moment.at, moment.id), moment.stamp()),
+            _ => {}
+        }
         if handler != 0 {
             flb.user(handler).0 = Relation::Uses;
         }
@@ -228,21 +302,128 @@ impl Flbs {
         }
     }
 
-    /// Everything that exists is on its way into the next kernel: nothing is left to decide here.
-    pub(super) fn serialized(&mut self) {
-        self.all.iter_mut().for_each(|flb| flb.outgoing.epoch = TAINTED);
+    /// A driver took a reference, or gave one back.
+    pub(super) fn reference(&mut self, p: &FlbUse, taken: bool, moment: Moment) {
+        let direction = match p.direction {
+            abi::OUTGOING => Direction::Outgoing,
+            abi::INCOMING => Direction::Incoming,
+            _ => return,
+        };
+        let Some(flb) = self.meet(p.flb, p.name) else { return };
+        let references = &mut flb.references[direction as usize];
+        if references.epoch != moment.epoch {
+            (references.count, references.epoch) = (0, moment.stamp());
+        }
+        if taken {
+            references.count += 1;
+            references.newest = Some((moment.at, moment.id));
+        } else {
+            references.count = references.count.saturating_sub(1);
+            references.given_back = true;
+        }
     }
 
-    fn meet(&mut self, p: &FlbCallback) -> Option<&mut Flb> {
-        let i = match self.by_address.get(&p.flb) {
+    /// A file of this handler left incoming states that nobody had brought back.
+    pub(super) fn left(&mut self, handler: HandlerId, moment: Moment) {
+        for flb in &mut self.all {
+            let unrestored = matches!(flb.restored(moment.epoch), Restored::No(_) | Restored::Failed(..));
+            flb.left_unrestored |= unrestored && flb.relation(handler) == Relation::Uses;
+        }
+    }
+
+    /// Everything that exists is on its way into the next kernel: nothing is left to decide here but what it is told.
+    pub(super) fn serialized(&mut self, epoch: u32) {
+        for flb in &mut self.all {
+            flb.at_freeze = flb.exact_users(epoch).map(|users| (users, epoch));
+            flb.outgoing.epoch = TAINTED;
+        }
+    }
+
+    /// Takes over what a walk found of one, where it is not known already: which handlers' files use it, with how many
+    /// outgoing ones there are of each, and how many users the kernel counts. Tells whether that was news.
+    pub(super) fn learn(
+        &mut self,
+        p: &SnapshotFlb,
+        handlers: &[(HandlerId, Option<u64>)],
+        moment: Moment,
+        counts: &mut Counts,
+    ) -> bool {
+        let Some(flb) = self.meet(p.flb, p.name) else {
+            return false;
+        };
+        let epoch = moment.stamp();
+        let (at, id) = (moment.at, moment.id);
+        for &(handler, files) in handlers {
+            flb.user(handler).0 = if files.is_some() {
+                Relation::Uses
+            } else {
+                Relation::UsesNot
+            };
+        }
+        let mut news = false;
+        if flb.restored(epoch) == Restored::Unknown {
+            flb.restored.1 = epoch;
+            flb.restored.0 = match p.retrieve_status {
+                0 => Restored::No(id),
+                1.. => Restored::Done(id),
+                _ => Restored::Failed(at, id),
+            };
+            match (p.finished, p.retrieve_status) {
+                (1, _) => flb.set_life(Direction::Incoming, Life::Dead(at, id), moment, counts),
+                (_, 1..) => flb.set_life(Direction::Incoming, Life::Alive(at, id), moment, counts),
+                _ => {}
+            }
+            news = true;
+        }
+        let Ok(users) = u64::try_from(p.outgoing_users) else {
+            return news;
+        };
+        let references = flb.references[0].held(epoch);
+        if flb.exact_users(epoch).is_some_and(|files| files + references == users) {
+            return news;
+        }
+        let files: u64 = handlers.iter().filter_map(|h| h.1).sum();
+        for &(handler, files) in handlers {
+            flb.user(handler).1 = files.unwrap_or(0);
+        }
+        flb.counted = epoch;
+        // What is no file is a driver's.
+        (flb.references[0].count, flb.references[0].epoch) = (users.saturating_sub(files), epoch);
+        match (users, flb.outgoing.life(epoch)) {
+            (0, Life::Dead(..)) | (1.., Life::Alive(..)) => flb.show_users(counts),
+            (0, Life::Unknown) if flb.outgoing.count.is_none() => {
+                (flb.outgoing.life, flb.outgoing.epoch) = (Life::Dead(at, id), epoch);
+            }
+            (0, _) => flb.set_life(Direction::Outgoing, Life::Dead(at, id), moment, counts),
+            _ => flb.set_life(Direction::Outgoing, Life::Alive(at, id), moment, counts),
+        }
+        true
+    }
+
+    /// Whether no outgoing state exists that anything could have been saved for.
+    pub(super) fn none_outgoing(&self) -> bool {
+        let none = |flb: &Flb| !matches!(flb.outgoing.life, Life::Alive(..)) && flb.references[0].count == 0;
+        self.all.iter().all(none)
+    }
+
+    pub(super) fn named(&self, name: &Compatible) -> Option<&Flb> {
+        self.all.iter().find(|flb| flb.name == *name)
+    }
+
+    fn meet(&mut self, address: u64, name: Compatible) -> Option<&mut Flb> {
+        let i = match self.by_address.get(&address) {
             Some(&i) => i,
-            None if p.flb == 0 || self.all.len() >= MOST => return None,
+            None if address == 0 || self.all.len() >= MOST => return None,
             None => {
-                self.by_address.insert(p.flb, self.all.len());
+                self.by_address.insert(address, self.all.len());
                 self.all.push(Flb {
-                    name: p.name,
+                    name,
                     outgoing: Side::default(),
                     incoming: Side::default(),
+                    references: Default::default(),
+                    restored: Default::default(),
+                    left_unrestored: false,
+                    at_freeze: None,
                     users: Vec::new(),
                     counted: TAINTED,
                 });

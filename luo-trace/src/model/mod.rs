@@ -11,15 +11,20 @@ use crate::event::{Body, Event};
 
 mod counts;
 mod court;
+mod device;
 mod finding;
 mod flbs;
+mod images;
 mod index;
 mod invariants;
 mod objects;
+mod pages;
 mod scene;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
@@ -96,13 +101,11 @@ pub struct Model {
 impl Model {
     /// A model that has seen nothing yet. What happened before its first event is unknown.
     pub fn new(coverage: &Coverage) -> Self {
-        let decidable = Invariant::ALL
-            .iter()
-            .filter(|i| i.needs().iter().all(|&hook| coverage.has(hook)));
+        let decidable = Invariant::of_one_boot().filter(|i| i.needs().iter().all(|&hook| coverage.has(hook)));
         Self {
             state: State::default(),
             court: Court::new(*coverage),
-            checks: decidable.map(|i| i.check()).collect(),
+            checks: decidable.filter_map(|i| i.check()).collect(),
         }
     }
 
@@ -121,6 +124,9 @@ impl Model {
             check(&self.state, &scene, &mut self.court);
         }
         let moment = scene.moment;
+        for opened in self.state.openings() {
+            self.court.open(opened);
+        }
         self.state.apply(event, moment, handler);
         &self.court.found
     }
@@ -132,9 +138,9 @@ impl Model {
         &self.court.found
     }
 
-    /// What is known about each invariant, in the order of the catalogue.
+    /// What is known about each invariant that one boot decides, in the order of the catalogue.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        Invariant::ALL.iter().map(|&i| self.court.verdict(i)).collect()
+        Invariant::of_one_boot().map(|i| self.court.verdict(i)).collect()
     }
 
     /// How many there are of what.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::counts::{Counts, Direction, FileState, HandlerId};
 use super::finding::Subject;
+use super::pages::Pages;
 use crate::event::EventId;
 
 /// What became of asking a handler for a file.
@@ -15,15 +16,15 @@ pub(super) enum Retrieve {
     NotAsked,
     /// It gave this file (0: not known which).
     Gave(u64, EventId),
-    /// It failed.
-    Failed(EventId),
+    /// It failed with this errno, as a negative number.
+    Failed(i64, EventId),
 }
 
 impl Retrieve {
     pub(super) fn event(self) -> Option<EventId> {
         match self {
             Retrieve::NotAsked => None,
-            Retrieve::Gave(_, id) | Retrieve::Failed(id) => Some(id),
+            Retrieve::Gave(_, id) | Retrieve::Failed(_, id) => Some(id),
         }
     }
 }
@@ -46,6 +47,35 @@ pub(super) struct File {
     pub(super) asked: u32,
     /// When it was preserved, or asked for; 0: before the record.
     pub(super) since: u64,
+    /// The handler's serialized data; 0: not known or none.
+    pub(super) data: u64,
+    pub(super) freezing: Freezing,
+}
+
+/// What the freeze that is under way did so far to a file, or to a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Freezing {
+    #[default]
+    Untouched,
+    Frozen(EventId),
+    Failed(EventId),
+    Undone(EventId),
+}
+
+/// A file as a callback names it: the open file and the serialized data, of which either may be missing.
+pub(super) type Called = (u64, u64);
+
+/// `luo_file_finish` is under way on a session.
+#[derive(Debug, Default)]
+pub(super) struct Finishing {
+    /// Files whose handler was asked, in the order of the session's list.
+    pub(super) asked: Vec<Called>,
+    /// The first refusal.
+    pub(super) refused: Option<EventId>,
+    /// Files that were finished, in their order.
+    pub(super) done: Vec<(Called, EventId)>,
+    /// The epoch in which it began.
+    pub(super) epoch: u32,
 }
 
 /// A handler's preserve that succeeded, while the operation around it goes on.
@@ -96,6 +126,22 @@ pub(super) struct Session {
     pub(super) left: u64,
     /// Who made or retrieved it, where that was seen.
     pub(super) taken_by: Option<Task>,
+    pub(super) finishing: Option<Box<Finishing>>,
+    /// The newest refusal to finish one of its files.
+    pub(super) refused: Option<EventId>,
+    /// When all its files were finished.
+    pub(super) finished: Option<u64>,
+    /// Incoming, and its files did not arrive whole: the kernel leaks them, and nobody can finish them.
+    pub(super) broken: bool,
+    pub(super) freezing: Freezing,
+    /// The place of the file that was looked up last: the kernel goes through them in one order or the other.
+    pub(super) cursor: usize,
+    /// What the operations on its files did to preserved memory.
+    pub(super) pages: Pages,
+    /// Other files have a part in that: global state came or went with one of its own.
+    pub(super) mixed: bool,
+    /// The newest walk did not find it.
+    pub(super) missed: bool,
 }
 
 /// A process, as it was when it did something.
@@ -127,6 +173,22 @@ impl Session {
         self.files
             .iter()
             .rposition(|f| f.object.file == file && f.state.is_some())
+    }
+
+    /// The file, of those still held, that is this open file or, where no file is open, the only one with this data.
+    pub(super) fn find(&self, (file, data): Called) -> Option<usize> {
+        if file == 0 {
+            let same = |f: &File| f.state.is_some() && f.object.file == 0 && f.data == data;
+            let mut places = (0..self.files.len()).filter(|&i| data != 0 && same(&self.files[i]));
+            return places.next().filter(|_| places.next().is_none());
+        }
+        let is = |&i: &usize| {
+            self.files
+                .get(i)
+                .is_some_and(|f| f.object.file == file && f.state.is_some())
+        };
+        let near = [self.cursor.wrapping_add(1), self.cursor.wrapping_sub(1), self.cursor];
+        near.into_iter().find(is).or_else(|| self.position(file))
     }
 
     pub(super) fn held(&self) -> impl Iterator<Item = &File> {

@@ -13,6 +13,10 @@ use crate::event::{Body, Event, EventId};
 /// The epoch of what was not seen whole.
 pub(super) const TAINTED: u32 = 0;
 
+/// The epoch of an operation that was under way when a walk over the kernel's lists taught what it found: nothing that is
+/// known is known from before it, and nothing that it tells is certain.
+pub(super) const STRADDLES: u32 = u32::MAX;
+
 /// When an event happened, and how much of what led to it was seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -25,6 +29,8 @@ pub(super) struct Moment {
     pub(super) epoch: u32,
     /// Whether what the event tells can be relied on from here.
     pub(super) clear: bool,
+    /// Whether nothing was lost since the operation began.
+    pub(super) whole: bool,
 }
 
 impl Moment {

@@ -5,13 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use luo_trace_common::events::{
-    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, Kexec, OUTGOING, Object,
-    Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, IMAGE_FILE, INCOMING,
+    ImageCarrier, ImageLoad, Kexec, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease,
+    TOKEN_KNOWN,
 };
 use luo_trace_common::text::{Comm, Compatible};
 
 use super::plan::{Deed, Fault, Plan};
-use super::story::{MEMFD, memfd, session};
+use super::story::{IMAGE, MEMFD, data, memfd, session};
 use crate::event::{Body, Event};
 
 /// Every so many turns the machine is held up for so long: longer than the model doubts a record after a gap, and in all
@@ -43,6 +44,7 @@ struct KSession {
     name: SessionRef,
     incoming: bool,
     retrieved: bool,
+    finished: bool,
     files: Vec<KFile>,
 }
 
@@ -128,6 +130,9 @@ enum Step {
     FinishEnd {
         id: u64,
     },
+    Finished {
+        id: u64,
+    },
     /// The task's hold on a session's descriptor ends.
     Put {
         id: u64,
@@ -152,6 +157,8 @@ struct Task {
 struct Flb {
     outgoing: i64,
     incoming: i64,
+    /// As the kernel's `retrieve_status`.
+    status: i64,
 }
 
 #[derive(Debug)]
@@ -198,6 +205,11 @@ fn with_outcome(mut body: Body, to: Outcome) -> Body {
         | Body::LiveupdateReboot(p)
         | Body::KexecReturn(p) => p.outcome = to,
         Body::KexecEnter(p) => p.outcome = to,
+        Body::ImageLoad(p) => p.outcome = to,
+        Body::ImageCarrier(p) => p.outcome = to,
+        Body::FlbGet(p) | Body::FlbPut(p) => p.outcome = to,
+        Body::DeviceOpen(p) | Body::DeviceRelease(p) => p.outcome = to,
+        Body::KhoBalance(p) => p.outcome = to,
         _ => {}
     }
     body
@@ -217,22 +229,35 @@ fn file_op(session: SessionRef, token: u64, object: Option<Object>) -> FileOp {
         token,
         handler: Compatible::new(if object.is_some() { MEMFD } else { "" }),
         object: object.unwrap_or_default(),
-        data: 0,
+        data: if object.is_some() { data(token) } else { 0 },
         outcome: outcome(0),
     }
 }
 
-fn file_call(call: FileCall, session: SessionRef, token: Option<u64>, file: Option<Object>) -> Body {
+fn file_call(call: FileCall, session: SessionRef, token: Option<u64>, file: KFile) -> Body {
     let callback = FileCallback {
         call: call as u32,
         flags: if token.is_some() { TOKEN_KNOWN } else { 0 },
         session,
         token: token.unwrap_or(0),
         handler: Compatible::new(MEMFD),
-        file: file.map_or(0, |f| f.file),
+        file: file.object.map_or(0, |f| f.file),
+        data: data(file.token),
+        retrieve_status: match call {
+            FileCall::CanFinish | FileCall::Finish => file.status,
+            _ => 0,
+        },
         ..FileCallback::default()
     };
     Body::FileCallback(call, callback)
+}
+
+fn preserved(token: u64, file: Object) -> KFile {
+    KFile {
+        token,
+        object: Some(file),
+        status: 0,
+    }
 }
 
 fn flb_op() -> FlbOp {
@@ -279,6 +304,7 @@ impl Kernel {
             next_file: u64::from(FILES),
             events: Vec::new(),
         };
+        kernel.boot(&plan.incoming);
         kernel.deserialize(&plan.incoming);
         kernel
     }
@@ -326,6 +352,7 @@ impl Kernel {
                 name,
                 incoming: true,
                 retrieved: false,
+                finished: false,
                 files: (0..count).map(file).collect(),
             };
             self.sessions.insert(name.id, arrived);
@@ -338,6 +365,42 @@ impl Kernel {
         self.now += 1000;
         self.at_once(0, Body::SessionDeserialize(Plain { outcome: outcome(0) }));
         self.flbs.iter_mut().for_each(|flb| flb.incoming = files);
+    }
+
+    /// What happens before any task runs: drivers bring their global state back, an image is loaded.
+    fn boot(&mut self, incoming: &[u8]) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        for flb in 0..FLBS {
+            if incoming.iter().any(|count| count % (TOKENS + 1) > 0) {
+                self.flbs[flb].status = 1;
+                self.moment(flb_call(FlbCall::Retrieve, flb));
+            }
+        }
+        let line = "kho=on liveupdate=on";
+        self.moment(Body::ImageCarrier(Box::new(ImageCarrier {
+            image: IMAGE.id,
+            kho: IMAGE.kho,
+            command_line_len: line.len() as u64 + 1,
+            command_line: CommandLine::new(line),
+            outcome: outcome(0),
+        })));
+        self.moment(Body::ImageLoad(ImageLoad {
+            call: IMAGE_FILE,
+            reserved: 0,
+            image: IMAGE,
+            outcome: outcome(0),
+        }));
+    }
+
+    /// An operation of the first task that nothing else comes between.
+    fn moment(&mut self, body: Body) {
+        self.now += 1000;
+        let start = self.now;
+        self.tasks[0].entered.push(start);
+        self.now += 1000;
+        self.at_once(0, body);
     }
 
     fn at_once(&mut self, task: usize, body: Body) {
@@ -356,10 +419,15 @@ impl Kernel {
         match self.tasks[task].steps.front() {
             None => false,
             Some(Step::Take(Lock::Read)) => !self.frozen,
-            Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0,
+            // Whoever reboots waits for the previous kernel's sessions to be finished, which LUO does not ask for.
+            Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0 && self.all_finished(),
             Some(Step::Take(lock)) => !self.held.contains(&key(*lock)),
             Some(_) => true,
         }
+    }
+
+    fn all_finished(&self) -> bool {
+        self.sessions.values().all(|s| !s.incoming || s.finished)
     }
 
     fn leave(&mut self, task: usize, body: Body, result: i64) -> Event {
@@ -419,11 +487,7 @@ impl Kernel {
             Step::FlbCreated { flb } => self.flbs[flb].outgoing = 1,
             Step::FlbPut { flb, incoming } => self.flb_put(task, flb, incoming),
             Step::Append { id, token, file } => {
-                let file = KFile {
-                    token,
-                    object: Some(file),
-                    status: 0,
-                };
+                let file = preserved(token, file);
                 self.sessions.entry(id).and_modify(|s| s.files.push(file));
             }
             Step::Forget { file } => _ = self.preserved.remove(&file.identity),
@@ -438,6 +502,7 @@ impl Kernel {
             Step::Finish { id, fault } => self.finish(task, id, fault),
             Step::FinishNext { id } => self.finish_next(task, id),
             Step::FinishEnd { id } => _ = self.sessions.entry(id).and_modify(|s| _ = s.files.pop()),
+            Step::Finished { id } => _ = self.sessions.entry(id).and_modify(|s| s.finished = true),
             Step::Put { id } => self.put(task, id),
             Step::Unlink { id, event } => {
                 self.sessions.remove(&id);
@@ -520,7 +585,13 @@ impl Kernel {
                 task,
                 [
                     Step::Enter,
-                    Step::Leave(Body::KexecEnter(Kexec::default()), 0),
+                    Step::Leave(
+                        Body::KexecEnter(Kexec {
+                            image: IMAGE,
+                            ..Kexec::default()
+                        }),
+                        0,
+                    ),
                     Step::Enter,
                     Step::Enter,
                     Step::Enter,
@@ -566,6 +637,7 @@ impl Kernel {
                 name: new,
                 incoming: false,
                 retrieved: false,
+                finished: false,
                 files: Vec::new(),
             };
             self.sessions.insert(new.id, created);
@@ -610,7 +682,7 @@ impl Kernel {
         }
         let fails = fault == Fault::Handler;
         // What follows when the FLBs are there; a failure of one of them cuts it off, see `flb_get`.
-        let called = file_call(FileCall::Preserve, name, Some(token), Some(file));
+        let called = file_call(FileCall::Preserve, name, Some(token), preserved(token, file));
         let mut then = vec![Step::Enter, Step::Leave(called, if fails { EIO } else { 0 })];
         if fails {
             then.extend(leave_flbs(false));
@@ -724,12 +796,11 @@ impl Kernel {
 
     fn unpreserve_next(&mut self, task: usize, id: u64) {
         let Some(kept) = self.sessions.get(&id) else { return };
-        let Some(file) = kept.files.last().and_then(|f| f.object) else {
-            return;
-        };
+        let Some(last) = kept.files.last().copied() else { return };
+        let Some(file) = last.object else { return };
         let mut steps = vec![
             Step::Enter,
-            Step::Leave(file_call(FileCall::Unpreserve, kept.name, None, Some(file)), 0),
+            Step::Leave(file_call(FileCall::Unpreserve, kept.name, None, last), 0),
         ];
         steps.extend(leave_flbs(false));
         steps.extend([Step::Detach { id, file }, Step::UnpreserveNext { id }]);
@@ -771,7 +842,16 @@ impl Kernel {
                 let result = if fault == Fault::Handler { EIO } else { 0 };
                 let object = (result == 0).then(|| memfd(self.next_file));
                 self.next_file += 1;
-                let called = file_call(FileCall::Retrieve, name, Some(token), object);
+                let called = file_call(
+                    FileCall::Retrieve,
+                    name,
+                    Some(token),
+                    KFile {
+                        token,
+                        object,
+                        status: 0,
+                    },
+                );
                 let after = Step::Retrieved { id, token, result };
                 return self.first(task, [Step::Enter, Step::Leave(called, result), after]);
             }
@@ -809,14 +889,14 @@ impl Kernel {
         let mut steps = Vec::new();
         for (i, file) in files.iter().enumerate() {
             let refuses = fault == Fault::Handler && i + 1 == files.len();
-            let asked = file_call(FileCall::CanFinish, name, None, file.object);
+            let asked = file_call(FileCall::CanFinish, name, None, *file);
             steps.extend([Step::Enter, Step::Leave(asked, if refuses { EBUSY } else { 0 })]);
             if refuses {
                 steps.push(end(EBUSY));
                 return self.first(task, steps);
             }
         }
-        steps.extend([Step::FinishNext { id }, end(0)]);
+        steps.extend([Step::FinishNext { id }, Step::Finished { id }, end(0)]);
         self.first(task, steps);
     }
 
@@ -825,7 +905,7 @@ impl Kernel {
         let Some(file) = kept.files.last().copied() else { return };
         let mut steps = vec![
             Step::Enter,
-            Step::Leave(file_call(FileCall::Finish, kept.name, None, file.object), 0),
+            Step::Leave(file_call(FileCall::Finish, kept.name, None, file), 0),
         ];
         steps.extend(leave_flbs(true));
         steps.extend(file.object.map(|file| Step::Forget { file }));
@@ -843,7 +923,7 @@ impl Kernel {
             steps.push(Step::Enter);
             for (k, file) in kept.files.iter().enumerate() {
                 let refuses = fails && last && k + 1 == kept.files.len();
-                let called = file_call(FileCall::Freeze, kept.name, None, file.object);
+                let called = file_call(FileCall::Freeze, kept.name, None, *file);
                 steps.extend([Step::Enter, Step::Leave(called, if refuses { EIO } else { 0 })]);
             }
             let result = if fails && last { EIO } else { 0 };

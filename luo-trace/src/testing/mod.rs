@@ -5,11 +5,13 @@
 //!   interleaving: what comes out is always legal.
 
 mod kernel;
+mod look;
 mod plan;
 mod story;
 
+pub use look::Look;
 pub use plan::{Deed, Fault, Plan};
-pub use story::{MEMFD, Story, memfd, session};
+pub use story::{IMAGE, MEMFD, Story, memfd, session};
 
 use crate::decode::{Decoder, encode};
 use crate::event::{Body, Event};

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
-    FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, INCOMING, Kexec, OUTGOING, Object,
-    Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, FlbRecord, FlbUse, Header,
+    IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, Kexec, Keys, KhoBalance, OUTGOING, Object, Outcome, Plain,
+    SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
+use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
+use super::look::Look;
 use crate::event::{Body, Event};
 
 /// The compatible string of the handler that stories use.
@@ -39,6 +42,8 @@ pub struct Story {
     tid: u32,
     result: i64,
     since: Option<u64>,
+    status: i64,
+    walks: u64,
     sequence: BTreeMap<u32, u64>,
     /// What was told so far.
     pub events: Vec<Event>,
@@ -76,6 +81,12 @@ impl Story {
     /// The next operation has been under way since this time.
     pub fn since(&mut self, time: u64) -> &mut Self {
         self.since = Some(time);
+        self
+    }
+
+    /// The next callback is told this of an earlier retrieve.
+    pub fn told(&mut self, status: i64) -> &mut Self {
+        self.status = status;
         self
     }
 
@@ -237,6 +248,7 @@ impl Story {
 
     /// A file handler's callback.
     pub fn call(&mut self, call: FileCall, session: SessionRef, token: Option<u64>, file: u64) -> &mut Self {
+        let status = std::mem::take(&mut self.status);
         self.simple(|outcome| {
             let callback = FileCallback {
                 call: call as u32,
@@ -245,8 +257,9 @@ impl Story {
                 token: token.unwrap_or(0),
                 handler: Compatible::new(MEMFD),
                 file,
+                data: token.map_or(0, data),
+                retrieve_status: status,
                 outcome,
-                ..FileCallback::default()
             };
             Body::FileCallback(call, callback)
         })
@@ -290,11 +303,84 @@ impl Story {
         self.simple(|outcome| Body::SessionSerialize(Plain { outcome }))
     }
 
+    /// `luo_open`.
+    pub fn open_device(&mut self) -> &mut Self {
+        self.open_device_with(|_| ())
+    }
+
+    /// `luo_open`, and what happens inside.
+    pub fn open_device_with(&mut self, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| Body::DeviceOpen(Plain { outcome }))
+    }
+
+    /// `luo_release`.
+    pub fn close_device(&mut self) -> &mut Self {
+        self.simple(|outcome| Body::DeviceRelease(Plain { outcome }))
+    }
+
+    /// `luo_session_deserialize`.
+    pub fn read_in(&mut self) -> &mut Self {
+        self.simple(|outcome| Body::SessionDeserialize(Plain { outcome }))
+    }
+
+    /// A walk over the kernel's lists, told by a closure.
+    pub fn look(&mut self, tell: impl FnOnce(&mut Look)) -> &mut Self {
+        self.walks += 1;
+        let mut look = Look::new(self.walks);
+        tell(&mut look);
+        for body in look.into_records() {
+            self.now += 1;
+            self.push(body);
+        }
+        self
+    }
+
+    /// A kernel is loaded by `kexec_file_load(2)`, with this command line.
+    pub fn load(&mut self, command_line: &str) -> &mut Self {
+        let line = CommandLine::new(command_line);
+        self.simple(|outcome| {
+            Body::ImageCarrier(Box::new(ImageCarrier {
+                image: IMAGE.id,
+                kho: IMAGE.kho,
+                command_line_len: command_line.len() as u64 + 1,
+                command_line: line,
+                outcome,
+            }))
+        });
+        self.load_image(IMAGE_FILE, IMAGE)
+    }
+
+    /// A kernel is loaded by this call, and is this image.
+    pub fn load_image(&mut self, call: u32, image: Image) -> &mut Self {
+        self.simple(|outcome| {
+            Body::ImageLoad(ImageLoad {
+                call,
+                reserved: 0,
+                image,
+                outcome,
+            })
+        })
+    }
+
+    /// The machine is as it should be before anything happens: nothing is in LUO's lists, and an image is loaded that carries
+    /// what comes.
+    pub fn orderly(&mut self) -> &mut Self {
+        self.look(|_| ()).load("kho=on liveupdate=on")
+    }
+
     /// `reboot(LINUX_REBOOT_CMD_KEXEC)` up to where the jump follows, or the failure.
     pub fn reboot(&mut self) -> &mut Self {
+        self.reboot_into(IMAGE)
+    }
+
+    /// The same, into another image than [`Story::load`] loads.
+    pub fn reboot_into(&mut self, image: Image) -> &mut Self {
         let result = self.result;
         self.result = 0;
-        self.push(Body::KexecEnter(Kexec::default()));
+        self.push(Body::KexecEnter(Kexec {
+            image,
+            ..Kexec::default()
+        }));
         self.result = result;
         self.operation(
             |s| {
@@ -325,12 +411,44 @@ impl Story {
         self.operation(inside, |outcome| Body::FlbFinish(flb_op(handler, outcome)))
     }
 
+    /// A driver takes a reference on the FLB of this name.
+    pub fn flb_get(&mut self, name: &str, direction: u32) -> &mut Self {
+        self.simple(|outcome| Body::FlbGet(flb_use(name, direction, outcome)))
+    }
+
+    /// A driver gives a reference back, and what happens inside.
+    pub fn flb_put(&mut self, name: &str, direction: u32, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| Body::FlbPut(flb_use(name, direction, outcome)))
+    }
+
+    /// The next kernel is told that the FLB of this name has so many users.
+    pub fn flb_record(&mut self, name: &str, users: u64) -> &mut Self {
+        self.push(Body::FlbRecord(FlbRecord {
+            name: Compatible::new(name),
+            data: 1,
+            users,
+        }))
+    }
+
+    /// What the operation of this hook on a session did to preserved memory: pages whose keys these numbers stand for.
+    pub fn pages(&mut self, hook: Hook, session: SessionRef, added: &[u64], removed: &[u64]) -> &mut Self {
+        let result = std::mem::take(&mut self.result);
+        self.push(Body::KhoBalance(KhoBalance {
+            operation: hook as u32,
+            session,
+            added: keys(added),
+            removed: keys(removed),
+            outcome: Outcome { result, duration: 1 },
+            ..KhoBalance::default()
+        }))
+    }
+
     /// A callback of the FLB of this name, for a file of this handler, that found so many users.
     pub fn flb_call(&mut self, call: FlbCall, name: &str, handler: &str, users: i64) -> &mut Self {
         self.simple(|outcome| {
             let callback = FlbCallback {
                 call: call as u32,
-                flb: name.bytes().fold(0x5_0000, |sum, b| sum * 31 + u64::from(b)),
+                flb: flb_id(name),
                 name: Compatible::new(name),
                 handler: Compatible::new(handler),
                 users,
@@ -342,13 +460,53 @@ impl Story {
     }
 }
 
+/// The image that [`Story::load`] loads.
+pub const IMAGE: Image = Image {
+    id: 0x1_3a6e,
+    mode: IMAGE_FILE,
+    reserved: 0,
+    kho: 0x7000_0000,
+};
+
 fn file_op(session: SessionRef, token: u64, object: Object, outcome: Outcome) -> FileOp {
     FileOp {
         session,
         token,
         handler: Compatible::new(MEMFD),
         object,
-        data: 0x10_0000 + token,
+        data: data(token),
+        outcome,
+    }
+}
+
+/// The serialized data of the file of this token.
+pub(super) fn data(token: u64) -> u64 {
+    0x10_0000 + token
+}
+
+/// What the kernel knows the FLB of this name by.
+pub(super) fn flb_id(name: &str) -> u64 {
+    name.bytes().fold(0x5_0000, |sum, b| sum * 31 + u64::from(b))
+}
+
+/// The multiset of these keys, one page each.
+pub(super) fn keys(keys: &[u64]) -> Keys {
+    Keys {
+        calls: keys.len() as u64,
+        pages: keys.len() as u64,
+        sum: keys
+            .iter()
+            .fold(0, |sum, key| sum.wrapping_add(key.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+    }
+}
+
+fn flb_use(name: &str, direction: u32, outcome: Outcome) -> FlbUse {
+    FlbUse {
+        flb: flb_id(name),
+        name: Compatible::new(name),
+        direction,
+        reserved: 0,
+        users: -1,
         outcome,
     }
 }

@@ -5,6 +5,7 @@
 
 use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, TOKEN_KNOWN};
 
+use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
 use super::super::objects::{File, Retrieve, Session};
 use super::super::scene::Scene;
@@ -104,9 +105,10 @@ pub(super) fn balance(state: &State, scene: &Scene, court: &mut Court) {
     }
 }
 
-/// Whether the file counts as open: it is outgoing and known from its preserve on.
+/// Whether the file counts as open: it is outgoing and known from its preserve on, or from a walk.
 fn opened(scene: &Scene, file: &File) -> bool {
-    scene.knows(file.epoch) && file.retrieve == Retrieve::NotAsked
+    let outgoing = file.state.is_some_and(|state| state.direction() == Direction::Outgoing);
+    scene.knows(file.epoch) && outgoing
 }
 
 fn forget(court: &mut Court) {
@@ -215,6 +217,7 @@ pub(super) fn retrieve_once(state: &State, scene: &Scene, court: &mut Court) {
             let file = scene.session.and_then(|s| Some((s, state.file(s, p.token)?)));
             match file {
                 None => asked_first(scene, court),
+                Some((_, file)) if file.retrieve == Retrieve::NotAsked => asked_first(scene, court),
                 Some((session, file)) if scene.knows(file.asked) => court.violate(scene.finding(
                     Invariant::FileRetrieveOnce,
                     session.file_subject(Some(p.token)),
@@ -231,7 +234,8 @@ pub(super) fn retrieve_once(state: &State, scene: &Scene, court: &mut Court) {
             };
             let (expected, seen) = match file.retrieve {
                 _ if !scene.knows(file.asked) => return,
-                Retrieve::Failed(_) => ("a retrieve that failed fails again", "it succeeded"),
+                Retrieve::NotAsked => return asked_first(scene, court),
+                Retrieve::Failed(..) => ("a retrieve that failed fails again", "it succeeded"),
                 Retrieve::Gave(given, _) if given != 0 && p.object.file != 0 && given != p.object.file => {
                     ("every retrieve gives the same file", "it gave another one")
                 }

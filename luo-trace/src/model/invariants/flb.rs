@@ -4,7 +4,8 @@
 //! in which things happened. A file counts as a user from the end of `luo_flb_file_preserve` on, when it certainly is one,
 //! to the end of `luo_flb_file_unpreserve`, when it certainly is none any more.
 
-use luo_trace_common::events::{FlbCall, FlbCallback};
+use luo_trace_common::events::{FlbCall, FlbCallback, OUTGOING};
+use luo_trace_common::hooks::Hook;
 
 use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
@@ -92,9 +93,19 @@ pub(super) fn destroy_on_last(state: &State, scene: &Scene, court: &mut Court) {
                 }
                 if p.outcome.is_ok() {
                     court.clear(Waits::User(i));
-                } else {
-                    unused(scene, court, i, flb, 0);
+                } else if !left_over(state, scene).any(|flb| flb == i) {
+                    unused(scene, court, i, flb, 0, 0);
                 }
+            }
+        }
+        Body::FlbGet(p) if p.outcome.is_ok() && p.direction == OUTGOING => {
+            if let Some((i, _)) = state.flbs.get(p.flb) {
+                court.clear(Waits::User(i));
+            }
+        }
+        Body::FlbPut(p) if p.direction == OUTGOING => {
+            if let Some((i, flb)) = state.flbs.get(p.flb) {
+                unused(scene, court, i, flb, 0, 1);
             }
         }
         Body::FlbUnpreserve(_) => state.flbs.iter().for_each(|(i, flb)| user_left(scene, court, i, flb)),
@@ -167,17 +178,21 @@ fn user_left(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
             court.unopen(Invariant::FlbDestroyOnLast);
             court.undecidable(Invariant::FlbDestroyOnLast);
         }
-        Some(start) if start >= since => unused(scene, court, i, flb, flb.users(scene.handler).min(1)),
+        Some(start) if start >= since => unused(scene, court, i, flb, flb.users(scene.handler).min(1), 0),
         Some(_) => {}
     }
 }
 
-/// Suspects global state that is there though nobody uses it when so many leave.
-fn unused(scene: &Scene, court: &mut Court, i: usize, flb: &Flb, leaving: u64) {
+/// Suspects global state that is there though nobody uses it when so many files leave and so many references are given back.
+fn unused(scene: &Scene, court: &mut Court, i: usize, flb: &Flb, leaving: u64, putting: u64) {
     let Life::Alive(_, made) = flb.outgoing.life(scene.moment.epoch) else {
         return;
     };
-    if flb.possible_users() > leaving || court.suspects(Waits::User(i)) {
+    let referenced = flb.references(Direction::Outgoing).held(scene.moment.epoch) > putting;
+    if flb.possible_users() > leaving || referenced || !court.sees(Hook::FlbGetOutgoing) {
+        return;
+    }
+    if court.suspects(Waits::User(i)) {
         return;
     }
     court.unopen(Invariant::FlbDestroyOnLast);
@@ -197,7 +212,8 @@ fn serialized(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
         Life::Alive(_, made) => {
             court.clear(Waits::User(i));
             court.unopen(Invariant::FlbDestroyOnLast);
-            if flb.possible_users() > 0 {
+            let references = flb.references(Direction::Outgoing).held(scene.moment.epoch);
+            if flb.possible_users() > 0 || references > 0 || !court.sees(Hook::FlbGetOutgoing) {
                 return court.hold(Invariant::FlbDestroyOnLast);
             }
             ("it went into the next kernel without a user".into(), made)
@@ -215,4 +231,67 @@ fn serialized(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
         seen,
         &[evidence],
     ));
+}
+
+/// States that this task made, in the joining that ends now, and that are still there.
+fn left_over<'a>(state: &'a State, scene: &Scene) -> impl Iterator<Item = usize> + 'a {
+    let since = scene.moment.start.unwrap_or(u64::MAX);
+    let parts = state.tasks.parts(scene.event);
+    parts
+        .into_iter()
+        .flat_map(move |parts| parts.left_over(since))
+        .map(|step| step.flb)
+}
+
+/// A joining that failed must undo the states that it made. Where one is still there, another file may have joined it.
+pub(super) fn rollback(state: &State, scene: &Scene, court: &mut Court) {
+    const ROLLBACK: Invariant = Invariant::FlbRollback;
+    match &scene.event.body {
+        Body::FlbPreserve(p) if p.outcome.is_ok() => {
+            for (i, flb) in state.flbs.iter() {
+                if flb.relation(scene.handler) != Relation::UsesNot {
+                    court.clear(Waits::Joiner(i));
+                }
+            }
+        }
+        Body::FlbPreserve(_) => {
+            let mut well = true;
+            for i in left_over(state, scene) {
+                let Some((i, flb)) = state.flbs.iter().nth(i) else {
+                    continue;
+                };
+                let Life::Alive(_, made) = flb.outgoing.life(scene.moment.epoch) else {
+                    continue;
+                };
+                if flb.possible_users() > 0 || flb.references(Direction::Outgoing).held(scene.moment.epoch) > 0 {
+                    continue;
+                }
+                well = false;
+                let finding = scene.finding(
+                    ROLLBACK,
+                    subject(Direction::Outgoing, flb),
+                    "it is taken down when another one of the handler's cannot be made",
+                    "it is still there, and nobody uses it",
+                    &[made],
+                );
+                court.suspect(Waits::Joiner(i), scene.moment.at, finding);
+            }
+            match scene.moment.whole {
+                _ if !well => {}
+                true => court.hold(ROLLBACK),
+                false => court.undecidable(ROLLBACK),
+            }
+        }
+        Body::FlbCallback(FlbCall::Unpreserve, p) => {
+            if let Some((i, _)) = state.flbs.get(p.flb) {
+                court.clear(Waits::Joiner(i));
+            }
+        }
+        Body::FlbGet(p) if p.outcome.is_ok() && p.direction == OUTGOING => {
+            if let Some((i, _)) = state.flbs.get(p.flb) {
+                court.clear(Waits::Joiner(i));
+            }
+        }
+        _ => {}
+    }
 }

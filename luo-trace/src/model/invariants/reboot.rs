@@ -1,7 +1,9 @@
-//! Invariants of the freeze and the jump: `kernel/liveupdate/luo_core.c` and `kernel/kexec_core.c` (7.3).
+//! Invariants of the reboot: `kernel/liveupdate/luo_core.c` and `kernel/kexec_core.c` (7.3).
 
+use super::super::counts::Direction;
 use super::super::court::Court;
 use super::super::finding::Subject;
+use super::super::objects::Session;
 use super::super::scene::Scene;
 use super::super::state::State;
 use super::Invariant;
@@ -33,4 +35,31 @@ pub(super) fn no_return(state: &State, scene: &Scene, court: &mut Court) {
         seen,
         &[frozen.id],
     ));
+}
+
+/// Judged when everything is serialized: finishing needs a lock that is held then.
+pub(super) fn incoming_finished_first(state: &State, scene: &Scene, court: &mut Court) {
+    const FIRST: Invariant = Invariant::IncomingFinishedFirst;
+    if !scene.serialized() {
+        return;
+    }
+    let expected = "every incoming session is finished before the next update";
+    if let Some((walk, epoch)) = state.unread
+        && scene.knows(epoch)
+    {
+        let seen = "nobody has even read in the previous kernel's sessions";
+        return court.violate(scene.finding(FIRST, Subject::Update, expected, seen, &[walk]));
+    }
+    let unfinished =
+        |s: &&Session| s.direction == Direction::Incoming && scene.knows(s.epoch) && s.finished.is_none() && !s.broken;
+    let mut left: Vec<_> = state.sessions().filter(unfinished).collect();
+    left.sort_by_key(|s| (s.name, s.serial));
+    match left.first() {
+        Some(first) => {
+            let seen = format!("{} are unfinished, among them \"{}\"", left.len(), first.name);
+            court.violate(scene.finding(FIRST, Subject::Update, expected, seen, &[first.origin]));
+        }
+        None if state.is_listed() => court.hold(FIRST),
+        None => court.undecidable(FIRST),
+    }
 }

@@ -1,11 +1,13 @@
 //! Invariants of sessions: `kernel/liveupdate/luo_session.c` (7.3).
 
+use luo_trace_common::events::{INCOMING, SessionRelease};
+
 use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
 use super::super::finding::Subject;
 use super::super::scene::{Scene, direction};
 use super::super::state::State;
-use super::{EEXIST, EINVAL, Invariant};
+use super::{EBUSY, EEXIST, EINVAL, Invariant};
 use crate::event::Body;
 
 /// Two creates of one name may end in the other order than they took effect around the release between them, so a second
@@ -140,5 +142,108 @@ pub(super) fn retrieve_once(_state: &State, scene: &Scene, court: &mut Court) {
             court.undecidable(Invariant::SessionRetrieveOnce);
         }
         _ => {}
+    }
+}
+
+/// The session is looked up by its id alone, since the operation is one that only sessions of its direction allow.
+pub(super) fn direction_kept(state: &State, scene: &Scene, court: &mut Court) {
+    let (expected, p, what) = match &scene.event.body {
+        Body::FilePreserve(p) if p.outcome.is_ok() => (Direction::Outgoing, &p.session, "a file was preserved into it"),
+        Body::FileRetrieve(p) if p.outcome.is_ok() => (Direction::Incoming, &p.session, "a file was retrieved from it"),
+        Body::FilesFinish(p) if p.outcome.is_ok() => (Direction::Incoming, &p.session, "it was finished"),
+        _ => return,
+    };
+    match state.session(p.id).filter(|s| scene.knows(s.epoch)) {
+        Some(session) if session.direction == expected => court.hold(Invariant::SessionDirection),
+        Some(session) => court.violate(scene.finding(
+            Invariant::SessionDirection,
+            session.subject(),
+            format!("only {expected} sessions allow that"),
+            what,
+            &[session.origin],
+        )),
+        None => court.undecidable(Invariant::SessionDirection),
+    }
+}
+
+/// A release holds the last reference to the session, so nothing else is done to it meanwhile.
+pub(super) fn release_finishes(_state: &State, scene: &Scene, court: &mut Court) {
+    let Body::SessionRelease(p) = &scene.event.body else {
+        return;
+    };
+    if p.direction != INCOMING {
+        return;
+    }
+    let finished = scene.session.and_then(|s| s.finished);
+    let finished = finished.is_some_and(|at| scene.moment.start.is_some_and(|start| at >= start));
+    if p.outcome.is_ok() && (finished || p.files == 0) {
+        return court.hold(Invariant::SessionReleaseFinishes);
+    }
+    if p.outcome.is_ok() && !scene.moment.whole {
+        return court.undecidable(Invariant::SessionReleaseFinishes);
+    }
+    let held = held(scene, p);
+    let seen = if p.outcome.is_ok() {
+        format!("it was closed without being finished, and held {held}")
+    } else {
+        let errno = crate::errno::result(p.outcome.result);
+        format!("closing it failed with {errno}: it is stranded with {held}")
+    };
+    let (direction, name) = (Direction::Incoming, p.session.name);
+    let evidence = scene.session.and_then(|s| s.refused);
+    court.violate(scene.finding(
+        Invariant::SessionReleaseFinishes,
+        Subject::Session { direction, name },
+        "its files are finished when it is closed",
+        seen,
+        evidence.as_slice(),
+    ));
+}
+
+/// The files that a session held, the first few by name.
+fn held(scene: &Scene, p: &SessionRelease) -> String {
+    const SHOWN: usize = 4;
+    let tokens = scene.session.into_iter().flat_map(|s| s.held()).map(|f| f.token);
+    let mut named: Vec<_> = tokens.take(SHOWN).map(|token| format!("{token:#x}")).collect();
+    if named.is_empty() {
+        return format!("{} files", p.files);
+    }
+    if p.files > named.len() as u64 {
+        named.push("...".into());
+    }
+    format!("{} files ({})", p.files, named.join(", "))
+}
+
+pub(super) fn device_exclusive(state: &State, scene: &Scene, court: &mut Court) {
+    const DEVICE: Invariant = Invariant::DeviceExclusive;
+    let Body::DeviceOpen(p) = &scene.event.body else {
+        return;
+    };
+    if p.outcome.result == EBUSY {
+        return court.hold(DEVICE);
+    }
+    if !p.outcome.is_ok() {
+        return;
+    }
+    let failed = state.tasks.parts(scene.event).and_then(|parts| parts.arrival_failed);
+    if let Some((at, id)) = failed
+        && scene.moment.start.is_some_and(|start| at >= start)
+    {
+        return court.violate(scene.finding(
+            DEVICE,
+            Subject::Device,
+            "opening it fails with EIO when the previous kernel's sessions cannot be read in",
+            "it succeeded",
+            &[id],
+        ));
+    }
+    match state.device.open(scene.moment.epoch) {
+        None if scene.moment.clear => court.hold(DEVICE),
+        None => court.undecidable(DEVICE),
+        Some(first) => {
+            let expected = "a second open fails with EBUSY while the first lasts";
+            let finding = scene.finding(DEVICE, Subject::Device, expected, "it succeeded", &[first]);
+            court.suspect(Waits::Close, scene.moment.at, finding);
+        }
     }
 }

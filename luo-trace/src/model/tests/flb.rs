@@ -35,7 +35,7 @@ fn global_state_that_is_made_once_and_goes_with_its_last_user_is_well() {
             next(first(s));
             last(leave(s));
         }
-        first(s).serialize();
+        first(s).reboot();
     });
     assert_eq!(judged.verdict(Invariant::FlbCreateOnFirst).ok, 4);
     assert_eq!(judged.verdict(Invariant::FlbDestroyOnLast).ok, 4);
@@ -167,7 +167,7 @@ fn a_file_may_be_seen_to_leave_after_another_made_the_state_anew() {
         first(s).by(100);
         s.since(begun);
         // then the new state has its user, in time and when all is serialized.
-        leave(s).wait(LONG).create(session(1, "a")).serialize();
+        leave(s).wait(LONG).create(session(1, "a")).reboot();
     });
 }
 
@@ -183,6 +183,7 @@ fn another_handler_that_may_use_the_state_keeps_it() {
 #[test]
 fn incoming_state_that_was_brought_back_before_the_record_may_finish() {
     let judged = holds(|s| {
+        s.flb_call(Retrieve, "iommu", "", 1);
         s.flb_call(Retrieve, "pci", "", 2).flb_finish(MEMFD, |_| ());
         s.flb_finish(MEMFD, |s| {
             s.flb_call(Finish, "pci", MEMFD, 0).flb_call(Finish, "iommu", MEMFD, 0);

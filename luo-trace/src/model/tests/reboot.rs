@@ -1,4 +1,4 @@
-use super::{holds, violates};
+use super::{breaks, holds, violates};
 use crate::model::Invariant;
 use crate::testing::{memfd, session};
 
@@ -15,14 +15,14 @@ fn a_kexec_that_comes_back_after_everything_was_frozen_is_found() {
 #[test]
 fn userspace_that_goes_on_after_everything_was_frozen_is_found_once() {
     let a = session(1, "a");
-    let finding = violates(Invariant::FreezeNoReturn, |s| {
+    let findings = breaks(&[Invariant::FreezeNoReturn, Invariant::FrozenImmutable], |s| {
         s.create(a)
             .reboot()
             .by(101)
             .preserve(a, 1, memfd(1))
             .preserve(a, 2, memfd(2));
     });
-    assert!(finding.seen.contains("by \"vmm\""), "{finding}");
+    assert!(findings[0].seen.contains("by \"vmm\""), "{findings:#?}");
 }
 
 #[test]

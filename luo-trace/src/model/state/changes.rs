@@ -1,214 +1,32 @@
-//! LUO's sessions and files as far as the record tells, and what each event changes.
-//!
-//! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
-//! begins a new epoch, and with it everything that was known before is no longer certain.
-
-use std::collections::HashMap;
+//! What each event changes.
 
 use luo_trace_common::events::{
     self as abi, FileCall, FileCallback, FileOp, FilesOp, SessionOp, SessionRef, SessionRelease,
 };
-use luo_trace_common::text::SessionName;
+use luo_trace_common::hooks::Hook;
 
-use super::counts::{Counts, Direction, FileState, HandlerId};
-use super::court::SETTLE_NS;
-use super::flbs::Flbs;
-use super::index::{Holder, Index, change};
-use super::objects::{File, GivenBack, Preserving, Retrieve, Session, SessionView, Task};
-use super::scene::{Moment, Scene, TAINTED, direction};
-use crate::event::{Body, Event, EventId};
+use super::super::counts::{Direction, FileState, HandlerId};
+use super::super::court::SETTLE_NS;
+use super::super::index::{Holder, change};
+use super::super::objects::{File, Finishing, Freezing, GivenBack, Preserving, Retrieve, Session, Task};
+use super::super::pages::Pages;
+use super::super::scene::{Moment, STRADDLES, TAINTED};
+use super::super::tasks::Parts;
+use super::{BLINK_NS, Frozen, MOST_DEPARTING, Serialized, State};
+use crate::event::{Body, Event};
 
-/// How long after a gap a record may still be incomplete, in nanoseconds. A program reads the count of losses a moment
-/// after its event took its place in the record, so a loss is at times told one event early.
-const BLINK_NS: u64 = 10_000_000;
-
-/// More sessions than this are not kept to wait for the end of their release: no machine has as many CPUs to be in one.
-const MOST_DEPARTING: usize = 1024;
-
-/// A successful `liveupdate_reboot`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Frozen {
-    pub(super) at: u64,
-    pub(super) id: EventId,
-    tid: u32,
-}
-
-impl Frozen {
-    /// Whether this event cannot be once everything is frozen: its task came back from the reboot, or it is the end of an
-    /// operation that began later and needs a lock which is then held for good. What fails before it takes that lock, and
-    /// what was under way before, is no sign.
-    pub(super) fn is_broken_by(&self, event: &Event) -> bool {
-        let locked = match &event.body {
-            Body::KexecReturn(_) => return event.header.pid == self.tid,
-            Body::SessionCreate(p) | Body::SessionRetrieve(p) => p.outcome.is_ok(),
-            Body::SessionRelease(_)
-            | Body::SessionSerialize(_)
-            | Body::FilePreserve(_)
-            | Body::FileRetrieve(_)
-            | Body::FilesUnpreserve(_)
-            | Body::FilesFinish(_)
-            | Body::FilesFreeze(_)
-            | Body::FilesUnfreeze(_)
-            | Body::FileCallback(..)
-            | Body::FlbPreserve(_)
-            | Body::FlbUnpreserve(_)
-            | Body::FlbFinish(_) => true,
-            _ => false,
-        };
-        locked && event.start().is_some_and(|start| start > self.at)
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    now: u64,
-    epoch: u32,
-    /// Before this time the record has holes.
-    blind_until: u64,
-    next_serial: u64,
-    sessions: HashMap<u64, Session>,
-    /// Sessions whose id was given to another before their release was seen to end.
-    departing: Vec<Session>,
-    /// Id and serial number of the newest session of each name.
-    names: HashMap<(Direction, SessionName), (u64, u64)>,
-    index: Index,
-    pub(super) flbs: Flbs,
-    pub(super) frozen: Option<Frozen>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            now: 0,
-            epoch: TAINTED + 1,
-            blind_until: 0,
-            next_serial: 0,
-            sessions: HashMap::new(),
-            departing: Vec::new(),
-            names: HashMap::new(),
-            index: Index::default(),
-            flbs: Flbs::default(),
-            frozen: None,
-        }
-    }
-}
-
-// What is asked.
-impl State {
-    /// Time of the newest event.
-    pub(super) fn now(&self) -> u64 {
-        self.now
-    }
-
-    pub(super) fn counts(&self) -> &Counts {
-        &self.index.counts
-    }
-
-    /// Whether no file can be on its way into a session: none is open, and none can be open that was not seen.
-    pub(super) fn is_idle(&self) -> bool {
-        self.index.counts.outgoing_sessions == 0 && self.blind_until == 0
-    }
-
-    /// The session that has this id now.
-    pub(super) fn session(&self, id: u64) -> Option<&Session> {
-        self.sessions.get(&id)
-    }
-
-    pub(super) fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.values()
-    }
-
-    /// The session that has this name now.
-    pub(super) fn named(&self, direction: Direction, name: SessionName) -> Option<&Session> {
-        let &(id, serial) = self.names.get(&(direction, name))?;
-        self.sessions.get(&id).filter(|s| s.serial == serial)
-    }
-
-    pub(super) fn file<'a>(&self, session: &'a Session, token: u64) -> Option<&'a File> {
-        let &i = self.index.tokens.get(&(session.serial, token))?;
-        session.files.get(i)
-    }
-
-    /// The session and file that hold this object.
-    pub(super) fn holder(&self, identity: u64) -> Option<(&Session, &File)> {
-        let holder = self.index.objects.get(&identity)?;
-        let session = self.sessions.get(&holder.id).filter(|s| s.serial == holder.serial)?;
-        Some((session, session.files.get(holder.place)?))
-    }
-
-    #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.departing.len() + self.names.len() + self.index.tokens.len() + self.index.objects.len()
-    }
-
-    pub(super) fn list_sessions(&self) -> Vec<SessionView<'_>> {
-        let mut sessions: Vec<_> = self.sessions.values().collect();
-        sessions.sort_by_key(|s| (s.direction, s.name, s.serial));
-        let counts = &self.index.counts;
-        sessions
-            .into_iter()
-            .map(|session| SessionView { session, counts })
-            .collect()
-    }
-
-    /// The event with what it is about.
-    pub(super) fn scene<'a>(&'a self, event: &'a Event, handler: HandlerId) -> Scene<'a> {
-        let start = event.start();
-        let moment = Moment {
-            at: event.header.ktime,
-            start,
-            id: event.id(),
-            epoch: self.epoch,
-            clear: event.header.ktime > self.blind_until || self.blind_until == 0,
-        };
-        let session = match &event.body {
-            Body::SessionCreate(_) | Body::FilesDeserialize(_) => None,
-            Body::SessionRelease(p) => self.released(p, start),
-            body => body.session().and_then(|session| {
-                let direction = direction(body)?;
-                match session.id {
-                    0 => self.named(direction, session.name),
-                    id => self.session(id).filter(|s| s.direction == direction),
-                }
-            }),
-        };
-        Scene {
-            event,
-            moment,
-            session,
-            handler,
-        }
-    }
-
-    /// The session that a release is about: of two that had the id, the older one if the release began before the younger.
-    fn released(&self, p: &SessionRelease, start: Option<u64>) -> Option<&Session> {
-        match self.departing_at(p, start) {
-            Some(i) => self.departing.get(i),
-            None => self
-                .session(p.session.id)
-                .filter(|s| s.goes(p) && start.is_none_or(|start| start >= s.born)),
-        }
-    }
-
-    fn departing_at(&self, p: &SessionRelease, start: Option<u64>) -> Option<usize> {
-        let before = |session: &Session| start.is_none_or(|start| start <= session.left);
-        self.departing
-            .iter()
-            .position(|s| s.id == p.session.id && s.goes(p) && before(s))
-    }
-}
-
-// What changes.
 impl State {
     /// Notes the event's time, and gives the number of the handler it names.
-    pub(super) fn meet(&mut self, event: &Event) -> HandlerId {
+    pub(in crate::model) fn meet(&mut self, event: &Event) -> HandlerId {
         self.now = self.now.max(event.header.ktime);
         if !self.departing.is_empty() {
             let now = self.now;
             // Their release is overdue: it will not come.
             self.departing.retain(|s| now < s.left.saturating_add(2 * SETTLE_NS));
         }
-        match &event.body {
+        let handler = match &event.body {
+            Body::SnapshotFile(p) => self.index.counts.handler_id(&p.handler),
+            Body::SnapshotHandler(p) => self.index.counts.handler_id(&p.name),
             Body::FilePreserve(p) | Body::FileRetrieve(p) => self.index.counts.handler_id(&p.handler),
             Body::FileCallback(_, p) => self.index.counts.handler_id(&p.handler),
             Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => {
@@ -216,29 +34,37 @@ impl State {
             }
             Body::FlbCallback(_, p) => self.index.counts.handler_id(&p.handler),
             _ => 0,
+        };
+        if self.walk.is_some() || matches!(event.body, Body::SnapshotBegin(_)) {
+            self.walk(event, handler);
         }
+        handler
     }
 
     /// Whether an operation succeeded on a session and does not say on which: any may have changed.
-    pub(super) fn is_blank(event: &Event) -> bool {
+    pub(in crate::model) fn is_blank(event: &Event) -> bool {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
         ok && !matches!(event.body, Body::FileCallback(..) | Body::KhoBalance(_))
             && event.body.session().is_some_and(|s| s.id == 0)
     }
 
     /// Events were lost: nothing that is known stays certain.
-    pub(super) fn lose(&mut self, gap: &Event) {
+    pub(in crate::model) fn lose(&mut self, gap: &Event) {
         self.now = self.now.max(gap.header.ktime);
         self.epoch = self.epoch.saturating_add(1);
         self.blind_until = self.now.saturating_add(BLINK_NS);
         self.departing.clear();
+        self.tasks.forget();
+        self.walk = None;
     }
 
     /// Lets an event take effect.
-    pub(super) fn apply(&mut self, event: &Event, moment: Moment, handler: HandlerId) {
+    pub(in crate::model) fn apply(&mut self, event: &Event, moment: Moment, handler: HandlerId) {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
         // Told once: the update has failed, and what follows is a host that goes on.
         self.frozen = self.frozen.filter(|frozen| !frozen.is_broken_by(event));
+        self.serialized = self.serialized.filter(|serialized| !serialized.is_broken_by(event));
+        self.account(event, moment);
         match &event.body {
             Body::SessionCreate(p) if ok => {
                 self.insert(p, Direction::Outgoing, moment);
@@ -249,17 +75,25 @@ impl State {
                 self.take(p.session.id, event);
             }
             Body::SessionRelease(p) => self.release(p, moment, ok),
-            Body::SessionSerialize(_) if ok => self.serialize(),
+            Body::SessionSerialize(_) => self.serialize(moment, ok),
             Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
             Body::FileRetrieve(p) if ok => self.retrieve_file(p, handler, moment),
             Body::FileCallback(call, p) => self.call_back(*call, p, handler, moment, ok),
             Body::FilesUnpreserve(p) => self.unpreserve_files(p, moment),
-            Body::FilesFinish(p) if ok => self.finish_files(p, moment),
+            Body::FilesFinish(p) => self.finish_files(p, moment, ok),
             Body::FilesFreeze(p) if ok => self.set_frozen(p, moment, FileState::Frozen),
+            Body::FilesFreeze(p) => {
+                if let Some(session) = self.sessions.get_mut(&p.session.id) {
+                    session.freezing = Freezing::Failed(moment.id);
+                }
+            }
             Body::FilesUnfreeze(p) => self.set_frozen(p, moment, FileState::Preserved),
             Body::FilesDeserialize(p) => self.deserialize(p, moment, ok),
             Body::FlbPreserve(_) if ok => self.flbs.user_came(handler, moment, &mut self.index.counts),
             Body::FlbUnpreserve(_) => self.flbs.user_left(handler, moment, &mut self.index.counts),
+            Body::FlbFinish(_) => self.flbs.left(handler, moment),
+            Body::FlbGet(p) if ok => self.flbs.reference(p, true, moment),
+            Body::FlbPut(p) => self.flbs.reference(p, false, moment),
             Body::FlbCallback(call, p) => self.flbs.callback(*call, p, handler, moment, &mut self.index.counts),
             Body::LiveupdateReboot(_) if ok => {
                 self.frozen = Some(Frozen {
@@ -268,7 +102,65 @@ impl State {
                     tid: event.header.pid,
                 });
             }
+            Body::LiveupdateReboot(_) => self.aborted = Some((moment.id, moment.stamp())),
+            Body::SessionDeserialize(_) => self.unread = None,
+            _ if self.survey.is_some() => self.learn(moment),
             _ => {}
+        }
+        self.tasks.apply(event, moment, &self.flbs);
+    }
+
+    /// What does not concern single sessions and files.
+    fn account(&mut self, event: &Event, moment: Moment) {
+        match &event.body {
+            Body::DeviceOpen(_) | Body::DeviceRelease(_) => self.device.apply(event, moment),
+            Body::ImageCarrier(_) | Body::ImageLoad(_) | Body::KexecEnter(_) | Body::KexecReturn(_) => {
+                let sessions = self.outgoing().next().is_some();
+                self.images.apply(event, moment, sessions);
+            }
+            Body::KhoOp(..) => self.kho.apply(event, moment),
+            Body::FilePreserve(_) | Body::FilesUnpreserve(_) => self.count_pages(event, moment),
+            Body::SessionRelease(p) if p.direction != abi::INCOMING => {
+                let known = self.released(p, moment.start).is_some_and(|s| s.epoch == moment.epoch);
+                if !known || !moment.whole {
+                    self.kho.doubt();
+                }
+            }
+            Body::FlbPreserve(_) | Body::FlbUnpreserve(_) | Body::FlbFinish(_) => self.tells_errno = true,
+            _ => {}
+        }
+    }
+
+    /// Adds what an operation on a session's files did to preserved memory to what the session's did, and to what all did.
+    fn count_pages(&mut self, event: &Event, moment: Moment) {
+        let (session, hook, ok) = match &event.body {
+            Body::FilePreserve(p) => (p.session.id, Hook::FilePreserve, p.outcome.is_ok()),
+            Body::FilesUnpreserve(p) => (p.session.id, Hook::FilesUnpreserve, true),
+            _ => return,
+        };
+        let parts = self.tasks.parts(event);
+        let pages = parts.and_then(|parts| parts.balance_of(hook));
+        let pages = pages.map(|(balance, _)| Pages::of(balance)).unwrap_or_default();
+        let mixed = parts.is_some_and(|parts| !parts.flbs.is_empty());
+        let session = self.sessions.get_mut(&session);
+        let known = session.as_ref().is_some_and(|s| s.epoch == moment.epoch);
+        if !known || !moment.whole {
+            self.kho.doubt();
+        }
+        self.kho.count(pages);
+        let Some(session) = session else { return };
+        if !ok {
+            // It is judged by itself.
+            if !parts.is_some_and(Parts::is_mixed) {
+                self.kho.settle(pages);
+            }
+            return;
+        }
+        session.pages = session.pages.and(pages);
+        session.mixed |= mixed;
+        if hook == Hook::FilesUnpreserve && !session.mixed {
+            self.kho.settle(session.pages);
+            session.pages = Pages::default();
         }
     }
 
@@ -284,8 +176,13 @@ impl State {
         }
     }
 
-    fn add(&mut self, session: &SessionRef, direction: Direction, epoch: u32, moment: Moment) {
+    pub(super) fn add(&mut self, session: &SessionRef, direction: Direction, epoch: u32, moment: Moment) {
         if session.id == 0 {
+            return;
+        }
+        let same = |s: &Session| s.direction == direction && s.name == session.name;
+        if moment.epoch == STRADDLES && self.sessions.get(&session.id).is_some_and(same) {
+            // The walk that it was under way at has found it.
             return;
         }
         if let Some(mut old) = self.sessions.remove(&session.id) {
@@ -326,21 +223,36 @@ impl State {
                 born: if epoch == TAINTED { 0 } else { moment.at },
                 left: 0,
                 taken_by: None,
+                finishing: None,
+                refused: None,
+                finished: None,
+                broken: false,
+                freezing: Freezing::Untouched,
+                cursor: 0,
+                pages: Pages::default(),
+                mixed: false,
+                missed: false,
             },
         );
     }
 
     /// The session of an operation; one that was not met before is taken as it is, its past unknown.
     fn adopt(&mut self, session: &SessionRef, direction: Direction, moment: Moment) -> Option<&mut Session> {
-        let met = self.sessions.get(&session.id).is_some_and(|s| s.direction == direction);
-        if session.id != 0 && !met {
+        let met = self.sessions.get(&session.id);
+        if met.is_some_and(|s| s.direction != direction && s.epoch == moment.epoch) {
+            // An operation that sessions of its direction do not allow makes it no other session.
+            return None;
+        }
+        if session.id != 0 && met.is_none_or(|s| s.direction != direction) {
             self.add(session, direction, TAINTED, moment);
         }
         self.sessions.get_mut(&session.id)
     }
 
     fn retrieve_session(&mut self, p: &SessionOp, moment: Moment) {
-        self.adopt(&p.session, Direction::Incoming, moment);
+        if self.adopt(&p.session, Direction::Incoming, moment).is_none() {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(&p.session.id) {
             session.retrieved = Some((moment.id, moment.stamp()));
             self.index.no_longer_awaited(session);
@@ -362,7 +274,7 @@ impl State {
     }
 
     /// A session is no more: drops it and all that led to it.
-    fn retire(&mut self, mut session: Session) {
+    pub(super) fn retire(&mut self, mut session: Session) {
         self.index.drop_files(&mut session);
         self.index.no_longer_awaited(&mut session);
         let key = (session.direction, session.name);
@@ -372,20 +284,33 @@ impl State {
         self.index.counts.session_went(session.direction);
     }
 
-    fn serialize(&mut self) {
+    fn serialize(&mut self, moment: Moment, ok: bool) {
         for session in self
             .sessions
             .values_mut()
             .filter(|s| s.direction == Direction::Outgoing)
         {
-            session.frozen = true;
-            session.epoch = TAINTED;
+            // What comes next is another freeze.
+            session.freezing = Freezing::Untouched;
             for file in &mut session.files {
-                change(&mut self.index.counts, file, FileState::Frozen);
-                file.epoch = TAINTED;
+                file.freezing = Freezing::Untouched;
+            }
+            if ok {
+                session.frozen = true;
+                session.epoch = TAINTED;
+                for file in &mut session.files {
+                    change(&mut self.index.counts, file, FileState::Frozen);
+                    file.epoch = TAINTED;
+                }
             }
         }
-        self.flbs.serialized();
+        if ok {
+            self.flbs.serialized(moment.epoch);
+            self.serialized = Some(Serialized {
+                at: moment.at,
+                id: moment.id,
+            });
+        }
     }
 
     fn preserve_file(&mut self, p: &FileOp, handler: HandlerId, moment: Moment, ok: bool) {
@@ -398,6 +323,10 @@ impl State {
         }
         let called_back = preserving.is_some_and(|c| c.file != 0 && c.file == p.object.file && c.epoch == moment.epoch);
         let (serial, index) = (session.serial, session.files.len());
+        if moment.epoch == STRADDLES && session.held().any(|f| f.token == p.token) {
+            // The walk that it was under way at has found it.
+            return;
+        }
         session.files.push(File {
             token: p.token,
             handler,
@@ -409,6 +338,8 @@ impl State {
             retrieve: Retrieve::NotAsked,
             asked: TAINTED,
             since: moment.at,
+            data: p.data,
+            freezing: Freezing::Untouched,
         });
         self.index
             .counts
@@ -451,11 +382,60 @@ impl State {
                 let retrieve = if ok {
                     Retrieve::Gave(p.file, moment.id)
                 } else {
-                    Retrieve::Failed(moment.id)
+                    Retrieve::Failed(p.outcome.result, moment.id)
                 };
-                self.asked_for(&p.session, p.token, handler, moment, retrieve);
+                if let Some(file) = self.asked_for(&p.session, p.token, handler, moment, retrieve) {
+                    file.data = p.data;
+                }
             }
-            _ => {}
+            FileCall::Freeze | FileCall::Unfreeze => self.freeze_file(call, p, handler, moment, ok),
+            FileCall::CanFinish | FileCall::Finish => self.finish_file(call, p, moment, ok),
+            FileCall::Retrieve => {}
+        }
+    }
+
+    fn freeze_file(&mut self, call: FileCall, p: &FileCallback, handler: HandlerId, moment: Moment, ok: bool) {
+        let freezers = &mut self.freezers[usize::from(call == FileCall::Unfreeze)];
+        if !freezers.contains(&handler) {
+            freezers.push(handler);
+        }
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        let Some(place) = session.find((p.file, p.data)) else {
+            return;
+        };
+        session.cursor = place;
+        session.files[place].freezing = match call {
+            FileCall::Unfreeze => Freezing::Undone(moment.id),
+            _ if ok => Freezing::Frozen(moment.id),
+            _ => Freezing::Failed(moment.id),
+        };
+    }
+
+    fn finish_file(&mut self, call: FileCall, p: &FileCallback, moment: Moment, ok: bool) {
+        self.tells_errno |= p.retrieve_status < 0;
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        let called = (p.file, p.data);
+        if let Some(place) = session.find(called) {
+            session.cursor = place;
+        }
+        let finishing = session.finishing.get_or_insert_with(|| {
+            Box::new(Finishing {
+                epoch: moment.stamp(),
+                ..Finishing::default()
+            })
+        });
+        if call == FileCall::Finish {
+            finishing.done.push((called, moment.id));
+            return;
+        }
+        finishing.asked.push(called);
+        if !ok {
+            finishing.refused.get_or_insert(moment.id);
+            session.refused = Some(moment.id);
         }
     }
 
@@ -470,6 +450,9 @@ impl State {
         }
         if handler != 0 {
             file.handler = handler;
+        }
+        if p.data != 0 {
+            file.data = p.data;
         }
         let after = *file;
         if let Some(state) = before.state {
@@ -492,7 +475,7 @@ impl State {
         let serial = self.adopt(p, Direction::Incoming, moment)?.serial;
         let session = self.sessions.get_mut(&p.id)?;
         let state = match retrieve {
-            Retrieve::Failed(_) => FileState::Failed,
+            Retrieve::Failed(..) => FileState::Failed,
             _ => FileState::Retrieved,
         };
         if let Some(&i) = self.index.tokens.get(&(serial, token)) {
@@ -506,6 +489,9 @@ impl State {
             // What is not certain any more is learned anew.
             if file.asked != moment.epoch {
                 (file.retrieve, file.asked) = (retrieve, moment.stamp());
+            }
+            if file.state == Some(FileState::Pending) {
+                change(&mut self.index.counts, file, state);
             }
             return Some(file);
         }
@@ -526,12 +512,16 @@ impl State {
             retrieve,
             asked: moment.stamp(),
             since: moment.at,
+            data: 0,
+            freezing: Freezing::Untouched,
         });
         session.files.last_mut()
     }
 
     fn unpreserve_files(&mut self, p: &FilesOp, moment: Moment) {
-        self.adopt(&p.session, Direction::Outgoing, moment);
+        if self.adopt(&p.session, Direction::Outgoing, moment).is_none() {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&p.session.id) else {
             return;
         };
@@ -543,9 +533,17 @@ impl State {
         self.index.drop_files(session);
     }
 
-    fn finish_files(&mut self, p: &FilesOp, moment: Moment) {
-        self.adopt(&p.session, Direction::Incoming, moment);
-        if let Some(session) = self.sessions.get_mut(&p.session.id) {
+    fn finish_files(&mut self, p: &FilesOp, moment: Moment, ok: bool) {
+        if ok && self.adopt(&p.session, Direction::Incoming, moment).is_none() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        session.finishing = None;
+        if ok {
+            session.finished = Some(moment.at);
+            session.refused = None;
             self.index.drop_files(session);
         }
     }
@@ -556,6 +554,10 @@ impl State {
         }
         if let Some(session) = self.sessions.get_mut(&p.session.id) {
             session.frozen = state == FileState::Frozen;
+            session.freezing = match state {
+                FileState::Frozen => Freezing::Frozen(moment.id),
+                _ => Freezing::Undone(moment.id),
+            };
             for file in &mut session.files {
                 change(&mut self.index.counts, file, state);
             }
@@ -563,12 +565,16 @@ impl State {
     }
 
     fn deserialize(&mut self, p: &FilesOp, moment: Moment, ok: bool) {
+        if moment.epoch == STRADDLES && self.sessions.contains_key(&p.session.id) {
+            return;
+        }
         self.add(&p.session, Direction::Incoming, moment.stamp(), moment);
         let Some(session) = self.sessions.get_mut(&p.session.id) else {
             return;
         };
         // What failed to arrive whole is leaked by the kernel on purpose: nobody can ask for it.
         session.pending = if ok { p.files } else { 0 };
+        session.broken = !ok;
         session.awaited = true;
         self.index.counts.pending_sessions += 1;
         self.index.counts.files_came(0, FileState::Pending, session.pending, 0);

@@ -1,0 +1,193 @@
+//! Invariants that a walk over the kernel's lists decides: its counts against what the lists hold, and what they hold
+//! against what the record says.
+//!
+//! A walk takes no lock, so that an operation under way may be half of its findings: each is suspected until no operation
+//! that began before the walk ended can still end.
+
+use luo_trace_common::events::FilesOp;
+
+use super::super::counts::Direction;
+use super::super::court::{Court, Waits};
+use super::super::finding::Subject;
+use super::super::objects::Session;
+use super::super::scene::Scene;
+use super::super::state::State;
+use super::super::walk::{Survey, Walked};
+use super::Invariant;
+use crate::event::{Body, EventId};
+
+fn survey(state: &State) -> Option<&Survey> {
+    state.survey.as_deref().filter(|survey| survey.certain)
+}
+
+/// Whether a reboot failed, and this is the first look since.
+fn after_abort(state: &State, scene: &Scene) -> Option<EventId> {
+    state.aborted.filter(|&(_, epoch)| scene.knows(epoch)).map(|(id, _)| id)
+}
+
+pub(super) fn session_count(state: &State, scene: &Scene, court: &mut Court) {
+    const COUNT: Invariant = Invariant::SessionCount;
+    let Some(survey) = survey(state) else { return };
+    for (direction, counted) in [
+        (Direction::Outgoing, survey.end.outgoing_sessions),
+        (Direction::Incoming, survey.end.incoming_sessions),
+    ] {
+        let listed = survey.walk.count(direction) as i64;
+        if counted < 0 || !survey.tells(direction) {
+            continue;
+        }
+        if counted == listed {
+            court.hold(COUNT);
+            continue;
+        }
+        let finding = scene.finding(
+            COUNT,
+            Subject::Update,
+            format!("the kernel counts the {listed} {direction} sessions that it lists"),
+            format!("it counts {counted}"),
+            &[],
+        );
+        court.suspect(Waits::Sessions, survey.at, finding);
+    }
+    if after_abort(state, scene).is_none() {
+        missing_sessions(state, scene, court, survey, COUNT);
+    }
+}
+
+/// Suspects that sessions vanished which nothing is known to have released.
+fn missing_sessions(state: &State, scene: &Scene, court: &mut Court, survey: &Survey, invariant: Invariant) {
+    let missing = |s: &&Session| {
+        let walked = survey.walk.session(s.id);
+        let there = walked.is_some_and(|w| w.direction == s.direction && w.record.session.name == s.name);
+        scene.knows(s.epoch) && survey.tells(s.direction) && !there && !s.missed
+    };
+    let mut missing: Vec<_> = state.sessions().filter(missing).collect();
+    missing.sort_by_key(|s| s.serial);
+    for session in missing {
+        let finding = scene.finding(
+            invariant,
+            session.subject(),
+            "it is in the kernel's list until it is released",
+            "it is not there any more",
+            &[session.origin],
+        );
+        court.suspect(Waits::Release(session.serial), survey.at, finding);
+    }
+}
+
+/// Of a session with its mutex held, and of every session at a walk.
+pub(super) fn file_count(state: &State, scene: &Scene, court: &mut Court) {
+    const COUNT: Invariant = Invariant::FileCount;
+    if let Body::FilesFreeze(p) | Body::FilesFinish(p) = &scene.event.body {
+        return counted(scene, court, p);
+    }
+    let Some(survey) = survey(state) else { return };
+    for walked in &survey.walk.sessions {
+        let listed = walked.files.len() as u64;
+        if walked.record.files == listed {
+            court.hold(COUNT);
+            continue;
+        }
+        let object = subject(walked);
+        let expected = format!("the kernel counts the {listed} files that it lists");
+        let finding = scene.finding(
+            COUNT,
+            object,
+            expected,
+            format!("it counts {}", walked.record.files),
+            &[walked.id],
+        );
+        court.suspect(Waits::Files(walked.record.session.id), survey.at, finding);
+    }
+    if after_abort(state, scene).is_none() {
+        changed_files(state, scene, court, survey, COUNT);
+    }
+}
+
+fn subject(walked: &Walked) -> Subject {
+    let (direction, name) = (walked.direction, walked.record.session.name);
+    Subject::Session { direction, name }
+}
+
+fn counted(scene: &Scene, court: &mut Court, p: &FilesOp) {
+    let Some(session) = scene.known_session().filter(|s| scene.moment.whole && !s.broken) else {
+        return court.undecidable(Invariant::FileCount);
+    };
+    let files = session.pending + session.held().count() as u64;
+    if files == p.files {
+        return court.hold(Invariant::FileCount);
+    }
+    court.violate(scene.finding(
+        Invariant::FileCount,
+        session.subject(),
+        format!("the session has the {files} files that came into it"),
+        format!("the kernel counts {}", p.files),
+        &[session.origin],
+    ));
+}
+
+/// Suspects that files came or went which nothing is known to have preserved or given back.
+fn changed_files(state: &State, scene: &Scene, court: &mut Court, survey: &Survey, invariant: Invariant) {
+    for walked in &survey.walk.sessions {
+        let Some(session) = state.known(walked) else { continue };
+        let known = walked.files.iter().filter(|f| state.has(session, f)).count() as u64;
+        let (listed, held) = (walked.files.len() as u64, session.held().count() as u64);
+        // Files that nobody has asked for are known by their number only.
+        if known == held && listed == held + session.pending {
+            continue;
+        }
+        let finding = scene.finding(
+            invariant,
+            session.subject(),
+            format!("it has the {} files that came into it", held + session.pending),
+            format!("the kernel lists {listed}, {known} of them known"),
+            &[session.origin, walked.id],
+        );
+        court.suspect(Waits::Files(session.id), survey.at, finding);
+    }
+}
+
+/// A reboot that failed is judged by the first walk after it.
+pub(super) fn abort_restores(state: &State, scene: &Scene, court: &mut Court) {
+    const ABORT: Invariant = Invariant::RebootAbortRestores;
+    if matches!(&scene.event.body, Body::LiveupdateReboot(p) if !p.outcome.is_ok()) {
+        return court.open(ABORT);
+    }
+    let (Some(survey), Some(_)) = (survey(state), after_abort(state, scene)) else {
+        return;
+    };
+    court.close(ABORT);
+    missing_sessions(state, scene, court, survey, ABORT);
+    changed_files(state, scene, court, survey, ABORT);
+}
+
+/// The kernel's counts of users against the files and references that the record says there are.
+pub(super) fn flb_count(state: &State, scene: &Scene, court: &mut Court, survey: &Survey) {
+    if !survey.certain {
+        return;
+    }
+    for (p, id) in survey.walk.flbs.iter().filter(|(p, _)| p.outgoing_users >= 0) {
+        let Some((i, flb)) = state.flbs.get(p.flb) else {
+            continue;
+        };
+        let Some(files) = flb.exact_users(scene.moment.epoch) else {
+            continue;
+        };
+        let references = flb.references(Direction::Outgoing);
+        let held = references.held(scene.moment.epoch);
+        let users = p.outgoing_users.unsigned_abs();
+        if users >= files && (users <= files + held || references.newest().is_some()) {
+            court.hold(Invariant::FlbCount);
+            continue;
+        }
+        let (direction, name) = (Direction::Outgoing, flb.name);
+        let finding = scene.finding(
+            Invariant::FlbCount,
+            Subject::Flb { direction, name },
+            super::flb_users::expected(files, held),
+            format!("the kernel counts {users}"),
+            &[*id],
+        );
+        court.suspect(Waits::Users(i), survey.at, finding);
+    }
+}

@@ -1,0 +1,153 @@
+//! A walk over the kernel's lists, as its records come in.
+
+use std::collections::HashMap;
+
+use luo_trace_common::events::{self as abi, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb, SnapshotSession};
+
+use super::counts::{Direction, HandlerId};
+use crate::event::{Body, Event, EventId};
+
+/// A session that a walk found.
+#[derive(Debug)]
+pub(super) struct Walked {
+    pub(super) record: SnapshotSession,
+    pub(super) direction: Direction,
+    pub(super) id: EventId,
+    pub(super) files: Vec<WalkedFile>,
+}
+
+/// A file that a walk found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkedFile {
+    pub(super) record: SnapshotFile,
+    pub(super) handler: HandlerId,
+    pub(super) id: EventId,
+}
+
+/// What a walk found so far.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    number: u64,
+    /// When it began.
+    pub(super) since: u64,
+    pub(super) sessions: Vec<Walked>,
+    places: HashMap<u64, usize>,
+    pub(super) flbs: Vec<(SnapshotFlb, EventId)>,
+    handlers: HashMap<u64, HandlerId>,
+    /// Which handlers' files use which FLBs, by their addresses.
+    links: HashMap<u64, Vec<HandlerId>>,
+    /// The lists may have changed meanwhile.
+    pub(super) disturbed: bool,
+}
+
+/// What a walk that is over found.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) walk: Walk,
+    pub(super) end: SnapshotEnd,
+    pub(super) id: EventId,
+    pub(super) at: u64,
+    /// Whether it found the lists as they were at one moment, all of them.
+    pub(super) certain: bool,
+}
+
+impl Walk {
+    pub(super) fn begin(p: &SnapshotBegin, at: u64) -> Self {
+        Self {
+            number: p.walk,
+            since: at,
+            ..Self::default()
+        }
+    }
+
+    /// Whether this is its end.
+    pub(super) fn ends_with(&self, p: &SnapshotEnd) -> bool {
+        self.number == p.walk
+    }
+
+    /// Takes a record of it, or what happens meanwhile.
+    pub(super) fn take(&mut self, event: &Event, handler: HandlerId) {
+        let id = event.id();
+        match &event.body {
+            Body::SnapshotSession(p) => {
+                let direction = match p.direction {
+                    abi::OUTGOING => Direction::Outgoing,
+                    abi::INCOMING => Direction::Incoming,
+                    _ => return self.disturbed = true,
+                };
+                self.places.insert(p.session.id, self.sessions.len());
+                let (record, files) = (*p, Vec::new());
+                self.sessions.push(Walked {
+                    record,
+                    direction,
+                    id,
+                    files,
+                });
+            }
+            Body::SnapshotFile(p) => match self.places.get(&p.session) {
+                Some(&place) => self.sessions[place].files.push(WalkedFile {
+                    record: *p,
+                    handler,
+                    id,
+                }),
+                None => self.disturbed = true,
+            },
+            Body::SnapshotFlb(p) => self.flbs.push((*p, id)),
+            Body::SnapshotHandler(p) => _ = self.handlers.insert(p.handler, handler),
+            Body::SnapshotLink(p) => match self.handlers.get(&p.handler) {
+                Some(&handler) => self.links.entry(p.flb).or_default().push(handler),
+                None => self.disturbed = true,
+            },
+            body => self.disturbed |= changes_lists(body),
+        }
+    }
+
+    /// The handlers whose files use this FLB.
+    pub(super) fn users_of(&self, flb: u64) -> &[HandlerId] {
+        self.links.get(&flb).map_or(&[], Vec::as_slice)
+    }
+
+    /// All handlers.
+    pub(super) fn handlers(&self) -> impl Iterator<Item = HandlerId> {
+        self.handlers.values().copied()
+    }
+
+    /// The session of this id.
+    pub(super) fn session(&self, id: u64) -> Option<&Walked> {
+        self.sessions.get(*self.places.get(&id)?)
+    }
+
+    /// How many sessions it found of a direction.
+    pub(super) fn count(&self, direction: Direction) -> usize {
+        self.sessions.iter().filter(|s| s.direction == direction).count()
+    }
+}
+
+impl Survey {
+    /// Whether incoming sessions lie in memory that nobody has read in yet.
+    pub(super) fn is_unread(&self) -> bool {
+        self.end.flags & abi::SNAPSHOT_INCOMING_UNREAD != 0
+    }
+
+    /// Whether the walk tells what there is of this direction.
+    pub(super) fn tells(&self, direction: Direction) -> bool {
+        direction == Direction::Outgoing || !self.is_unread()
+    }
+}
+
+/// Whether this operation may have changed a list or a count.
+fn changes_lists(body: &Body) -> bool {
+    !matches!(
+        body,
+        Body::KexecEnter(_)
+            | Body::KexecReturn(_)
+            | Body::LiveupdateReboot(_)
+            | Body::ImageLoad(_)
+            | Body::ImageCarrier(_)
+            | Body::DeviceOpen(_)
+            | Body::DeviceRelease(_)
+            | Body::KhoOp(..)
+            | Body::KhoBalance(_)
+            | Body::KhoAnomaly(_)
+    )
+}
