@@ -1,7 +1,7 @@
 //! The command line. Everything it does is in the library; see `luo-trace help`.
 
 use clap::{Parser, Subcommand};
-use luo_trace::commands::{agent, check, doctor, hooks, invariants, metrics, report, status, watch};
+use luo_trace::commands::{agent, check, doctor, hooks, invariants, metrics, report, status, top, watch};
 use luo_trace::exit::Exit;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -33,6 +33,8 @@ enum Command {
     Report(report::Args),
     /// What LUO holds now: sessions, files, global state, memory, verdicts
     Status(status::Args),
+    /// The same, live in a terminal
+    Top(top::Args),
     /// Events and findings as they happen, one a line
     Watch(watch::Args),
 }
@@ -47,6 +49,7 @@ fn main() -> Exit {
         Command::Metrics => metrics::run().map_err(Into::into),
         Command::Report(args) => report::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Watch(args) => watch::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -8,6 +8,7 @@ pub mod invariants;
 pub mod metrics;
 pub mod report;
 pub mod status;
+pub mod top;
 pub mod watch;
 
 use std::path::PathBuf;
