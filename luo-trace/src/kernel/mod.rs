@@ -12,6 +12,8 @@ pub mod preflight;
 mod ring;
 mod signals;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use attach::{AttachError, Tracer};
 pub use ring::Ring;
