@@ -30,6 +30,9 @@ const OWN_FILES: &[(&str, &str)] = &[
     own!("luo_testbed_tamper.c"),
 ];
 
+/// What the names of their objects begin with.
+const OWN_PREFIX: &str = "luo_testbed";
+
 /// Where in a source tree they go.
 const OWN_DIRECTORY: &str = "kernel/liveupdate";
 
@@ -178,22 +181,25 @@ impl Build<'_> {
     }
 }
 
-/// Puts our files into a directory of a source tree, and the objects of the C files into its Makefile. What is
-/// the same already is left alone: a new time stamp would have it compiled again.
+/// Puts our files into a directory of a source tree, and the objects of the C files into its Makefile, in place of
+/// those of another version of the testbed. What is the same already is left alone: a new time stamp would have it
+/// compiled again.
 fn add_own_files(directory: &Path, files: &[(&str, &str)]) -> Result<()> {
     let makefile = directory.join("Makefile");
-    let mut rules = fs::read_to_string(&makefile).with_context(|| format!("cannot read {}", makefile.display()))?;
+    let rules = fs::read_to_string(&makefile).with_context(|| format!("cannot read {}", makefile.display()))?;
+    let own = format!("obj-y += {OWN_PREFIX}");
+    let mut rules: Vec<_> = rules
+        .lines()
+        .filter(|line| !line.starts_with(&own))
+        .map(str::to_owned)
+        .collect();
     for (name, text) in files {
         write_if_changed(&directory.join(name), text)?;
-        let Some(object) = name.strip_suffix(".c") else {
-            continue;
-        };
-        let rule = format!("obj-y += {object}.o");
-        if !rules.lines().any(|line| line == rule) {
-            rules = format!("{rules}{rule}\n");
+        if let Some(object) = name.strip_suffix(".c") {
+            rules.push(format!("obj-y += {object}.o"));
         }
     }
-    write_if_changed(&makefile, &rules)
+    write_if_changed(&makefile, &(rules.join("\n") + "\n"))
 }
 
 fn write_if_changed(path: &Path, text: &str) -> Result<()> {
@@ -227,12 +233,16 @@ mod tests {
     fn own_files_are_added_once_and_touched_only_when_they_change() {
         let directory = std::env::temp_dir().join(format!("xtask-own-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let (makefile, own) = (directory.join("Makefile"), directory.join("own.c"));
-        fs::write(&makefile, "obj-y += luo.o\n").unwrap();
-        add_own_files(&directory, &[("own.c", "int one;"), ("own.h", "int two;")]).unwrap();
+        let (makefile, own) = (directory.join("Makefile"), directory.join("luo_testbed.c"));
+        fs::write(&makefile, "obj-y += luo.o\nobj-y += luo_testbed_of_another_version.o\n").unwrap();
+        add_own_files(
+            &directory,
+            &[("luo_testbed.c", "int one;"), ("luo_testbed.h", "int two;")],
+        )
+        .unwrap();
         assert_eq!(
             fs::read_to_string(&makefile).unwrap(),
-            "obj-y += luo.o\nobj-y += own.o\n"
+            "obj-y += luo.o\nobj-y += luo_testbed.o\n"
         );
 
         let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
@@ -244,7 +254,7 @@ mod tests {
                 .set_modified(long_ago)
                 .unwrap();
         }
-        add_own_files(&directory, &[("own.c", "int one;")]).unwrap();
+        add_own_files(&directory, &[("luo_testbed.c", "int one;")]).unwrap();
         for path in [&makefile, &own] {
             assert_eq!(
                 fs::metadata(path).unwrap().modified().unwrap(),
@@ -253,7 +263,7 @@ mod tests {
                 path.display()
             );
         }
-        add_own_files(&directory, &[("own.c", "int two;")]).unwrap();
+        add_own_files(&directory, &[("luo_testbed.c", "int two;")]).unwrap();
         assert_eq!(fs::read_to_string(&own).unwrap(), "int two;");
         assert_eq!(fs::metadata(&makefile).unwrap().modified().unwrap(), long_ago);
         fs::remove_dir_all(directory).unwrap();
