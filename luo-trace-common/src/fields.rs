@@ -179,6 +179,12 @@ fields! {
     ImageCommandLine "kimage" "cmdline_buf";
     /// Its length.
     ImageCommandLineLen "kimage" "cmdline_buf_len";
+    /// How many pages a preserved vmalloc area has.
+    KhoVmallocPages "kho_vmalloc" "total_pages";
+    /// The tree of what is preserved for the next kernel.
+    KhoOutTree "kho_out" "radix_tree";
+    /// What KHO notes on the first page of a range from the previous kernel: its order, and that it is one.
+    PagePrivate "page" "private";
     /// Start of a range of scratch memory.
     ScratchAddress "kho_scratch" "addr";
     /// Its size.

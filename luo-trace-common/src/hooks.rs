@@ -4,6 +4,7 @@
 //! themselves are written by hand, one file per family, in `luo-trace-ebpf`; each is named here exactly once.
 
 use crate::fields::Field;
+use crate::variables::Variable;
 
 /// Which part of LUO a hook watches; a file in `luo-trace-ebpf/src` and in `luo-trace/src/model/invariants` each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +124,15 @@ macro_rules! hooks {
                     Hook::KhoKeyAdd | Hook::KhoKeyDel | Hook::KhoRestorePage => KhoDetail::Keys,
                     _ if matches!(self.family(), Family::Kho) => KhoDetail::Count,
                     _ => KhoDetail::Off,
+                }
+            }
+
+            /// The kernel variables it cannot do without.
+            pub const fn variables(self) -> &'static [Variable] {
+                match self {
+                    Hook::KhoKeyAdd | Hook::KhoKeyDel => &[Variable::KhoOut],
+                    Hook::KhoRestorePage => &[Variable::PageMap],
+                    _ => &[],
                 }
             }
 
@@ -314,15 +324,15 @@ hooks! {
     /// A range is entered into KHO's tree.
     KhoKeyAdd "kho-key-add" Kho Optional
         enter: None, exit: Some("kho_key_add"),
-        attach: function(&["kho_radix_add_key", "kho_radix_add_page"], 2), fields: [];
+        attach: function(&["kho_radix_add_key", "kho_radix_add_page"], 2), fields: [KhoOutTree];
     /// A range is taken out of it.
     KhoKeyDel "kho-key-del" Kho Optional
         enter: None, exit: Some("kho_key_del"),
-        attach: function(&["kho_radix_del_key", "kho_radix_del_page"], 2), fields: [];
+        attach: function(&["kho_radix_del_key", "kho_radix_del_page"], 2), fields: [KhoOutTree];
     /// A range of the previous kernel is brought back.
     KhoRestorePage "kho-restore-page" Kho Optional
-        enter: None, exit: Some("kho_restore_page"),
-        attach: function(&["kho_restore_page"], 2), fields: [];
+        enter: Some("kho_restore_page_enter"), exit: Some("kho_restore_page"),
+        attach: function(&["kho_restore_page"], 2), fields: [PagePrivate];
 }
 
 #[cfg(test)]

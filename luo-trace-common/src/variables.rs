@@ -41,6 +41,10 @@ variables! {
     Scratch "kho_scratch";
     /// How many ranges it has.
     ScratchCount "kho_scratch_cnt";
+    /// `struct kho_out`, `kernel/liveupdate/kexec_handover.c` (7.3): what is preserved for the next kernel.
+    KhoOut "kho_out";
+    /// Where the array of all `struct page` begins, `arch/x86/kernel/head64.c` (7.3).
+    PageMap "vmemmap_base";
     /// `struct file_operations`, `kernel/liveupdate/luo_session.c` (7.3): tells a session's descriptor from others.
     SessionFileOps "luo_session_fops";
     /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): whoever changes sessions or files holds it for reading.

@@ -5,8 +5,8 @@ use core::ptr;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_PROD_POS, BPF_RB_RING_SIZE, BPF_RINGBUF_HDR_SZ};
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::bpf_ringbuf_query;
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ringbuf_query};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Header, Kind};
 use luo_trace_common::text::Comm;
@@ -56,8 +56,10 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
         ktime: at,
         pid: task as u32,
         tgid: (task >> 32) as u32,
-        comm: bpf_get_current_comm().map_or(Comm::EMPTY, luo_trace_common::text::Name),
+        comm: Comm::EMPTY,
     };
+    // SAFETY: the helper writes the name's whole buffer.
+    unsafe { bpf_get_current_comm(record.header.comm.0.as_mut_ptr().cast(), size_of::<Comm>() as u32) };
     fill(&mut record.payload);
     entry.submit(0);
 }

@@ -10,6 +10,7 @@ use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_object, read_session, session_of};
+use crate::kho;
 use crate::task::{self, Ended};
 
 /// EBUSY, as `luo_file_can_finish_one` makes it of a handler's no.
@@ -28,9 +29,10 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::FilePreserve, i64::from(ctx.arg::<i32>(3)));
     let set: u64 = ctx.arg(0);
     let token: u64 = ctx.arg(1);
+    settle(Hook::FilePreserve, &ended, set, Some(token));
     emit(Kind::FilePreserve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
-        let handler = task::current().map_or(0, |task| task.handler);
+        let handler = ended.task.as_ref().map_or(0, |task| task.handler);
         if ended.outcome.is_ok() {
             let last = Address(set)
                 .member(Field::FileSetList)
@@ -42,7 +44,7 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
             Address(handler).read_name(Field::HandlerCompatible, &mut event.handler);
         }
     });
-    leave_file();
+    leave_file(ended);
     0
 }
 
@@ -61,13 +63,14 @@ pub fn file_retrieve(ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.arg::<i32>(3)));
     let set: u64 = ctx.arg(0);
     let token: u64 = ctx.arg(1);
+    settle(Hook::FileRetrieve, &ended, set, Some(token));
     emit(Kind::FileRetrieve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
         if let Some(luo_file) = find_file(set, token) {
             read_luo_file(luo_file, event);
         }
     });
-    leave_file();
+    leave_file(ended);
     0
 }
 
@@ -100,12 +103,21 @@ fn enter_file(hook: Hook, set: u64, token: u64) {
 }
 
 #[inline(always)]
-fn leave_file() {
-    if let Some(task) = task::current() {
+fn leave_file(ended: Ended) {
+    if let Some(task) = ended.task {
         task.file_set = 0;
         task.token_known = 0;
         task.handler = 0;
     }
+}
+
+#[inline(always)]
+fn settle(hook: Hook, ended: &Ended, set: u64, token: Option<u64>) {
+    kho::settle(hook, ended, token, |to| {
+        if let Some(session) = session_of(set) {
+            read_session(session, to);
+        }
+    });
 }
 
 #[inline(always)]
@@ -142,7 +154,7 @@ pub fn files_unpreserve_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_unpreserve(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesUnpreserve, task::leave(Hook::FilesUnpreserve, 0), &ctx);
+    emit_files(Kind::FilesUnpreserve, Hook::FilesUnpreserve, 0, &ctx);
     0
 }
 
@@ -155,11 +167,8 @@ pub fn files_finish_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_finish(ctx: FExitContext) -> u32 {
-    emit_files(
-        Kind::FilesFinish,
-        task::leave(Hook::FilesFinish, i64::from(ctx.arg::<i32>(1))),
-        &ctx,
-    );
+    let result = i64::from(ctx.arg::<i32>(1));
+    emit_files(Kind::FilesFinish, Hook::FilesFinish, result, &ctx);
     0
 }
 
@@ -172,11 +181,8 @@ pub fn files_freeze_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_freeze(ctx: FExitContext) -> u32 {
-    emit_files(
-        Kind::FilesFreeze,
-        task::leave(Hook::FilesFreeze, i64::from(ctx.arg::<i32>(2))),
-        &ctx,
-    );
+    let result = i64::from(ctx.arg::<i32>(2));
+    emit_files(Kind::FilesFreeze, Hook::FilesFreeze, result, &ctx);
     0
 }
 
@@ -189,7 +195,7 @@ pub fn files_unfreeze_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_unfreeze(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesUnfreeze, task::leave(Hook::FilesUnfreeze, 0), &ctx);
+    emit_files(Kind::FilesUnfreeze, Hook::FilesUnfreeze, 0, &ctx);
     0
 }
 
@@ -202,12 +208,12 @@ pub fn files_deserialize_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_deserialize(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FilesDeserialize, i64::from(ctx.arg::<i32>(2)));
+    let result = i64::from(ctx.arg::<i32>(2));
     // The count is what has just arrived.
     if let Some(task) = task::current() {
         task.files = Address(ctx.arg(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
     }
-    emit_files(Kind::FilesDeserialize, ended, &ctx);
+    emit_files(Kind::FilesDeserialize, Hook::FilesDeserialize, result, &ctx);
     0
 }
 
@@ -221,18 +227,20 @@ fn enter_files(hook: Hook, ctx: &FEntryContext) {
 }
 
 #[inline(always)]
-fn emit_files(kind: Kind, ended: Ended, ctx: &FExitContext) {
+fn emit_files(kind: Kind, hook: Hook, result: i64, ctx: &FExitContext) {
+    let ended = task::leave(hook, result);
     let set: u64 = ctx.arg(0);
+    settle(hook, &ended, set, None);
     emit(kind, ended.at, |event: &mut FilesOp| {
         event.outcome = ended.outcome;
         if let Some(session) = session_of(set) {
             read_session(session, &mut event.session);
         }
-        if let Some(task) = task::current() {
+        if let Some(task) = &ended.task {
             event.files = task.files;
         }
     });
-    leave_file();
+    leave_file(ended);
 }
 
 /// `int (*)(struct liveupdate_file_op_args *args)` and alike, include/linux/liveupdate.h (7.3): any handler's.

@@ -1,12 +1,15 @@
 //! Global state that files share (FLB), and its owners' callbacks: `kernel/liveupdate/luo_flb.c`.
 
+use core::ffi::{c_long, c_void};
+
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::bpf_get_func_ip;
+use aya_ebpf::helpers::generated::{bpf_get_func_ip, bpf_loop};
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
-use luo_trace_common::events::{FlbCall, FlbCallback, FlbOp, Kind, Plain};
+use luo_trace_common::events::{FlbCall, FlbCallback, FlbOp, FlbRecord, FlbUse, INCOMING, Kind, OUTGOING, Plain};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::variables::Variable;
 
 use crate::emit::emit;
 use crate::kernel::Address;
@@ -81,10 +84,145 @@ pub fn flb_serialize_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn flb_serialize(_ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::FlbSerialize, 0);
+    emit_records(ended.at);
     emit(Kind::FlbSerialize, ended.at, |event: &mut Plain| {
         event.outcome = ended.outcome
     });
     0
+}
+
+/// How many FLBs can be written for the next kernel: `LUO_FLB_MAX` (7.3), one page of them.
+const MOST_RECORDS: u64 = 63;
+
+/// Where in the records a loop over them is.
+struct Records {
+    at: u64,
+    next: Address,
+    /// Size of one.
+    size: u64,
+}
+
+/// What has been written for the next kernel. The machine is about to jump, and nobody registers FLBs any more.
+#[inline(always)]
+fn emit_records(at: u64) {
+    let Some(flbs) = Address::of(Variable::Flbs) else {
+        return;
+    };
+    let count = flbs
+        .follow(Field::FlbGlobalHeader)
+        .and_then(|header| header.read::<u64>(Field::FlbHeaderCount))
+        .unwrap_or(0);
+    let Some(next) = flbs.follow(Field::FlbGlobalRecords) else {
+        return;
+    };
+    // The count is a record's last member.
+    let Some(end) = next.member(Field::FlbRecordCount) else {
+        return;
+    };
+    let size = end.0.wrapping_sub(next.0).wrapping_add(8);
+    let mut records = Records { at, next, size };
+    let count = count.min(MOST_RECORDS) as u32;
+    // SAFETY: the callback has the signature that the helper calls, and its context outlives the loop.
+    unsafe { bpf_loop(count, emit_record as *mut c_void, (&raw mut records).cast(), 0) };
+}
+
+#[inline(never)]
+extern "C" fn emit_record(_index: u32, records: *mut c_void) -> c_long {
+    // SAFETY: the context that `emit_records` gives, which nobody else has.
+    let records = unsafe { &mut *records.cast::<Records>() };
+    let record = records.next;
+    emit(Kind::FlbRecord, records.at, |event: &mut FlbRecord| {
+        record.read_name(Field::FlbRecordName, &mut event.name);
+        event.data = record.read::<u64>(Field::FlbRecordData).unwrap_or(0);
+        event.users = record.read::<u64>(Field::FlbRecordCount).unwrap_or(0);
+    });
+    records.next = Address(record.0.wrapping_add(records.size));
+    0
+}
+
+/// `int liveupdate_flb_get_incoming(struct liveupdate_flb *flb, void **objp)` (7.3)
+#[fentry]
+pub fn flb_get_incoming_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::FlbGetIncoming);
+    0
+}
+
+#[fexit]
+pub fn flb_get_incoming(ctx: FExitContext) -> u32 {
+    let ended = task::leave(Hook::FlbGetIncoming, i64::from(ctx.arg::<i32>(2)));
+    emit_use(Kind::FlbGet, INCOMING, ended, ctx.arg(0));
+    0
+}
+
+/// `int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb, void **objp)` (7.3)
+#[fentry]
+pub fn flb_get_outgoing_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::FlbGetOutgoing);
+    0
+}
+
+#[fexit]
+pub fn flb_get_outgoing(ctx: FExitContext) -> u32 {
+    let ended = task::leave(Hook::FlbGetOutgoing, i64::from(ctx.arg::<i32>(2)));
+    emit_use(Kind::FlbGet, OUTGOING, ended, ctx.arg(0));
+    0
+}
+
+/// `void liveupdate_flb_put_incoming(struct liveupdate_flb *flb)` (7.3)
+#[fentry]
+pub fn flb_put_incoming_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::FlbPutIncoming);
+    0
+}
+
+#[fexit]
+pub fn flb_put_incoming(ctx: FExitContext) -> u32 {
+    emit_put(Hook::FlbPutIncoming, INCOMING, ctx.arg(0));
+    0
+}
+
+/// `void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb)` (7.3)
+#[fentry]
+pub fn flb_put_outgoing_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::FlbPutOutgoing);
+    0
+}
+
+#[fexit]
+pub fn flb_put_outgoing(ctx: FExitContext) -> u32 {
+    emit_put(Hook::FlbPutOutgoing, OUTGOING, ctx.arg(0));
+    0
+}
+
+/// LUO gives back a file's reference by the same functions that drivers use. Its own are told by the operation they are
+/// part of.
+#[inline(always)]
+fn emit_put(hook: Hook, direction: u32, flb: u64) {
+    let ended = task::leave(hook, 0);
+    let own = ended.task.as_ref().is_some_and(|task| {
+        [Hook::FlbPreserve, Hook::FlbUnpreserve, Hook::FlbFinish]
+            .iter()
+            .any(|&hook| task.is_in(hook))
+    });
+    if !own {
+        emit_use(Kind::FlbPut, direction, ended, flb);
+    }
+}
+
+#[inline(always)]
+fn emit_use(kind: Kind, direction: u32, ended: Ended, flb: u64) {
+    let flb = Address(flb);
+    let count = match direction {
+        OUTGOING => Field::FlbOutgoingCount,
+        _ => Field::FlbIncomingCount,
+    };
+    emit(kind, ended.at, |event: &mut FlbUse| {
+        event.outcome = ended.outcome;
+        event.flb = flb.0;
+        flb.read_name(Field::FlbCompatible, &mut event.name);
+        event.direction = direction;
+        event.users = flb.read::<i32>(count).map_or(-1, i64::from);
+    });
 }
 
 /// `int (*)(struct liveupdate_flb_op_args *argp)` and alike, include/linux/liveupdate.h (7.3): any FLB's.

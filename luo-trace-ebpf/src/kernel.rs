@@ -3,9 +3,10 @@
 use core::mem::MaybeUninit;
 use core::ptr;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Object, SessionRef};
 use luo_trace_common::fields::{ABSENT, Field};
+use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use luo_trace_common::variables::Variable;
 
@@ -16,6 +17,15 @@ static FIELDS: [u32; Field::COUNT] = [ABSENT; Field::COUNT];
 /// Address of each [`Variable`] of this kernel, written by the agent before the programs are loaded; 0: not known.
 #[unsafe(no_mangle)]
 static VARIABLES: [u64; Variable::COUNT] = [0; Variable::COUNT];
+
+/// What each hook is attached to, written by the agent before the programs are loaded: 0 nothing, else which of its
+/// alternative targets, from 1. The verifier knows the number, so that code for another kernel's function is never looked at.
+#[unsafe(no_mangle)]
+static TARGETS: [u32; Hook::ALL.len()] = [0; Hook::ALL.len()];
+
+/// Base 2 logarithm of the size of a page, written by the agent before the programs are loaded.
+#[unsafe(no_mangle)]
+static PAGE_SHIFT: u32 = 12;
 
 /// `ANON_INODE_FS_MAGIC` in `include/uapi/linux/magic.h`: files there share one inode, which therefore tells nothing.
 const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
@@ -88,6 +98,14 @@ impl Address {
         }
     }
 
+    /// Reads this many bytes into place, but for what does not fit before a NUL.
+    #[inline(always)]
+    pub fn read_bytes<const N: usize>(self, len: u64, name: &mut Name<N>) {
+        let len = len.min(N as u64 - 1) as u32;
+        // SAFETY: the helper writes at most `N` bytes to memory of `N` bytes, and zeros what it cannot read.
+        unsafe { bpf_probe_read_kernel(name.0.as_mut_ptr().cast(), len, self.0 as *const _) };
+    }
+
     /// Reads a name that begins at this address.
     #[inline(always)]
     pub fn read_name_here<const N: usize>(self, name: &mut Name<N>) {
@@ -100,6 +118,27 @@ impl Address {
 #[inline(always)]
 pub fn is_known(field: Field) -> bool {
     offset(field) != ABSENT
+}
+
+/// Reads a string that ends with a NUL, or is cut off.
+#[inline(always)]
+pub fn read_string<const N: usize>(from: u64, to: &mut Name<N>) {
+    // SAFETY: the helper writes at most `N` bytes to memory of `N` bytes.
+    unsafe { bpf_probe_read_kernel_str(to.0.as_mut_ptr().cast(), N as u32, from as *const _) };
+}
+
+/// Which of its alternative targets a hook is attached to, from 1; 0: none.
+#[inline(always)]
+pub fn target(hook: Hook) -> u32 {
+    // SAFETY: within the array. Volatile, as in `offset`.
+    unsafe { ptr::read_volatile(&raw const TARGETS[hook as usize]) }
+}
+
+/// Base 2 logarithm of the size of a page.
+#[inline(always)]
+pub fn page_shift() -> u32 {
+    // SAFETY: a static. Volatile, as in `offset`.
+    unsafe { ptr::read_volatile(&raw const PAGE_SHIFT) }
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ mod emit;
 mod file;
 mod flb;
 mod kernel;
+mod kho;
 mod reboot;
 mod session;
 mod snapshot;

@@ -3,11 +3,13 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
-use luo_trace_common::events::{Kexec, Kind, Plain};
+use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageLoad, Kexec, Kind};
+use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
-use crate::kernel::read_image;
+use crate::kernel::{Address, read_image};
+use crate::session::emit_plain;
 use crate::task;
 
 /// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3)
@@ -24,10 +26,7 @@ pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
 /// It returns only where the jump did not happen.
 #[fexit]
 pub fn kexec_return(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::Kexec, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::KexecReturn, ended.at, |event: &mut Plain| {
-        event.outcome = ended.outcome
-    });
+    emit_plain(Kind::KexecReturn, Hook::Kexec, i64::from(ctx.arg::<i32>(0)));
     0
 }
 
@@ -40,9 +39,69 @@ pub fn liveupdate_reboot_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn liveupdate_reboot(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::LiveupdateReboot, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::LiveupdateReboot, ended.at, |event: &mut Plain| {
-        event.outcome = ended.outcome
+    emit_plain(
+        Kind::LiveupdateReboot,
+        Hook::LiveupdateReboot,
+        i64::from(ctx.arg::<i32>(0)),
+    );
+    0
+}
+
+/// `long __x64_sys_kexec_file_load(const struct pt_regs *regs)`, kernel/kexec_file.c (7.3)
+#[fentry]
+pub fn image_load_file_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::ImageLoadFile);
+    0
+}
+
+#[fexit]
+pub fn image_load_file(ctx: FExitContext) -> u32 {
+    emit_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.arg(1));
+    0
+}
+
+/// `long __x64_sys_kexec_load(const struct pt_regs *regs)`, kernel/kexec.c (7.3)
+#[fentry]
+pub fn image_load_legacy_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::ImageLoadLegacy);
+    0
+}
+
+#[fexit]
+pub fn image_load_legacy(ctx: FExitContext) -> u32 {
+    emit_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.arg(1));
+    0
+}
+
+#[inline(always)]
+fn emit_load(hook: Hook, call: u32, result: i64) {
+    let ended = task::leave(hook, result);
+    emit(Kind::ImageLoad, ended.at, |event: &mut ImageLoad| {
+        event.outcome = ended.outcome;
+        event.call = call;
+        read_image(&mut event.image);
+    });
+}
+
+/// `int kho_fill_kimage(struct kimage *image)`, kernel/liveupdate/kexec_handover.c (7.3)
+#[fentry]
+pub fn image_carrier_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::ImageCarrier);
+    0
+}
+
+#[fexit]
+pub fn image_carrier(ctx: FExitContext) -> u32 {
+    let ended = task::leave(Hook::ImageCarrier, i64::from(ctx.arg::<i32>(1)));
+    let image = Address(ctx.arg(0));
+    emit(Kind::ImageCarrier, ended.at, |event: &mut ImageCarrier| {
+        event.outcome = ended.outcome;
+        event.image = image.0;
+        event.kho = image.read::<u64>(Field::ImageKho).unwrap_or(0);
+        event.command_line_len = image.read::<u64>(Field::ImageCommandLineLen).unwrap_or(0);
+        if let Some(command_line) = image.follow(Field::ImageCommandLine) {
+            command_line.read_bytes(event.command_line_len, &mut event.command_line);
+        }
     });
     0
 }

@@ -1,14 +1,14 @@
-//! Sessions: `kernel/liveupdate/luo_session.c`.
+//! Sessions, and the device they come from: `kernel/liveupdate/luo_session.c`.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
-use luo_trace_common::events::{INCOMING, Kind, OUTGOING, Plain, SessionOp, SessionRelease};
+use luo_trace_common::events::{INCOMING, Kind, OUTGOING, Plain, SessionOp, SessionRef, SessionRelease};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_session};
+use crate::kho;
 use crate::task;
 
 /// `int luo_session_create(const char *name, struct file **filep)` (7.3)
@@ -42,24 +42,29 @@ pub fn session_retrieve(ctx: FExitContext) -> u32 {
 fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
     let ended = task::leave(hook, i64::from(ctx.arg::<i32>(2)));
     let name = Address(ctx.arg::<u64>(0));
-    let filep = ctx.arg::<u64>(1);
+    let session = match ended.outcome.is_ok() {
+        true => Address(ctx.arg(1))
+            .read_here()
+            .and_then(|file| Address(file).follow(Field::FilePrivate)),
+        false => None,
+    };
+    let read = |to: &mut SessionRef| {
+        name.read_name_here(&mut to.name);
+        to.id = session.map_or(0, |session| session.0);
+    };
+    kho::settle(hook, &ended, None, read);
     emit(kind, ended.at, |event: &mut SessionOp| {
         event.outcome = ended.outcome;
-        name.read_name_here(&mut event.session.name);
-        if ended.outcome.is_ok()
-            && let Some(session) = read_pointer(filep).and_then(|file| file.follow(Field::FilePrivate))
-        {
-            event.session.id = session.0;
-        }
+        read(&mut event.session);
     });
 }
 
+/// An operation on all sessions, or on none.
 #[inline(always)]
-fn read_pointer(at: u64) -> Option<Address> {
-    let mut value = 0u64;
-    // SAFETY: the helper writes eight bytes or fails.
-    let result = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 8, at as *const _) };
-    (result == 0 && value != 0).then_some(Address(value))
+pub fn emit_plain(kind: Kind, hook: Hook, result: i64) {
+    let ended = task::leave(hook, result);
+    kho::settle(hook, &ended, None, |_| ());
+    emit(kind, ended.at, |event: &mut Plain| event.outcome = ended.outcome);
 }
 
 /// `int luo_session_release(struct inode *inodep, struct file *filep)` (7.3)
@@ -88,8 +93,14 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn session_release(ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::SessionRelease, i64::from(ctx.arg::<i32>(2)));
+    let noted = ended.task.as_ref().filter(|_| ended.outcome.duration != 0);
+    kho::settle(Hook::SessionRelease, &ended, None, |to| {
+        if let Some(task) = noted {
+            *to = task.release.session;
+        }
+    });
     emit(Kind::SessionRelease, ended.at, |event: &mut SessionRelease| {
-        if let Some(task) = task::current().filter(|_| ended.outcome.duration != 0) {
+        if let Some(task) = noted {
             *event = task.release;
         }
         event.outcome = ended.outcome;
@@ -106,10 +117,11 @@ pub fn session_deserialize_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_deserialize(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::SessionDeserialize, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::SessionDeserialize, ended.at, |event: &mut Plain| {
-        event.outcome = ended.outcome
-    });
+    emit_plain(
+        Kind::SessionDeserialize,
+        Hook::SessionDeserialize,
+        i64::from(ctx.arg::<i32>(0)),
+    );
     0
 }
 
@@ -122,9 +134,36 @@ pub fn session_serialize_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_serialize(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::SessionSerialize, i64::from(ctx.arg::<i32>(0)));
-    emit(Kind::SessionSerialize, ended.at, |event: &mut Plain| {
-        event.outcome = ended.outcome
-    });
+    emit_plain(
+        Kind::SessionSerialize,
+        Hook::SessionSerialize,
+        i64::from(ctx.arg::<i32>(0)),
+    );
+    0
+}
+
+/// `int luo_open(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
+#[fentry]
+pub fn device_open_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::DeviceOpen);
+    0
+}
+
+#[fexit]
+pub fn device_open(ctx: FExitContext) -> u32 {
+    emit_plain(Kind::DeviceOpen, Hook::DeviceOpen, i64::from(ctx.arg::<i32>(2)));
+    0
+}
+
+/// `int luo_release(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
+#[fentry]
+pub fn device_release_enter(_ctx: FEntryContext) -> u32 {
+    task::enter(Hook::DeviceRelease);
+    0
+}
+
+#[fexit]
+pub fn device_release(ctx: FExitContext) -> u32 {
+    emit_plain(Kind::DeviceRelease, Hook::DeviceRelease, i64::from(ctx.arg::<i32>(2)));
     0
 }

@@ -6,10 +6,14 @@
 use aya_ebpf::btf_maps::{Array, LruHashMap};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
-use luo_trace_common::events::{Outcome, SessionRelease};
+use luo_trace_common::events::{Keys, Outcome, SessionRelease};
 use luo_trace_common::hooks::{Family, Hook};
 
 use crate::emit::count_loss;
+use crate::kho;
+
+/// How deep LUO's operations nest, and one more; a power of two.
+const DEPTH: usize = 4;
 
 /// One task's notes.
 #[repr(C)]
@@ -38,6 +42,41 @@ pub struct Task {
     pub flb_users: i64,
     /// The session being released, which is gone when the release returns.
     pub release: SessionRelease,
+    /// The outermost function of KHO's interface under way, as `Hook` and one; 0: none.
+    pub kho_call: u64,
+    /// How many keys could not be added in it.
+    pub kho_failures: u64,
+    /// What `kho_restore_page` was asked for: the `struct page *` where it is known, and KHO's note on it.
+    pub restore_page: u64,
+    /// See `restore_page`.
+    pub restore_note: u64,
+    /// How many operations are under way, one in another.
+    depth: u64,
+    operations: [Operation; DEPTH],
+}
+
+/// An operation of LUO that is under way.
+#[repr(C)]
+struct Operation {
+    /// `Hook` and one.
+    within: u64,
+    account: Account,
+}
+
+/// What an operation did to preserved memory, but for the operations within it.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Account {
+    /// Keys added to KHO's tree.
+    pub added: Keys,
+    /// Keys removed from it.
+    pub removed: Keys,
+    /// Ranges restored.
+    pub restored: Keys,
+    /// Keys that could not be added.
+    pub failures: u64,
+    /// Keys added that lie in scratch memory.
+    pub in_scratch: u64,
 }
 
 /// Notes by thread id. Least recently used, so that a task that died in an operation leaves nothing behind.
@@ -48,6 +87,91 @@ static TASKS: LruHashMap<u32, Task, 2048> = LruHashMap::new();
 #[btf_map]
 static BLANK: Array<Task, 1> = Array::new();
 
+impl Task {
+    /// Whether this hook's function is under way.
+    #[inline(always)]
+    pub fn is_in(&self, hook: Hook) -> bool {
+        self.starts[hook as usize] != 0
+    }
+
+    /// The innermost operation under way, as `Hook` and one; 0: none.
+    #[inline(always)]
+    pub fn within(&self) -> u32 {
+        match self.depth {
+            0 => 0,
+            depth => self.operations[(depth - 1) as usize % DEPTH].within as u32,
+        }
+    }
+
+    /// The account of the innermost operation under way.
+    #[inline(always)]
+    pub fn account(&mut self) -> Option<&mut Account> {
+        match self.depth {
+            0 => None,
+            depth => Some(&mut self.operations[(depth - 1) as usize % DEPTH].account),
+        }
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, hook: Hook) {
+        // What a system call begins with is in nothing else: an operation that seems to be under way is one whose end was
+        // not seen.
+        if !can_be_inner(hook) {
+            self.depth = 0;
+            self.kho_call = 0;
+        }
+        let operation = &mut self.operations[self.depth as usize % DEPTH];
+        operation.within = hook as u64 + 1;
+        if kho::is_accounting() {
+            operation.account = Account::default();
+        }
+        self.depth += 1;
+    }
+
+    /// Ends an operation; whether its beginning was seen.
+    #[inline(always)]
+    fn end(&mut self, hook: Hook) -> bool {
+        let Some(depth) = self.depth.checked_sub(1) else {
+            return false;
+        };
+        let known = self.operations[depth as usize % DEPTH].within == hook as u64 + 1;
+        self.depth = if known { depth } else { 0 };
+        known
+    }
+
+    /// The account of the operation that has just ended.
+    #[inline(always)]
+    pub fn settled(&self) -> &Account {
+        &self.operations[self.depth as usize % DEPTH].account
+    }
+}
+
+/// Whether a hook watches an operation that keeps account of preserved memory.
+#[inline(always)]
+const fn is_operation(hook: Hook) -> bool {
+    match hook.family() {
+        Family::Session => true,
+        Family::File => !matches!(hook, Hook::FileCallback),
+        Family::Reboot => matches!(hook, Hook::LiveupdateReboot),
+        Family::Flb | Family::Kho => false,
+    }
+}
+
+/// Whether an operation can be part of another.
+#[inline(always)]
+const fn can_be_inner(hook: Hook) -> bool {
+    matches!(
+        hook,
+        Hook::SessionDeserialize
+            | Hook::SessionSerialize
+            | Hook::FilesUnpreserve
+            | Hook::FilesFinish
+            | Hook::FilesFreeze
+            | Hook::FilesUnfreeze
+            | Hook::FilesDeserialize
+    )
+}
+
 /// The current task's notes, if it has any.
 #[inline(always)]
 pub fn current() -> Option<&'static mut Task> {
@@ -56,20 +180,27 @@ pub fn current() -> Option<&'static mut Task> {
     TASKS.get_ptr_mut(tid).map(|task| unsafe { &mut *task })
 }
 
+/// The current task's notes; blank ones, if it has none yet.
+#[inline(always)]
+pub fn current_or_new() -> Option<&'static mut Task> {
+    if let Some(task) = current() {
+        return Some(task);
+    }
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let blank = BLANK.get(0)?;
+    TASKS.insert(tid, blank, 0).ok()?;
+    current()
+}
+
 /// Notes that the current task entered a hook's function.
 #[inline(always)]
 pub fn enter(hook: Hook) -> Option<&'static mut Task> {
-    let task = match current() {
-        Some(task) => task,
-        None => {
-            let tid = bpf_get_current_pid_tgid() as u32;
-            let blank = BLANK.get(0)?;
-            TASKS.insert(tid, blank, 0).ok()?;
-            current()?
-        }
-    };
+    let task = current_or_new()?;
     // SAFETY: helper without preconditions.
     task.starts[hook as usize] = unsafe { bpf_ktime_get_ns() };
+    if is_operation(hook) {
+        task.begin(hook);
+    }
     Some(task)
 }
 
@@ -83,12 +214,15 @@ pub fn forget_callback(args: &mut u64) {
 }
 
 /// How a hook's function ended, and when.
-#[derive(Clone, Copy)]
 pub struct Ended {
     /// `CLOCK_MONOTONIC` in nanoseconds.
     pub at: u64,
     /// Its result, and how long it took.
     pub outcome: Outcome,
+    /// Whether it is an operation whose account is known.
+    pub accounted: bool,
+    /// The task's notes.
+    pub task: Option<&'static mut Task>,
 }
 
 /// A hook's function returns now.
@@ -97,19 +231,64 @@ pub fn leave(hook: Hook, result: i64) -> Ended {
     // SAFETY: helper without preconditions.
     let at = unsafe { bpf_ktime_get_ns() };
     let mut start = 0;
-    if let Some(task) = current() {
+    let mut accounted = false;
+    let mut task = current();
+    if let Some(task) = &mut task {
         start = core::mem::take(&mut task.starts[hook as usize]);
         match (hook, hook.family()) {
             (Hook::FileCallback | Hook::FlbCallback, _) => {}
             (_, Family::File) => forget_callback(&mut task.file_args),
-            (_, Family::Flb) => forget_callback(&mut task.flb_args),
+            (Hook::FlbPreserve | Hook::FlbUnpreserve | Hook::FlbFinish | Hook::FlbSerialize, _) => {
+                forget_callback(&mut task.flb_args)
+            }
             _ => {}
         }
+        if is_operation(hook) {
+            accounted = task.end(hook);
+        }
     }
-    // 0 stands for an entry that was not seen; a clock that ticks slowly may well show no time at all.
-    let duration = if start == 0 { 0 } else { at.saturating_sub(start).max(1) };
     Ended {
         at,
-        outcome: Outcome { result, duration },
+        outcome: outcome(start, at, result),
+        accounted,
+        task,
     }
+}
+
+#[inline(always)]
+fn outcome(start: u64, at: u64, result: i64) -> Outcome {
+    // 0 stands for an entry that was not seen; a clock that ticks slowly may well show no time at all.
+    let duration = if start == 0 { 0 } else { at.saturating_sub(start).max(1) };
+    Outcome { result, duration }
+}
+
+/// Notes that the current task entered a function of KHO's interface, unless it is in another one.
+#[inline(always)]
+pub fn enter_kho(hook: Hook) {
+    let Some(task) = current_or_new() else { return };
+    let call = hook as u64 + 1;
+    if task.kho_call == 0 || task.kho_call == call {
+        task.kho_call = call;
+        task.kho_failures = 0;
+        // SAFETY: helper without preconditions.
+        task.starts[hook as usize] = unsafe { bpf_ktime_get_ns() };
+    }
+}
+
+/// A function of KHO's interface returns now; `None` where it is part of another one.
+#[inline(always)]
+pub fn leave_kho(hook: Hook, result: i64) -> Option<Ended> {
+    let task = current()?;
+    if task.kho_call != hook as u64 + 1 {
+        return None;
+    }
+    task.kho_call = 0;
+    // SAFETY: helper without preconditions.
+    let at = unsafe { bpf_ktime_get_ns() };
+    Some(Ended {
+        at,
+        outcome: outcome(core::mem::take(&mut task.starts[hook as usize]), at, result),
+        accounted: false,
+        task: Some(task),
+    })
 }

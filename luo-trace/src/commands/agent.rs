@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
+use luo_trace_common::hooks::KhoDetail;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -57,6 +59,9 @@ pub struct Args {
     /// How to print events and findings
     #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
     pub(super) format: Format,
+    /// How closely to watch preserved memory: `keys` tells balance, and costs some percent of every preserve
+    #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::default().name(), env = "LUO_TRACE_KHO")]
+    kho: KhoDetail,
     /// Size of the ring buffer in KiB; a power of two, at least 4
     #[arg(long, value_name = "KIB", default_value_t = RING_KIB, env = "LUO_TRACE_RING_KIB")]
     ring_kib: u32,
@@ -113,6 +118,15 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     runtime.block_on(trace(args, ring_bytes, end))
 }
 
+/// Reads the value of `--kho`.
+pub(super) fn kho_detail() -> impl TypedValueParser<Value = KhoDetail> {
+    let details = [KhoDetail::Off, KhoDetail::Count, KhoDetail::Keys];
+    PossibleValuesParser::new(details.map(KhoDetail::name)).map(move |name| {
+        let is_named = |detail: &KhoDetail| detail.name() == name;
+        details.into_iter().find(is_named).unwrap_or_default()
+    })
+}
+
 fn ring_bytes(kib: u32) -> Option<u32> {
     (kib.is_power_of_two() && (4..=1 << 20).contains(&kib)).then_some(kib * 1024)
 }
@@ -138,7 +152,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     };
     let started = host::clock();
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
-    let mut tracer = Tracer::attach(&btf, ring_bytes)?;
+    let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho)?;
     drop(btf);
     let mut ring = tracer.ring()?;
     let clock = host::clock_since(&started);

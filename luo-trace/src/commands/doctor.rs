@@ -5,9 +5,10 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
-use luo_trace_common::hooks::Hook;
+use luo_trace_common::hooks::{Hook, KhoDetail};
 use serde::Serialize;
 
+use super::agent::kho_detail;
 use crate::exit::Exit;
 use crate::journal::HookState;
 use crate::kernel::preflight::{self, Obstacle, VMLINUX_BTF};
@@ -22,6 +23,9 @@ pub struct Args {
     /// How to print what was found
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// How closely preserved memory would be watched
+    #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::Keys.name(), env = "LUO_TRACE_KHO")]
+    kho: KhoDetail,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -46,7 +50,7 @@ struct Diagnosis {
 /// # Errors
 /// Where stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
-    let diagnosis = diagnose();
+    let diagnosis = diagnose(args.kho);
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&diagnosis)?)?,
@@ -59,7 +63,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     })
 }
 
-fn diagnose() -> Diagnosis {
+fn diagnose(detail: KhoDetail) -> Diagnosis {
     if let Some(obstacle) = preflight::obstacle() {
         return Diagnosis {
             can_trace: false,
@@ -70,7 +74,7 @@ fn diagnose() -> Diagnosis {
     }
     let attached = fs::read(VMLINUX_BTF)
         .map_err(Into::into)
-        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING));
+        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail));
     match attached {
         Ok(tracer) => Diagnosis {
             can_trace: true,

@@ -7,7 +7,8 @@ use aya::maps::{Array, RingBuf};
 use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use luo_trace_common::fields::{ABSENT, Field};
-use luo_trace_common::hooks::{Attach, Hook, Need};
+use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
+use luo_trace_common::variables::Variable;
 
 use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
@@ -50,43 +51,41 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Loads the programs and attaches every hook that this kernel allows.
+    /// Loads the programs and attaches every hook that this kernel allows and `detail` asks for.
     ///
     /// # Errors
     /// An [`AttachError`] where a required hook failed, any other error where nothing could be loaded at all.
-    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32) -> Result<Self> {
+    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32, detail: KhoDetail) -> Result<Self> {
         let _held = HeldSignals::hold();
         let btf = Btf::parse(vmlinux_btf)?;
         let aya_btf = aya::Btf::parse(vmlinux_btf, aya::Endianness::default())?;
         let offsets = btf.offsets();
         // Without the list of symbols no variable is read, which those who need one tell.
-        let symbols = Symbols::find(&kallsyms::variables()).unwrap_or_default();
+        let symbols = Symbols::find(&symbols()).ok();
+        let variables = symbols.as_ref().map_or([0; Variable::COUNT], Symbols::variables);
+        let plans: Vec<_> = Hook::ALL
+            .iter()
+            .map(|&hook| match hook.detail() > detail {
+                true => Plan::SwitchedOff,
+                false => plan(hook, &btf, &offsets, &variables, symbols.as_ref()),
+            })
+            .collect();
+        let targets: Vec<u32> = plans.iter().map(Plan::alternative).collect();
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&aya_btf))
             .override_global("FIELDS", &offsets[..], true)
-            .override_global("VARIABLES", &symbols.variables()[..], true)
+            .override_global("VARIABLES", &variables[..], true)
+            .override_global("TARGETS", &targets[..], true)
+            .override_global("PAGE_SHIFT", &page_shift(), true)
             .map_max_entries("EVENTS", ring_bytes)
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;
         let hooks = Hook::ALL
             .iter()
-            .map(|&hook| {
-                let mut state = HookState {
-                    id: hook.id().into(),
-                    ..HookState::default()
-                };
-                match attach(&mut ebpf, hook, &btf, &aya_btf, &offsets) {
-                    Ok(attached) => {
-                        state.attached = true;
-                        state.reason = attached.partly;
-                        state.targets = attached.targets;
-                    }
-                    Err(error) => state.reason = Some(format!("{error:#}")),
-                }
-                state
-            })
+            .zip(plans)
+            .map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf))
             .collect();
-        let snapshots = Snapshots::load(&mut ebpf, &symbols);
+        let snapshots = Snapshots::load(&mut ebpf, &symbols.unwrap_or_default());
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
@@ -102,7 +101,7 @@ impl Tracer {
         let failed: Vec<_> = tracer
             .hooks
             .iter()
-            .filter(|state| !state.attached)
+            .filter(|state| state.is_missing())
             .filter(required)
             .cloned()
             .collect();
@@ -149,45 +148,137 @@ impl Tracer {
     }
 }
 
+/// What is to be done about a hook on this kernel.
+enum Plan {
+    /// Attach it to these functions; `alternative` says which of the table's targets that is, from 1.
+    Attach { targets: Vec<String>, alternative: u32 },
+    /// Leave it, since nobody asked for it.
+    SwitchedOff,
+    /// Leave it, since the kernel has no such function.
+    NothingToTell(String),
+    /// It cannot be attached.
+    Cannot(String),
+}
+
+impl Plan {
+    /// What the programs are told of it.
+    fn alternative(&self) -> u32 {
+        match self {
+            Plan::Attach { alternative, .. } => *alternative,
+            _ => 0,
+        }
+    }
+}
+
+/// All symbols that are looked up: the variables, and the functions that a kernel may do without.
+fn symbols() -> Vec<&'static str> {
+    let targets = |hook: &Hook| match (hook.need(), hook.attach()) {
+        (Need::IfPresent, Attach::Function { targets, .. }) => targets,
+        _ => &[],
+    };
+    let functions = Hook::ALL.iter().flat_map(targets).copied();
+    kallsyms::variables().into_iter().chain(functions).collect()
+}
+
+fn plan(
+    hook: Hook,
+    btf: &Btf<'_>,
+    offsets: &[u32; Field::COUNT],
+    variables: &[u64; Variable::COUNT],
+    symbols: Option<&Symbols>,
+) -> Plan {
+    let fields = hook.fields().iter().filter(|&&field| offsets[field as usize] == ABSENT);
+    let hidden = hook
+        .variables()
+        .iter()
+        .filter(|&&variable| variables[variable as usize] == 0);
+    let absent: Vec<String> = fields
+        .map(|field| format!("{}.{}", field.structure(), field.path()))
+        .chain(hidden.map(|variable| format!("variable {} that can be read", variable.symbol())))
+        .collect();
+    if !absent.is_empty() {
+        return Plan::Cannot(format!("this kernel has no {}", absent.join(", ")));
+    }
+    match hook.attach() {
+        Attach::Function { targets, .. } => {
+            if let Some(i) = targets.iter().position(|target| btf.has_function(target)) {
+                return Plan::Attach {
+                    targets: vec![targets[i].into()],
+                    alternative: i as u32 + 1,
+                };
+            }
+            let names = targets.join(" or ");
+            let has_none = |symbols: &Symbols| !targets.iter().any(|target| symbols.has(target));
+            if hook.need() == Need::IfPresent && symbols.is_some_and(has_none) {
+                return Plan::NothingToTell(format!("this kernel has no {names}"));
+            }
+            Plan::Cannot(format!(
+                "no function {names} to attach to: the kernel lacks it, or the compiler inlined it"
+            ))
+        }
+        Attach::Callbacks { argument } => match btf.callbacks(argument) {
+            targets if targets.is_empty() => {
+                Plan::Cannot(format!("this kernel has no callback that takes a struct {argument}"))
+            }
+            targets => Plan::Attach {
+                targets: targets.into_iter().map(str::to_owned).collect(),
+                alternative: 1,
+            },
+        },
+    }
+}
+
+/// Does what is planned for a hook, and tells what became of it.
+fn carry_out(plan: Plan, ebpf: &mut Ebpf, hook: Hook, btf: &aya::Btf) -> HookState {
+    let mut state = HookState {
+        id: hook.id().into(),
+        ..HookState::default()
+    };
+    match plan {
+        Plan::Attach { targets, .. } => match attach(ebpf, hook, targets, btf) {
+            Ok(attached) => {
+                state.attached = true;
+                state.reason = attached.partly;
+                state.targets = attached.targets;
+            }
+            Err(error) => state.reason = Some(format!("{error:#}")),
+        },
+        Plan::SwitchedOff => {
+            state.switched_off = true;
+            state.reason = Some(format!("needs --kho {}", hook.detail().name()));
+        }
+        Plan::NothingToTell(reason) => {
+            state.nothing_to_tell = true;
+            state.reason = Some(reason);
+        }
+        Plan::Cannot(reason) => state.reason = Some(reason),
+    }
+    state
+}
+
 struct Attached {
     targets: Vec<String>,
     /// What could not be attached although the hook works.
     partly: Option<String>,
 }
 
-fn attach(ebpf: &mut Ebpf, hook: Hook, btf: &Btf<'_>, aya_btf: &aya::Btf, offsets: &[u32]) -> Result<Attached> {
-    let absent: Vec<String> = hook
-        .fields()
-        .iter()
-        .filter(|&&field| offsets[field as usize] == ABSENT)
-        .map(|field: &Field| format!("{}.{}", field.structure(), field.path()))
-        .collect();
-    if !absent.is_empty() {
-        bail!("this kernel has no {}", absent.join(", "));
+fn attach(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>, btf: &aya::Btf) -> Result<Attached> {
+    if let Attach::Callbacks { .. } = hook.attach() {
+        return attach_callbacks(ebpf, hook, targets);
     }
-    match hook.attach() {
-        Attach::Function { targets, .. } => {
-            let target = targets
-                .iter()
-                .copied()
-                .find(|target| btf.has_function(target))
-                .with_context(|| {
-                    format!(
-                        "no function {} to attach to: the kernel lacks it, or the compiler inlined it",
-                        targets.join(" or ")
-                    )
-                })?;
-            for program in [hook.enter(), hook.exit()].into_iter().flatten() {
-                attach_function(ebpf, program, target, aya_btf)
-                    .with_context(|| format!("program {program} on {target}"))?;
-            }
-            Ok(Attached {
-                targets: vec![target.into()],
-                partly: None,
-            })
+    for target in &targets {
+        for program in [hook.enter(), hook.exit()].into_iter().flatten() {
+            attach_function(ebpf, program, target, btf).with_context(|| format!("program {program} on {target}"))?;
         }
-        Attach::Callbacks { argument } => attach_callbacks(ebpf, hook, &btf.callbacks(argument), argument),
     }
+    Ok(Attached { targets, partly: None })
+}
+
+/// Base 2 logarithm of the size of a page.
+fn page_shift() -> u32 {
+    // SAFETY: a call without preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    size.trailing_zeros()
 }
 
 fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf) -> Result<()> {
@@ -208,10 +299,7 @@ fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf)
 }
 
 /// One program serves every callback; a callback that cannot be reached is told and does not stop the others.
-fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: &[&str], argument: &str) -> Result<Attached> {
-    if targets.is_empty() {
-        bail!("this kernel has no callback that takes a struct {argument}");
-    }
+fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>) -> Result<Attached> {
     let programs: Vec<&str> = [hook.enter(), hook.exit()].into_iter().flatten().collect();
     for name in &programs {
         kprobe(ebpf, name)?
@@ -221,15 +309,15 @@ fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: &[&str], argument: &st
     }
     let mut attached = Vec::new();
     let mut failed = Vec::new();
-    for &target in targets {
+    for target in targets {
         let result = programs.iter().try_for_each(|name| {
             kprobe(ebpf, name)?
-                .attach(target, 0)
+                .attach(&target, 0)
                 .map(drop)
                 .map_err(anyhow::Error::from)
         });
         match result {
-            Ok(()) => attached.push(target.to_owned()),
+            Ok(()) => attached.push(target),
             Err(error) => failed.push(format!("{target}: {error:#}")),
         }
     }
