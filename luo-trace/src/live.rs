@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::event::{Body, Event};
-use crate::journal::Header;
+use crate::journal::{Header, HookState};
 use crate::model::{Finding, Model};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
@@ -26,6 +26,7 @@ pub struct Live {
     kernel: String,
     boot_id: String,
     troubles: Vec<String>,
+    hooks: Vec<HookState>,
     state: Mutex<State>,
 }
 
@@ -63,6 +64,7 @@ impl Live {
                     )
                 })
                 .collect(),
+            hooks: header.hooks.clone(),
             state: Mutex::new(State {
                 update: header.update_number,
                 model: Model::new(&header.coverage()),
@@ -148,6 +150,7 @@ impl control::Source for Live {
                 ..losses
             },
             troubles: self.troubles.iter().cloned().chain(status.troubles).collect(),
+            hooks: self.hooks.clone(),
             ..status
         }
     }

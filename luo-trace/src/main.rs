@@ -24,7 +24,7 @@ enum Command {
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),
     /// The kernel functions that are traced, and what each tells
-    Hooks,
+    Hooks(hooks::Args),
     /// What is checked, why it matters, and what to do when it is violated
     Invariants(invariants::Args),
     /// What is measured
@@ -44,7 +44,7 @@ fn main() -> Exit {
         Command::Agent(args) => agent::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-        Command::Hooks => hooks::run().map_err(Into::into),
+        Command::Hooks(args) => hooks::run(&args),
         Command::Invariants(args) => invariants::run(&args),
         Command::Metrics => metrics::run().map_err(Into::into),
         Command::Report(args) => report::run(&args),

@@ -11,6 +11,7 @@ use luo_trace_common::events as abi;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Body, Event, image_name};
+use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task};
 
 pub mod table;
@@ -56,6 +57,8 @@ pub struct Status {
     pub losses: Losses,
     /// Why not everything is seen, in sentences; empty: everything is.
     pub troubles: Vec<String>,
+    /// The hooks of the agent, and what became of each; empty for a look, which has none.
+    pub hooks: Vec<HookState>,
 }
 
 /// A live session.
@@ -187,6 +190,10 @@ pub struct Verdict {
     pub severity: Cow<'static, str>,
     /// What it says.
     pub statement: Cow<'static, str>,
+    /// The hooks that are missing for it.
+    pub missing_hooks: Vec<Cow<'static, str>>,
+    /// The hooks it needs that are switched off.
+    pub switched_off_hooks: Vec<Cow<'static, str>>,
 }
 
 /// A violation, in the JSON form of [`model::Finding`].
@@ -360,7 +367,7 @@ impl Digest {
 }
 
 impl Status {
-    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses and further troubles are the caller's to add.
+    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses, further troubles and hooks are the caller's to add.
     pub fn new(source: &'static str, facts: Facts, model: &Model, digest: &Digest) -> Self {
         let Facts {
             host,
@@ -396,6 +403,7 @@ impl Status {
                 ..Losses::default()
             },
             troubles: digest.troubles(),
+            hooks: Vec::new(),
         }
     }
 
@@ -477,6 +485,8 @@ fn verdicts(model: &Model) -> Vec<Verdict> {
         status: verdict.status.name().into(),
         severity: verdict.invariant.severity().name().into(),
         statement: verdict.invariant.statement().trim().into(),
+        missing_hooks: verdict.missing_hooks.iter().map(|&hook| hook.into()).collect(),
+        switched_off_hooks: verdict.switched_off_hooks.iter().map(|&hook| hook.into()).collect(),
     };
     model.verdicts().iter().map(verdict).collect()
 }

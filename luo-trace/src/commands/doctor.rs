@@ -9,10 +9,11 @@ use luo_trace_common::hooks::{Hook, KhoDetail};
 use serde::Serialize;
 
 use super::agent::kho_detail;
+use super::hooks::Report;
 use crate::exit::Exit;
 use crate::journal::HookState;
-use crate::kernel::preflight::{self, Obstacle, VMLINUX_BTF};
-use crate::kernel::{AttachError, Tracer};
+use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
+use crate::kernel::{AttachError, Tracer, prospects};
 
 /// How much room a trial attachment needs: the smallest ring there is.
 const TRIAL_RING: u32 = 4096;
@@ -33,7 +34,7 @@ enum Format {
     /// For a person
     #[default]
     Text,
-    /// One JSON object: `can_trace`, `obstacle`, `reason`, `hooks`
+    /// One JSON object: `can_trace`, `obstacle`, `reason`, `checks`, `hooks`
     Json,
 }
 
@@ -42,10 +43,24 @@ struct Diagnosis {
     can_trace: bool,
     obstacle: Option<Obstacle>,
     reason: Option<String>,
-    hooks: Vec<HookState>,
+    checks: Vec<Check>,
+    hooks: Vec<Report>,
 }
 
-/// Looks at the host, attaches every hook for a moment, and tells what would not work.
+impl Diagnosis {
+    fn new(reason: Option<String>, obstacle: Option<Obstacle>, hooks: &[HookState]) -> Self {
+        Self {
+            can_trace: reason.is_none(),
+            obstacle,
+            reason,
+            checks: preflight::checks(),
+            hooks: Hook::ALL.iter().map(|&hook| Report::new(hook, hooks)).collect(),
+        }
+    }
+}
+
+/// Looks at the host, attaches every hook for a moment, and tells what would not work. Without the privilege for that it
+/// tells what the kernel's type information promises.
 ///
 /// # Errors
 /// Where stdout cannot be written.
@@ -65,68 +80,51 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 fn diagnose(detail: KhoDetail) -> Diagnosis {
     if let Some(obstacle) = preflight::obstacle() {
-        return Diagnosis {
-            can_trace: false,
-            reason: Some(obstacle.to_string()),
-            obstacle: Some(obstacle),
-            hooks: Vec::new(),
-        };
+        return Diagnosis::new(Some(obstacle.to_string()), Some(obstacle), &prospects());
     }
     let attached = fs::read(VMLINUX_BTF)
         .map_err(Into::into)
         .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail));
     match attached {
-        Ok(tracer) => Diagnosis {
-            can_trace: true,
-            obstacle: None,
-            reason: None,
-            hooks: tracer.hooks().to_vec(),
-        },
-        Err(error) => Diagnosis {
-            can_trace: false,
-            obstacle: None,
-            reason: Some(format!("{error:#}")),
-            hooks: error
+        Ok(tracer) => Diagnosis::new(None, None, tracer.hooks()),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            // What failed is known for sure, of the rest what the type information promises.
+            let failed = error
                 .downcast::<AttachError>()
                 .map(|error| error.failed)
-                .unwrap_or_default(),
-        },
+                .unwrap_or_default();
+            let others = prospects()
+                .into_iter()
+                .filter(|state| failed.iter().all(|f| f.id != state.id));
+            let hooks: Vec<HookState> = failed.iter().cloned().chain(others).collect();
+            Diagnosis::new(Some(reason), None, &hooks)
+        }
     }
 }
 
 fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    for state in &diagnosis.hooks {
-        let hook = Hook::ALL.iter().find(|hook| hook.id() == state.id);
-        let mark = match state {
-            _ if state.attached => "ok",
-            _ if state.switched_off => "off",
-            _ if state.nothing_to_tell => "-",
-            _ => "no",
-        };
-        write!(
-            out,
-            "{mark:<3} {:<20} {:<9} {}",
-            state.id,
-            hook.map_or("", |&hook| super::hooks::need(hook)),
-            state.targets.join(" ")
-        )?;
-        match &state.reason {
-            Some(reason) => writeln!(out, " ({reason})")?,
-            None => writeln!(out)?,
-        }
+    for check in &diagnosis.checks {
+        let mark = if check.ok { "ok" } else { "no" };
+        writeln!(out, "{mark}  {}", check.what)?;
     }
+    writeln!(out)?;
+    diagnosis.hooks.iter().try_for_each(|hook| hook.print(out))?;
+    let count = |word: &str| diagnosis.hooks.iter().filter(|hook| hook.state == word).count();
+    let states = [
+        "attached",
+        "partly attached",
+        "attachable",
+        "missing",
+        "switched off",
+        "nothing to tell",
+        "unknown",
+    ];
+    let counts = states.iter().filter(|state| count(state) > 0);
+    let counts: Vec<String> = counts.map(|state| format!("{} {state}", count(state))).collect();
+    writeln!(out, "\n{} hooks: {}", diagnosis.hooks.len(), counts.join(", "))?;
     match &diagnosis.reason {
         Some(reason) => writeln!(out, "this host cannot be traced: {reason}"),
-        None => {
-            let count = |is: fn(&HookState) -> bool| diagnosis.hooks.iter().filter(|state| is(state)).count();
-            writeln!(
-                out,
-                "this host can be traced: {} hooks attached, {} missing, {} switched off, {} with nothing to tell",
-                count(|state| state.attached),
-                count(HookState::is_missing),
-                count(|state| state.switched_off),
-                count(|state| state.nothing_to_tell)
-            )
-        }
+        None => writeln!(out, "this host can be traced"),
     }
 }

@@ -145,6 +145,11 @@ impl HookState {
         (self.attached && self.reason.is_none()) || self.nothing_to_tell
     }
 
+    /// Whether nothing is known to be in the way of it, where nobody has tried.
+    pub fn is_attachable(&self) -> bool {
+        self.is_missing() && self.reason.is_none() && !self.targets.is_empty()
+    }
+
     /// Whether it should be attached and is not.
     pub fn is_missing(&self) -> bool {
         !self.attached && !self.switched_off && !self.nothing_to_tell

@@ -149,7 +149,7 @@ impl Tracer {
 }
 
 /// What is to be done about a hook on this kernel.
-enum Plan {
+pub(super) enum Plan {
     /// Attach it to these functions; `alternative` says which of the table's targets that is, from 1.
     Attach { targets: Vec<String>, alternative: u32 },
     /// Leave it, since nobody asked for it.
@@ -171,7 +171,7 @@ impl Plan {
 }
 
 /// All symbols that are looked up: the variables, and the functions that a kernel may do without.
-fn symbols() -> Vec<&'static str> {
+pub(super) fn symbols() -> Vec<&'static str> {
     let targets = |hook: &Hook| match (hook.need(), hook.attach()) {
         (Need::IfPresent, Attach::Function { targets, .. }) => targets,
         _ => &[],
@@ -180,7 +180,8 @@ fn symbols() -> Vec<&'static str> {
     kallsyms::variables().into_iter().chain(functions).collect()
 }
 
-fn plan(
+/// What is to be done about a hook on the kernel with this type information and these symbols.
+pub(super) fn plan(
     hook: Hook,
     btf: &Btf<'_>,
     offsets: &[u32; Field::COUNT],

@@ -9,6 +9,7 @@ pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod preflight;
+mod prospects;
 mod ring;
 mod signals;
 pub mod snapshot;
@@ -16,6 +17,7 @@ pub mod snapshot;
 mod tests;
 
 pub use attach::{AttachError, Tracer};
+pub use prospects::prospects;
 pub use ring::Ring;
 
 /// The compiled programs, or nothing in a debug build without the BPF toolchain.

@@ -50,30 +50,66 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// The first obstacle there is, in the order an operator would remove them; `None` where tracing can work.
+/// Something that tracing needs of a host.
+struct Need {
+    /// What is in the way without it.
+    obstacle: Obstacle,
+    /// What it is, in words.
+    what: &'static str,
+    is_there: fn() -> bool,
+}
+
+const fn need(obstacle: Obstacle, what: &'static str, is_there: fn() -> bool) -> Need {
+    Need {
+        obstacle,
+        what,
+        is_there,
+    }
+}
+
+/// All of it, in the order in which an operator would see to it.
+const NEEDS: &[Need] = &[
+    need(Obstacle::NoPrograms, "this binary carries the eBPF programs", || {
+        !super::OBJECT.is_empty()
+    }),
+    need(Obstacle::NoPrivilege, "this process may load eBPF programs", privileged),
+    need(Obstacle::NoBpf, "the kernel has bpf(2)", has_bpf),
+    need(Obstacle::NoBtf, "the kernel carries type information", || {
+        Path::new(VMLINUX_BTF).exists()
+    }),
+    need(Obstacle::NoLuo, "the Live Update Orchestrator is built in", has_luo),
+    need(Obstacle::LuoOff, "the Live Update Orchestrator is switched on", || {
+        Path::new(DEVICE).exists()
+    }),
+];
+
+/// Whether one thing that tracing needs is there.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What, in words.
+    pub what: &'static str,
+    /// Whether it is there.
+    pub ok: bool,
+}
+
+/// Everything that tracing needs of a host, and whether it is there.
+pub fn checks() -> Vec<Check> {
+    let check = |need: &Need| Check {
+        what: need.what,
+        ok: (need.is_there)(),
+    };
+    NEEDS.iter().map(check).collect()
+}
+
+/// The first obstacle there is; `None` where tracing can work.
 pub fn obstacle() -> Option<Obstacle> {
-    if super::OBJECT.is_empty() {
-        return Some(Obstacle::NoPrograms);
-    }
-    if !privileged() {
-        return Some(Obstacle::NoPrivilege);
-    }
-    if !has_bpf() {
-        return Some(Obstacle::NoBpf);
-    }
-    let Ok(bytes) = fs::read(VMLINUX_BTF) else {
-        return Some(Obstacle::NoBtf);
-    };
-    let Ok(btf) = Btf::parse(&bytes) else {
-        return Some(Obstacle::NoBtf);
-    };
-    if !btf.has_function("luo_preserve_file") {
-        return Some(Obstacle::NoLuo);
-    }
-    if !Path::new(DEVICE).exists() {
-        return Some(Obstacle::LuoOff);
-    }
-    None
+    let missing = NEEDS.iter().find(|need| !(need.is_there)());
+    missing.map(|need| need.obstacle)
+}
+
+fn has_luo() -> bool {
+    let has_luo = |bytes: Vec<u8>| Btf::parse(&bytes).is_ok_and(|btf| btf.has_function("luo_preserve_file"));
+    fs::read(VMLINUX_BTF).is_ok_and(has_luo)
 }
 
 const CAP_SYS_ADMIN: u32 = 21;

@@ -1,8 +1,10 @@
 //! What is made of kernels that are not at hand: `testdata/README.md` says what their type information is made from.
 
 use luo_trace_common::fields::{ABSENT, Field};
+use luo_trace_common::hooks::Hook;
 
 use super::btf::Btf;
+use super::prospects;
 
 const V6_19: &[u8] = include_bytes!("testdata/v6_19.btf");
 const V7_0: &[u8] = include_bytes!("testdata/v7_0.btf");
@@ -106,12 +108,38 @@ fn a_later_kernel_may_move_its_members_and_hide_them_in_structures_without_a_nam
     );
 }
 
+/// Why a hook could not be attached on a kernel; nothing where it could.
+fn obstacle(blob: &[u8], hook: Hook) -> Option<String> {
+    let states = prospects::of(&Btf::parse(blob).unwrap(), None);
+    let state = &states[hook as usize];
+    assert_eq!(state.id, hook.id());
+    assert_ne!(state.is_attachable(), state.reason.is_some(), "{state:?}");
+    state.reason.clone()
+}
+
+#[test]
+fn a_hook_that_cannot_work_says_what_this_kernel_lacks() {
+    assert_eq!(obstacle(V7_0, Hook::SessionCreate), None);
+    assert_eq!(obstacle(V7_0, Hook::FlbCallback), None);
+    let says = |blob, hook, what: &str| {
+        let why = obstacle(blob, hook).unwrap();
+        assert!(why.contains(what), "{}: {why}", hook.id());
+    };
+    says(V6_19, Hook::FlbCallback, "liveupdate_flb");
+    says(FUTURE, Hook::FilesFreeze, "no function luo_file_freeze");
+    // The member became a bit, of which a program can make nothing.
+    says(FUTURE, Hook::SessionRelease, "luo_session.retrieved");
+    // Of names that a function had over time, the one there is counts.
+    assert_eq!(obstacle(V7_1, Hook::KhoKeyAdd), None);
+    says(V7_0, Hook::KhoKeyAdd, "kho_out.radix_tree");
+}
+
 /// Asks everything that is ever asked. What the answer is does not matter, only that there is one.
 fn ask(blob: &[u8]) -> bool {
     let Ok(btf) = Btf::parse(blob) else { return false };
     let offsets = btf.offsets();
     let callbacks = btf.callbacks("liveupdate_file_op_args").len() + btf.callbacks("liveupdate_flb_op_args").len();
-    offsets.len() + callbacks > 0
+    offsets.len() + callbacks + prospects::of(&btf, None).len() > 0
 }
 
 #[test]

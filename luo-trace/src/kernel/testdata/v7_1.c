@@ -66,6 +66,18 @@ AT(liveupdate_file_ops, finish, 56);
 AT(liveupdate_file_ops, get_id, 64);
 
 FUNCTIONS_OF_ALL
-struct kho_radix_tree;
+struct kho_radix_tree {
+	void *root;
+	struct mutex lock;
+};
+
+struct kho_out {
+	void *fdt;
+	struct mutex lock;
+	struct kho_radix_tree radix_tree;
+};
+
+AT(kho_out, radix_tree, 32);
+
 FUNCTION(kho_radix_add_page, struct kho_radix_tree *tree, u64 pfn, u32 order)
 FUNCTION(kho_radix_del_page, struct kho_radix_tree *tree, u64 pfn, u32 order)

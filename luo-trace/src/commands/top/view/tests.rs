@@ -41,6 +41,7 @@ fn status() -> Status {
         status: status.into(),
         severity: "error".into(),
         statement: "It holds.".into(),
+        ..Verdict::default()
     };
     Status {
         host: "node-7".into(),

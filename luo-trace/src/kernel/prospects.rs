@@ -1,0 +1,47 @@
+//! What could be attached on this kernel, as far as its type information tells: it takes no privilege to read.
+
+use std::fs;
+
+use luo_trace_common::hooks::Hook;
+use luo_trace_common::variables::Variable;
+
+use super::attach::{Plan, plan, symbols};
+use super::btf::Btf;
+use super::kallsyms::Symbols;
+use super::preflight::VMLINUX_BTF;
+use crate::journal::HookState;
+
+/// The hooks, each with the functions it would be attached to, or why it would not be; empty where the kernel tells nothing.
+pub fn prospects() -> Vec<HookState> {
+    let Ok(bytes) = fs::read(VMLINUX_BTF) else {
+        return Vec::new();
+    };
+    match Btf::parse(&bytes) {
+        Ok(btf) => of(&btf, Symbols::find(&symbols()).ok().as_ref()),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The prospects on a kernel with this type information and these symbols.
+pub(super) fn of(btf: &Btf<'_>, symbols: Option<&Symbols>) -> Vec<HookState> {
+    let offsets = btf.offsets();
+    // Addresses are shown to whoever may attach: here it matters only that there is such a variable.
+    let mut variables = [1; Variable::COUNT];
+    for &variable in Variable::ALL {
+        variables[variable as usize] = symbols.map_or(1, |symbols| symbols.has(variable.symbol()).into());
+    }
+    let state = |&hook: &Hook| {
+        let mut state = HookState {
+            id: hook.id().into(),
+            ..HookState::default()
+        };
+        match plan(hook, btf, &offsets, &variables, symbols) {
+            Plan::Attach { targets, .. } => state.targets = targets,
+            Plan::NothingToTell(reason) => (state.nothing_to_tell, state.reason) = (true, Some(reason)),
+            Plan::Cannot(reason) => state.reason = Some(reason),
+            Plan::SwitchedOff => state.switched_off = true,
+        }
+        state
+    };
+    Hook::ALL.iter().map(state).collect()
+}
