@@ -289,8 +289,24 @@ impl Story {
 
     /// `luo_file_freeze`.
     pub fn freeze_files(&mut self, session: SessionRef, files: u64) -> &mut Self {
-        self.simple(|outcome| {
+        self.freeze_with(session, files, |_| ())
+    }
+
+    /// `luo_file_freeze`, and what happens inside.
+    pub fn freeze_with(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| {
             Body::FilesFreeze(FilesOp {
+                session,
+                files,
+                outcome,
+            })
+        })
+    }
+
+    /// `luo_file_unfreeze`, and what happens inside.
+    pub fn unfreeze_with(&mut self, session: SessionRef, files: u64, inside: impl FnOnce(&mut Self)) -> &mut Self {
+        self.operation(inside, |outcome| {
+            Body::FilesUnfreeze(FilesOp {
                 session,
                 files,
                 outcome,

@@ -7,12 +7,18 @@ use crate::event::Event;
 use crate::testing::Story;
 
 mod file;
+mod finish;
 mod flb;
+mod flb_users;
+mod freeze;
+mod kexec;
+mod kho;
 mod listing;
 mod loss;
 mod reboot;
 mod schedules;
 mod session;
+mod walk;
 
 /// What a record proves in the end.
 pub(super) struct Judged {

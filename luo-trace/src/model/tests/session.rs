@@ -1,3 +1,5 @@
+use luo_trace_common::events::FileCall;
+
 use super::{LONG, doubts, holds, story, violates};
 use crate::model::{Invariant, Status};
 use crate::testing::{memfd, session};
@@ -5,6 +7,8 @@ use crate::testing::{memfd, session};
 const EEXIST: i64 = 17;
 const EINVAL: i64 = 22;
 const ENOMEM: i64 = 12;
+const EBUSY: i64 = 16;
+const EIO: i64 = 5;
 
 #[test]
 fn two_live_sessions_of_one_name_are_found_when_the_first_is_used_again() {
@@ -215,5 +219,127 @@ fn a_release_that_does_not_say_of_what_leaves_everything_in_doubt() {
             .create(session(2, "a"))
             .wait(LONG)
             .create(session(3, "x"));
+    });
+}
+
+#[test]
+fn a_file_that_is_preserved_into_an_incoming_session_is_found() {
+    let a = session(1, "a");
+    let finding = violates(Invariant::SessionDirection, |s| {
+        s.arrive(a, 0).retrieve_session(a).preserve(a, 1, memfd(1));
+    });
+    assert_eq!(finding.object.to_string(), "incoming session \"a\"");
+}
+
+#[test]
+fn an_outgoing_session_that_is_retrieved_from_or_finished_is_found() {
+    let a = session(1, "a");
+    violates(Invariant::SessionDirection, |s| {
+        s.create(a).retrieve_again(a, 1, memfd(1));
+    });
+    violates(Invariant::SessionDirection, |s| {
+        s.create(a).finish_files(a, 0, |_| ());
+    });
+}
+
+#[test]
+fn the_memory_of_a_finished_session_may_be_that_of_an_outgoing_one() {
+    let (old, new) = (session(1, "a"), session(1, "b"));
+    let judged = holds(|s| {
+        s.arrive(old, 0).retrieve_session(old);
+        s.release_incoming(old, 0, |s| {
+            s.finish_files(old, 0, |_| ());
+        });
+        s.create(new).preserve(new, 1, memfd(1));
+    });
+    assert_eq!(judged.verdict(Invariant::SessionDirection).ok, 2);
+}
+
+#[test]
+fn a_session_that_is_stranded_by_its_close_is_found_with_who_refused() {
+    let a = session(1, "a");
+    let finding = violates(Invariant::SessionReleaseFinishes, |s| {
+        s.arrive(a, 2).retrieve_session(a).retrieve(a, 7, memfd(1));
+        s.failing(EBUSY).release_incoming(a, 2, |s| {
+            s.failing(EBUSY).finish_files(a, 2, |s| {
+                s.told(1)
+                    .failing(EBUSY)
+                    .call(FileCall::CanFinish, a, None, memfd(1).file);
+            });
+        });
+    });
+    assert!(finding.seen.contains("stranded with 2 files (0x7, ...)"), "{finding}");
+    assert_eq!(finding.evidence.len(), 2, "the refusal, and the release");
+}
+
+#[test]
+fn a_session_that_is_closed_without_being_finished_is_found() {
+    let a = session(1, "a");
+    violates(Invariant::SessionReleaseFinishes, |s| {
+        s.arrive(a, 2).retrieve_session(a).release_incoming(a, 2, |_| ());
+    });
+}
+
+#[test]
+fn a_session_may_be_finished_before_it_is_closed_or_while_it_is() {
+    let (a, b) = (session(1, "a"), session(2, "b"));
+    let judged = holds(|s| {
+        s.arrive(a, 2).arrive(b, 1).retrieve_session(a).retrieve_session(b);
+        s.failing(EBUSY).finish_files(a, 2, |_| ());
+        s.finish_files(a, 2, |_| ()).release_incoming(a, 0, |s| {
+            s.finish_files(a, 0, |_| ());
+        });
+        s.release_incoming(b, 1, |s| {
+            s.finish_files(b, 1, |_| ());
+        });
+    });
+    assert_eq!(judged.verdict(Invariant::SessionReleaseFinishes).ok, 2);
+}
+
+#[test]
+fn a_loss_during_the_close_may_have_been_its_finish() {
+    let a = session(1, "a");
+    doubts(Invariant::SessionReleaseFinishes, |s| {
+        s.arrive(a, 2).retrieve_session(a).release_incoming(a, 2, |s| {
+            s.gap();
+        });
+    });
+}
+
+#[test]
+fn a_second_opener_of_the_device_is_found() {
+    let finding = violates(Invariant::DeviceExclusive, |s| {
+        s.open_device().by(101).open_device().wait(LONG).create(session(1, "a"));
+    });
+    assert_eq!(finding.object.to_string(), "/dev/liveupdate");
+    // In time, or as soon as the first one is seen to close it later.
+    violates(Invariant::DeviceExclusive, |s| {
+        s.open_device().by(101).open_device().by(100).close_device();
+    });
+}
+
+#[test]
+fn the_device_may_be_opened_again_before_the_end_of_its_close_is_seen() {
+    let judged = holds(|s| {
+        s.open_device();
+        let begun = s.now();
+        s.wait(10).by(101).open_device().by(100).since(begun).close_device();
+        s.by(101).close_device().open_device();
+        s.failing(EBUSY).open_device();
+    });
+    assert_eq!(judged.verdict(Invariant::DeviceExclusive).ok, 4);
+}
+
+#[test]
+fn an_open_that_hides_that_sessions_were_not_read_in_is_found() {
+    violates(Invariant::DeviceExclusive, |s| {
+        s.open_device_with(|s| {
+            s.failing(ENOMEM).read_in();
+        });
+    });
+    holds(|s| {
+        s.failing(EIO).open_device_with(|s| {
+            s.failing(ENOMEM).read_in();
+        });
     });
 }
