@@ -189,9 +189,7 @@ impl Pipeline {
     pub fn flush(&mut self) {
         let records = std::mem::take(&mut self.records);
         let lines = std::mem::take(&mut self.lines);
-        if let Some(journal) = &mut self.outputs.journal
-            && !records.is_empty()
-        {
+        if let Some(journal) = &mut self.outputs.journal {
             journal.send(records, self.jump_is_near);
         }
         let (weight, lines) = (lines.len() as u64, Arc::new(lines));

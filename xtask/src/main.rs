@@ -5,6 +5,7 @@ mod bench;
 mod cache;
 mod dashboards;
 mod demo;
+mod fuzz;
 mod kernel;
 mod run;
 mod setup;
@@ -29,6 +30,8 @@ enum Verb {
     Demo,
     /// Measure what luo-trace costs
     Bench(bench::Args),
+    /// Feed made-up bytes to everything that reads bytes from outside
+    Fuzz(fuzz::Args),
     /// Run everything that must hold: source, tests, and every scenario on real kernels
     Test(test::Args),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::command(args),
         Verb::Demo => demo::command(),
         Verb::Bench(args) => bench::command(args),
+        Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Test(args) => test::command(&args),
     };
     match done {

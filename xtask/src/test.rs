@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use testbed_guest::scenario::{Build, Scenario};
 
 use crate::dashboards;
+use crate::fuzz;
 use crate::kernel::{self, Flavour, Kernel, Request, Source};
 use crate::setup::{self, Need};
 use crate::vm::{self, Agent, Guest, Options, guest};
@@ -36,6 +37,9 @@ const KERNELS: [(&str, Flavour); 4] = [
     ("linux-source-7.2", Flavour::O2),
     ("linux-source-7.3", Flavour::Os),
 ];
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 5;
 
 /// The scenario whose metrics the dashboards are held against.
 const MEASURED: &str = "metrics";
@@ -76,7 +80,7 @@ impl Tally {
 /// Something failed, or could not be run at all.
 pub(crate) fn command(args: &Args) -> Result<()> {
     let mut tally = Tally::default();
-    setup::ensure(&[Need::Bpf, Need::Qemu, Need::KernelBuild, Need::Prometheus])?;
+    setup::ensure(&[Need::Bpf, Need::Qemu, Need::KernelBuild, Need::Prometheus, Need::Fuzzer])?;
     if args.scenario.is_none() {
         source(&mut tally)?;
     }
@@ -101,7 +105,24 @@ fn source(tally: &mut Tally) -> Result<()> {
         cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])
     });
     tally.check("clippy on the eBPF programs", programs);
-    tests(tally)
+    tests(tally)?;
+    fuzzing(tally);
+    Ok(())
+}
+
+/// A look at what a fuzzer finds in a few seconds; `cargo xtask fuzz` takes more time.
+fn fuzzing(tally: &mut Tally) {
+    let mut programs = None;
+    tally.check("fuzz targets build", || {
+        programs = Some(fuzz::build()?);
+        Ok(())
+    });
+    for (programs, target) in programs
+        .iter()
+        .flat_map(|programs| fuzz::TARGETS.map(|target| (programs, target)))
+    {
+        tally.check(&format!("fuzz {target}"), || fuzz::run(programs, target, FUZZ_SECONDS));
+    }
 }
 
 /// Clippy on the crate that is built for another target.

@@ -26,7 +26,7 @@ use crate::live::Live;
 use crate::pipeline::{self, Outputs, Pipeline};
 use crate::sink::console::{self, tell};
 use crate::sink::control::{self, Control, Refusal, Streams};
-use crate::sink::journal::{JournalSink, QUEUE};
+use crate::sink::journal::{JournalSink, KEPT, QUEUE};
 
 /// How many records are taken from the ring before they are handed on.
 const BATCH: usize = 1024;
@@ -260,7 +260,7 @@ fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
             )
         })?;
         tell(format_args!("recording into {}", path.display()));
-        outputs.record(JournalSink::start(writer, QUEUE, tell)?);
+        outputs.record(JournalSink::start(writer, QUEUE, KEPT, tell)?);
     }
     Ok(outputs)
 }

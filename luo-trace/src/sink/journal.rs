@@ -10,6 +10,9 @@ use crate::journal::{Clock, End, Store, Writer};
 
 /// How many batches may wait for the disk before new ones are dropped.
 pub const QUEUE: usize = 256;
+/// How many records are kept back while that many batches wait; more, and all of them are dropped. A batch may hold one
+/// record only, so that a disk that hangs for some milliseconds fills the queue with little.
+pub const KEPT: usize = 1 << 16;
 
 /// Kernel records, one after the other in one piece of memory.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,13 @@ impl Records {
     pub fn push(&mut self, record: &[u8]) {
         self.bytes.extend(record);
         self.ends.push(self.bytes.len());
+    }
+
+    /// Appends the records of another.
+    fn append(&mut self, more: &Records) {
+        let start = self.bytes.len();
+        self.bytes.extend(&more.bytes);
+        self.ends.extend(more.ends.iter().map(|end| start + end));
     }
 
     /// How many there are.
@@ -58,6 +68,9 @@ enum Message {
 pub struct JournalSink {
     queue: SyncSender<Message>,
     thread: JoinHandle<io::Result<()>>,
+    /// Records for which the queue had no room, at most `most_kept` of them.
+    kept: Records,
+    most_kept: usize,
     /// Dropped since the last batch that went through.
     dropped: u64,
     dropped_in_all: u64,
@@ -66,12 +79,17 @@ pub struct JournalSink {
 }
 
 impl JournalSink {
-    /// Starts the thread. `queue` is how many batches may wait; `tell` gets a sentence when writing begins to fail, and
+    /// Starts the thread. `queue` is how many batches may wait, `most_kept` how many records besides; `tell` gets a sentence when writing begins to fail, and
     /// one when it works again.
     ///
     /// # Errors
     /// Where the system has no thread to give.
-    pub fn start<S>(writer: Writer<S>, queue: usize, tell: impl FnMut(String) + Send + 'static) -> io::Result<Self>
+    pub fn start<S>(
+        writer: Writer<S>,
+        queue: usize,
+        most_kept: usize,
+        tell: impl FnMut(String) + Send + 'static,
+    ) -> io::Result<Self>
     where
         S: Store + Send + 'static,
     {
@@ -90,6 +108,8 @@ impl JournalSink {
         Ok(Self {
             queue: sender,
             thread,
+            kept: Records::default(),
+            most_kept,
             dropped: 0,
             dropped_in_all: 0,
             sync_wanted: false,
@@ -97,29 +117,43 @@ impl JournalSink {
         })
     }
 
-    /// Hands over records. `sync` asks that they be on the disk soon: for the events of a freeze, after which the machine
-    /// may jump at any moment. Never waits: where the queue is full the records are dropped, counted, and told in the
+    /// Hands over records, after those that were kept back; with none it only tries those again. `sync` asks that they be on
+    /// the disk soon: for the events of a freeze, after which the machine may jump at any moment. Never waits: where the
+    /// queue is full the records are kept back, and where that are too many they are dropped, counted, and told in the
     /// journal at their place.
     pub fn send(&mut self, records: Records, sync: bool) {
-        let count = records.len() as u64;
+        let mut waiting = std::mem::take(&mut self.kept);
+        waiting.append(&records);
         self.sync_wanted |= sync;
-        let message = Message::Batch {
-            records,
+        if waiting.is_empty() {
+            return;
+        }
+        let batch = Message::Batch {
+            records: waiting,
             dropped: self.dropped,
             sync: self.sync_wanted,
         };
-        if self.try_send(message) {
-            self.dropped = 0;
-            self.sync_wanted = false;
-        } else {
-            self.dropped += count;
-            self.dropped_in_all += count;
+        match self.queue.try_send(batch) {
+            Ok(()) => {
+                self.dropped = 0;
+                self.sync_wanted = false;
+            }
+            Err(TrySendError::Full(Message::Batch { records, .. })) if records.len() <= self.most_kept => {
+                self.kept = records;
+            }
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                if let Message::Batch { records, .. } = message {
+                    self.dropped += records.len() as u64;
+                    self.dropped_in_all += records.len() as u64;
+                }
+            }
         }
     }
 
     /// Hands over a reading of the clocks; where the queue is full it is left out.
     pub fn clock(&mut self, clock: Clock) {
-        self.try_send(Message::Clock(clock));
+        // Neither a full queue nor a thread that is gone is worse for a reading of clocks than for the records.
+        _ = self.queue.try_send(Message::Clock(clock));
     }
 
     /// How many records did not get into the journal so far.
@@ -133,10 +167,10 @@ impl JournalSink {
     /// Where the end could not be marked: the journal then ends like that of a killed agent.
     pub fn end(mut self, end: End) -> io::Result<u64> {
         let gone = || io::Error::other("the journal's thread is gone; what it still had to write is lost");
-        if self.dropped > 0 {
-            let dropped = std::mem::take(&mut self.dropped);
+        let (records, dropped) = (std::mem::take(&mut self.kept), std::mem::take(&mut self.dropped));
+        if dropped > 0 || !records.is_empty() {
             let rest = Message::Batch {
-                records: Records::default(),
+                records,
                 dropped,
                 sync: false,
             };
@@ -146,13 +180,6 @@ impl JournalSink {
         drop(self.queue);
         self.thread.join().map_err(|_| gone())??;
         Ok(self.dropped_in_all + self.unwritten.load(Ordering::Relaxed))
-    }
-
-    fn try_send(&self, message: Message) -> bool {
-        match self.queue.try_send(message) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
     }
 }
 
@@ -272,6 +299,10 @@ mod tests {
     }
 
     fn given_a_queue_of(queue: usize) -> Stage {
+        given_a_queue_and_room(queue, 0)
+    }
+
+    fn given_a_queue_and_room(queue: usize, most_kept: usize) -> Stage {
         let (allow, allowed) = channel();
         let (syncs, synced) = channel();
         let (tell, told) = channel();
@@ -286,7 +317,7 @@ mod tests {
             ..Header::default()
         };
         let writer = Writer::begin(disk, &header).unwrap();
-        let sink = JournalSink::start(writer, queue, move |text| tell.send(text).unwrap()).unwrap();
+        let sink = JournalSink::start(writer, queue, most_kept, move |text| tell.send(text).unwrap()).unwrap();
         Stage {
             sink,
             allow,
@@ -344,6 +375,39 @@ mod tests {
         assert_eq!(stage.sink.end(End::default()).unwrap(), dropped);
         let written = frames(&stage.bytes.lock().unwrap());
         assert_eq!(written[written.len() - 2..], [format!("-{dropped}"), "end".into()]);
+    }
+
+    #[test]
+    fn what_has_no_room_in_the_queue_is_kept_in_order_and_dropped_only_when_it_is_too_much() {
+        // Given a disk that hangs, a queue of one batch, and room for three records besides,
+        let mut stage = given_a_queue_and_room(1, 3);
+        stage.sink.send(records(&["a"]), true);
+        // when three more single records come,
+        ["b", "c", "d"]
+            .iter()
+            .for_each(|name| stage.sink.send(records(&[name]), true));
+        // then nothing is dropped,
+        assert_eq!(stage.sink.dropped(), 0);
+        // and when more come than there is room for, all that had to wait is, and is told at its place.
+        stage.sink.send(records(&["e", "f", "g", "h"]), false);
+        let dropped = stage.sink.dropped();
+        assert!((4..=7).contains(&dropped), "{dropped} are dropped");
+        (0..8).for_each(|_| stage.allow.send(Ok(())).unwrap());
+        assert_eq!(stage.sink.end(End::default()).unwrap(), dropped);
+        let mut wanted: Vec<_> = ["a", "b", "c", "d"].map(str::to_owned).into();
+        wanted.truncate(8 - dropped as usize);
+        wanted.extend([format!("-{dropped}"), "end".into()]);
+        assert_eq!(frames(&stage.bytes.lock().unwrap()), wanted);
+    }
+
+    #[test]
+    fn what_was_kept_is_written_at_the_end() {
+        let mut stage = given_a_queue_and_room(1, 8);
+        let names = ["a", "b", "c", "d"];
+        names.iter().for_each(|name| stage.sink.send(records(&[name]), false));
+        (0..5).for_each(|_| stage.allow.send(Ok(())).unwrap());
+        assert_eq!(stage.sink.end(End::default()).unwrap(), 0);
+        assert_eq!(frames(&stage.bytes.lock().unwrap()), ["a", "b", "c", "d", "end"]);
     }
 
     #[test]

@@ -23,16 +23,19 @@ pub(crate) enum Need {
     Prometheus,
     /// bpftrace, to measure against.
     Bpftrace,
+    /// What compiles libFuzzer.
+    Fuzzer,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
         Self::Prometheus,
         Self::Bpftrace,
+        Self::Fuzzer,
     ];
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use Brings::{Header, Program, Service};
-use Need::{Bpftrace, KernelBuild, Prometheus, Qemu};
+use Need::{Bpftrace, Fuzzer, KernelBuild, Prometheus, Qemu};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -60,6 +60,7 @@ const PACKAGES: &[Package] = &[
     Package { need: Prometheus, brings: Service("prometheus"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Prometheus, brings: Service("promtool"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Bpftrace, brings: Program("bpftrace"), debian: "bpftrace", fedora: "bpftrace", arch: "bpftrace" },
+    Package { need: Fuzzer, brings: Program("c++"), debian: "g++", fedora: "gcc-c++", arch: "gcc" },
 ];
 
 impl Package {

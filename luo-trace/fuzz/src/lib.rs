@@ -1,0 +1,130 @@
+//! What is fuzzed, and what must hold on any input: nothing panics, and nothing takes more memory than the input pays for.
+//!
+//! Each function here is one target's body, so that the committed corpus can be replayed by a plain test. Inputs are
+//! written so that a fuzzer gets on: what only a checksum or a length would refuse is put right first.
+
+use luo_trace::decode::Decoder;
+use luo_trace::event::Body;
+use luo_trace::journal::{Events, Reader};
+use luo_trace::judge::judge;
+use luo_trace::model::{Coverage, Model, Status, Verdict};
+
+// Reads the type information of the running kernel. The module around it needs the eBPF programs, and this file does not.
+#[path = "../../src/kernel/btf.rs"]
+mod btf_reader;
+
+/// What begins every journal, and every frame's kind; see `luo_trace::journal`.
+const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
+/// The number of frames' kinds that are known, and one that is not.
+const KINDS: u8 = 7;
+
+/// The records of the ring: a length of two bytes, that many bytes of a record, and so on.
+///
+/// Whatever they are, the decoder, the model and the events' JSON take them, the model keeps no more sessions than it was
+/// told of, and a finding and its verdict agree.
+pub fn records(input: &[u8]) {
+    let mut decoder = Decoder::default();
+    let mut model = Model::new(&Coverage::all());
+    let mut told = 0;
+    let mut broken = Vec::new();
+    for record in split(input) {
+        let (gap, event) = decoder.decode(&record);
+        for event in gap.into_iter().chain(event) {
+            assert!(serde_json::to_string(&event).is_ok(), "an event has no JSON: {event:?}");
+            broken.extend(model.apply(&event).iter().map(|finding| finding.invariant));
+            told += 1;
+        }
+    }
+    broken.extend(model.finish().iter().map(|finding| finding.invariant));
+    assert!(model.sessions().count() <= told, "{told} events made more sessions");
+    assert!(model.flbs().count() <= told, "{told} events made more global states");
+    let violated = |verdict: &Verdict| verdict.status == Status::Violated;
+    let violated: Vec<_> = model
+        .verdicts()
+        .into_iter()
+        .filter(violated)
+        .map(|verdict| verdict.invariant)
+        .collect();
+    assert!(
+        broken.iter().all(|invariant| violated.contains(invariant)),
+        "{broken:?}"
+    );
+}
+
+/// A journal. Where the first byte is even, the rest is the file. Where it is odd, the rest are frames, each a kind, a length
+/// of two bytes, and a payload; the file is made of them, with right lengths and checksums.
+///
+/// Whatever it holds, it is read to its end and judged, and damage lies within the file.
+pub fn journal(input: &[u8]) {
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let file = if mode % 2 == 0 { rest.to_vec() } else { framed(rest) };
+    let Ok(reader) = Reader::new(&file[..]) else {
+        return;
+    };
+    let mut events = 0;
+    let mut gaps = 0;
+    let judgement = judge(Events::new(reader), |event| match event.body {
+        Body::Gap { .. } => gaps += 1,
+        _ => events += 1,
+    });
+    assert_eq!(judgement.summary.events, events);
+    assert!(gaps <= file.len(), "{gaps} gaps in {} bytes", file.len());
+    for damage in &judgement.summary.damage {
+        assert!(
+            damage.offset.saturating_add(damage.bytes) <= file.len() as u64,
+            "{damage:?} in {} bytes",
+            file.len()
+        );
+    }
+    judgement.outcome();
+}
+
+/// Type information, as of a kernel.
+///
+/// Whatever it is, it is refused or can be asked for everything.
+pub fn btf(input: &[u8]) {
+    let Ok(btf) = btf_reader::Btf::parse(input) else {
+        return;
+    };
+    btf.offsets();
+    btf.has_function("luo_open");
+    for argument in ["liveupdate_file_op_args", "liveupdate_flb_op_args", "a"] {
+        assert!(btf.callbacks(argument).len() <= input.len());
+    }
+}
+
+/// The records in an input of [`records`], each with the size in its header put right.
+fn split(mut input: &[u8]) -> Vec<Vec<u8>> {
+    let mut records = Vec::new();
+    while let Some((len, rest)) = input.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_le_bytes(*len)).min(rest.len());
+        let mut record = rest[..len].to_vec();
+        // `luo_trace_common::events::Header` begins with the kind and the size.
+        if let Some(size) = record.get_mut(2..4) {
+            size.copy_from_slice(&(len as u16).to_le_bytes());
+        }
+        records.push(record);
+        input = &rest[len..];
+    }
+    records
+}
+
+/// The file that an input of [`journal`] stands for.
+fn framed(mut input: &[u8]) -> Vec<u8> {
+    let mut file = PREAMBLE.to_vec();
+    let crc = crc32fast::hash(&file);
+    file.extend(crc.to_le_bytes());
+    while let Some((head, rest)) = input.split_first_chunk::<3>() {
+        let len = usize::from(u16::from_le_bytes([head[1], head[2]])).min(rest.len());
+        let start = file.len();
+        file.extend((len as u32).to_le_bytes());
+        file.extend(u16::from(head[0] % (KINDS + 1)).to_le_bytes());
+        file.extend(&rest[..len]);
+        let crc = crc32fast::hash(&file[start..]);
+        file.extend(crc.to_le_bytes());
+        input = &rest[len..];
+    }
+    file
+}

@@ -1,0 +1,33 @@
+//! Every input of the corpus, and every one that ever made a target fail, goes through its target.
+
+#![allow(clippy::unwrap_used, reason = "what cannot be read fails the test")]
+
+use std::fs;
+use std::path::Path;
+
+fn replay(target: &str, feed: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let mut inputs = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        println!("{}", path.display());
+        feed(&fs::read(path).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 0, "{target} has a corpus");
+}
+
+#[test]
+fn records() {
+    replay("records", luo_trace_fuzz::records);
+}
+
+#[test]
+fn journals() {
+    replay("journal", luo_trace_fuzz::journal);
+}
+
+#[test]
+fn type_information() {
+    replay("btf", luo_trace_fuzz::btf);
+}
