@@ -6,6 +6,7 @@ mod cache;
 mod dashboards;
 mod demo;
 mod fuzz;
+mod invariants;
 mod kernel;
 mod run;
 mod setup;
@@ -32,6 +33,8 @@ enum Verb {
     Bench(bench::Args),
     /// Feed made-up bytes to everything that reads bytes from outside
     Fuzz(fuzz::Args),
+    /// Which scenario has a real kernel break which invariant
+    Invariants(invariants::Args),
     /// Run everything that must hold: source, tests, and every scenario on real kernels
     Test(test::Args),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::command(),
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
+        Verb::Invariants(args) => invariants::command(&args),
         Verb::Test(args) => test::command(&args),
     };
     match done {
