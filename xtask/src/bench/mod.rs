@@ -64,14 +64,23 @@ const RING: [&str; 2] = ["--ring-kib", "65536"];
 /// Who is measured, in this order: the first time nobody looks on is what the others are held against, the second one
 /// tells how far two measurements of the same thing lie apart.
 fn tracers() -> Vec<Tracer> {
-    let agent = || How::Agent {
-        arguments: RING.map(str::to_owned).into(),
+    let agent = |detail: &str| {
+        let arguments = RING.into_iter().chain(["--kho", detail]).map(str::to_owned);
+        How::Agent {
+            arguments: arguments.collect(),
+        }
     };
+    let bpftrace = |like: &str| How::Bpftrace { like: like.into() };
+    let kprobes = |like: &str| How::Kprobes { like: like.into() };
     [
         (table::NOBODY, How::Nobody),
-        ("count", agent()),
-        ("bpftrace-count", How::Bpftrace { like: "count".into() }),
-        ("kprobes-count", How::Kprobes { like: "count".into() }),
+        ("off", agent("off")),
+        ("count", agent("count")),
+        ("keys", agent("keys")),
+        ("bpftrace-count", bpftrace("count")),
+        ("bpftrace-keys", bpftrace("keys")),
+        ("kprobes-count", kprobes("count")),
+        ("kprobes-keys", kprobes("keys")),
         ("nobody-again", How::Nobody),
     ]
     .map(|(name, how)| Tracer { name: name.into(), how })
