@@ -27,7 +27,6 @@
 	X(retrieve_fails)	/* ERRNO: retrieve, before it has touched anything */ \
 	X(restore_twice)	/* COUNT: retrieve restores its first folio twice */ \
 	X(can_finish_refuses)	/* LEVEL: can_finish says no */			\
-	X(finish_twice)		/* COUNT: finish runs a second time */		\
 	X(unpreserve_leaks)	/* COUNT: unpreserve leaves a folio preserved */ \
 	X(unpreserve_order)	/* COUNT: unpreserve takes the largest folio for one of order 0 */ \
 	X(unpreserve_twice)	/* COUNT: unpreserve unpreserves a folio twice */ \
@@ -54,7 +53,7 @@ static inline bool luo_testbed_counted(u32 *countdown, const char *name)
 {
 	if (!*countdown || --*countdown)
 		return false;
-	pr_info("luo_testbed: %s\n", name);
+	pr_info("%s\n", name);
 	return true;
 }
 

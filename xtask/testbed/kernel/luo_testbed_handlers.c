@@ -455,9 +455,6 @@ static void luo_testbed_finish(struct liveupdate_file_op_args *args)
 	struct file_ser *ser = phys_to_virt(args->serialized_data);
 	struct testbed_type *type = type_of(args);
 
-	/* The second time, of finish_twice. */
-	if (!args->serialized_data)
-		return;
 	if (testbed_use_flbs(type))
 		pr_info("%s: finished without its FLBs\n", type->handler.compatible);
 	/* What nobody has retrieved belongs to nobody. */
@@ -470,10 +467,6 @@ static void luo_testbed_finish(struct liveupdate_file_op_args *args)
 		}
 	}
 	kho_restore_free(ser);
-	if (luo_testbed_goes_wrong(finish_twice)) {
-		args->serialized_data = 0;
-		args->handler->ops->finish(args);
-	}
 }
 
 static const struct liveupdate_file_ops testbed_file_ops = {

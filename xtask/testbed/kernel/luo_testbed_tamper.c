@@ -212,12 +212,28 @@ static void first_becomes_last(struct pt_regs *regs, void **kept)
 		list_rotate_left(&set->files_list);
 }
 
+/* While LUO finishes the last file of the only incoming session. */
+static void reorder_incoming(struct pt_regs *regs, void **kept)
+{
+	struct luo_session *session;
+
+	list_for_each_entry(session, &sessions()->incoming.list, list)
+		if (!list_empty(&session->file_set.files_list))
+			list_rotate_left(&session->file_set.files_list);
+}
+
 static void forget_retrieved(struct pt_regs *regs, void **kept)
 {
 	struct luo_file *file = file_of(ARG(void *, 0), ARG(u64, 1));
 
 	if (file)
 		file->retrieve_status = 0;
+}
+
+/* What a tracer has seen the handler say is not what LUO hears. */
+static void can_finish(struct pt_regs *regs, void **kept)
+{
+	regs_set_return_value(regs, true);
 }
 
 static void change_status(struct pt_regs *regs, void **kept)
@@ -273,6 +289,7 @@ static void lose_file_on_abort(struct pt_regs *regs, void **kept)
 	}
 }
 
+/* LUO has done all of it, and its caller hears that it has not. */
 static void come_back(struct pt_regs *regs, void **kept)
 {
 	regs_set_return_value(regs, -EIO);
@@ -361,7 +378,8 @@ static struct tamper tampers[] = {
 	{ .name = "file_objects_free", .now = forget_objects },
 	{ .name = "file_lost", .symbol = "luo_file_unpreserve_files", .enter = lose_file },
 	{ .name = "unpreserve_reordered", .symbol = "luo_file_unpreserve_files", .enter = first_becomes_last },
-	{ .name = "finish_reordered", .symbol = "luo_file_finish", .enter = first_becomes_last },
+	{ .name = "refusal_unheard", .symbol = "luo_testbed_can_finish", .enter = nothing, .leave = can_finish },
+	{ .name = "finish_reordered", .symbol = "luo_testbed_finish", .enter = reorder_incoming },
 	{ .name = "finish_status", .symbol = "luo_file_finish", .enter = change_status },
 	{ .name = "retrieve_forgotten", .symbol = "luo_retrieve_file", .enter = forget_retrieved },
 	{ .name = "deserialize_loses", .symbol = "luo_file_deserialize", .enter = keep_set, .leave = miss_file },
