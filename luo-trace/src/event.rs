@@ -362,6 +362,7 @@ impl Event {
                 d.number("walk", p.walk);
                 d.0.push(("outgoing_sessions", Value::Signed(p.outgoing_sessions)));
                 d.0.push(("incoming_sessions", Value::Signed(p.incoming_sessions)));
+                d.marks(p.flags);
             }
             Body::Gap { lost } => d.number("lost", *lost),
             _ => {}
@@ -405,6 +406,20 @@ impl Details {
     fn image(&mut self, image: &abi::Image) {
         if let Some(name) = image_name(image) {
             self.text("image", name);
+        }
+    }
+
+    /// What a walk over LUO's lists says against itself.
+    fn marks(&mut self, flags: u32) {
+        let marks = [
+            (abi::SNAPSHOT_CHANGED, "changed"),
+            (abi::SNAPSHOT_INCOMPLETE, "incomplete"),
+            (abi::SNAPSHOT_INCOMING_UNREAD, "incoming-unread"),
+        ];
+        let marks = marks.into_iter().filter(|(flag, _)| flags & flag != 0);
+        let marks: Vec<_> = marks.map(|(_, name)| name).collect();
+        if !marks.is_empty() {
+            self.text("marks", marks.join(" "));
         }
     }
 

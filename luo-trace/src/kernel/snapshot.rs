@@ -1,5 +1,6 @@
 //! What LUO's lists hold now: the walks of the program `snapshot`, which needs no hook.
 
+use std::cell::RefCell;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -63,21 +64,10 @@ impl Snapshots {
         &mut self,
         ebpf: &Ebpf,
         mut drain: impl FnMut() -> bool,
-        mut settled: impl FnMut() -> bool,
+        settled: impl FnMut() -> bool,
     ) -> Result<()> {
         let program: &RawTracePoint = ebpf.program(PROGRAM).context("the program is gone")?.try_into()?;
-        let mut alike = 0;
-        for _ in 0..WALKS {
-            let believe = alike + 1 >= BELIEVED;
-            let Some(result) = self.walk(program, believe, &mut drain)? else {
-                return Ok(());
-            };
-            alike = if result & DIFFERS != 0 { alike + 1 } else { 0 };
-            if settled() && result & SNAPSHOT_CHANGED == 0 {
-                return Ok(());
-            }
-        }
-        Ok(())
+        repeat(|believe| self.walk(program, believe, &mut drain), settled)
     }
 
     /// Walks once; gives what the program told at the end, or nothing where the walk was given up.
@@ -108,6 +98,22 @@ impl Snapshots {
         drain();
         Ok((!given_up).then_some(result))
     }
+}
+
+/// Repeats a walk until it was not disturbed and `settled` agrees, or until it is given up. `walk` is told whether to believe
+/// that the kernel counts wrong.
+fn repeat(mut walk: impl FnMut(bool) -> Result<Option<u32>>, mut settled: impl FnMut() -> bool) -> Result<()> {
+    let mut alike = 0;
+    for _ in 0..WALKS {
+        let Some(result) = walk(alike + 1 >= BELIEVED)? else {
+            return Ok(());
+        };
+        alike = if result & DIFFERS != 0 { alike + 1 } else { 0 };
+        if settled() && result & SNAPSHOT_CHANGED == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 fn run(program: &RawTracePoint, what: u64, how: u64) -> Result<u32> {
@@ -145,46 +151,37 @@ pub fn look() -> Result<Vec<Event>> {
         .context("the kernel refuses luo-trace's maps")?;
     let mut snapshots = Snapshots::load(&mut ebpf, &symbols).context("LUO's lists cannot be walked")?;
     let ring = ebpf.take_map("EVENTS").context("the binary lacks the ring buffer")?;
-    let records = std::cell::RefCell::new(Records::new(RingBuf::try_from(ring)?));
-    snapshots.take(
-        &ebpf,
-        || records.borrow_mut().drain(),
-        || records.borrow_mut().settled(),
-    )?;
-    records.into_inner().events()
+    let mut ring = RingBuf::<MapData>::try_from(ring)?;
+    let mut decoder = Decoder::default();
+    let walks = RefCell::new(LastTwo::default());
+    let drain = || {
+        while let Some(record) = ring.next() {
+            // What this binary's own program sends can be decoded.
+            if let (_, Ok(event)) = decoder.decode(&record) {
+                walks.borrow_mut().take(event);
+            }
+        }
+        true
+    };
+    snapshots.take(&ebpf, drain, || walks.borrow_mut().settled())?;
+    walks.into_inner().events()
 }
 
-/// The records of the walks of a look.
-struct Records {
-    ring: RingBuf<MapData>,
-    decoder: Decoder,
+/// What the last two walks of a look found.
+#[derive(Default)]
+struct LastTwo {
     now: Vec<Event>,
     before: Vec<Event>,
     alike: bool,
 }
 
-impl Records {
-    fn new(ring: RingBuf<MapData>) -> Self {
-        Self {
-            ring,
-            decoder: Decoder::default(),
-            now: Vec::new(),
-            before: Vec::new(),
-            alike: false,
+impl LastTwo {
+    /// Takes a record. A walk's first one begins anew.
+    fn take(&mut self, event: Event) {
+        if matches!(event.body, Body::SnapshotBegin(_)) {
+            self.before = std::mem::take(&mut self.now);
         }
-    }
-
-    /// Takes what is in the ring. A walk's first record begins anew.
-    fn drain(&mut self) -> bool {
-        while let Some(record) = self.ring.next() {
-            let (_, event) = self.decoder.decode(&record);
-            let Ok(event) = event else { continue };
-            if matches!(event.body, Body::SnapshotBegin(_)) {
-                self.before = std::mem::take(&mut self.now);
-            }
-            self.now.push(event);
-        }
-        true
+        self.now.push(event);
     }
 
     /// Whether the last two walks found the same.
@@ -208,4 +205,96 @@ impl Records {
 fn found(events: &[Event]) -> impl Iterator<Item = &Body> {
     let inner = events.len().checked_sub(1).and_then(|end| events.get(1..end));
     inner.into_iter().flatten().map(|event| &event.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace_common::events::{Header, SnapshotBegin, SnapshotEnd, SnapshotSession};
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    /// Has these results come of walks, one after the other; gives for each whether it was to believe a wrong count.
+    fn walks(results: &[u32]) -> Vec<bool> {
+        let mut told = Vec::new();
+        let walk = |believe| {
+            told.push(believe);
+            Ok(results.get(told.len() - 1).copied())
+        };
+        repeat(walk, || true).expect("no walk fails");
+        told
+    }
+
+    #[test]
+    fn a_walk_that_nobody_disturbed_is_the_last() {
+        assert_eq!(walks(&[0, 0]).len(), 1);
+        assert_eq!(walks(&[SNAPSHOT_CHANGED, 0, 0]).len(), 2);
+    }
+
+    #[test]
+    fn a_walk_that_is_always_disturbed_is_not_repeated_for_ever() {
+        assert_eq!(walks(&[SNAPSHOT_CHANGED; 100]).len(), 5);
+    }
+
+    #[test]
+    fn a_walk_that_is_given_up_is_the_last() {
+        assert_eq!(walks(&[SNAPSHOT_CHANGED]).len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_count_is_believed_when_three_walks_running_found_it() {
+        const WRONG: u32 = SNAPSHOT_CHANGED | DIFFERS;
+        // Given a count that stays wrong, then the third walk may say so, which the program does by not marking it.
+        assert_eq!(walks(&[WRONG, WRONG, DIFFERS, 0]), [false, false, true]);
+        // Given one between two others that was disturbed, then the three are not running.
+        assert_eq!(
+            walks(&[WRONG, SNAPSHOT_CHANGED, WRONG, WRONG, DIFFERS]),
+            [false, false, false, false, true]
+        );
+    }
+
+    /// The records of a look whose walks found sessions with these numbers of files.
+    fn look(walks: &[&[u64]]) -> Vec<Event> {
+        let mut last_two = LastTwo::default();
+        for (walk, sessions) in (1..).zip(walks) {
+            let header = Header::new_zeroed();
+            let mut take = |body| last_two.take(Event { header, body });
+            take(Body::SnapshotBegin(SnapshotBegin {
+                walk,
+                ..SnapshotBegin::default()
+            }));
+            for &files in *sessions {
+                take(Body::SnapshotSession(SnapshotSession {
+                    files,
+                    ..SnapshotSession::default()
+                }));
+            }
+            take(Body::SnapshotEnd(SnapshotEnd {
+                walk,
+                ..SnapshotEnd::default()
+            }));
+            last_two.settled();
+        }
+        last_two.events().expect("the walk has an end")
+    }
+
+    fn flags(events: &[Event]) -> u32 {
+        match events.last().map(|event| &event.body) {
+            Some(Body::SnapshotEnd(end)) => end.flags,
+            other => panic!("the last record is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_look_at_which_two_walks_found_the_same_is_whole() {
+        let events = look(&[&[1, 2], &[3], &[3]]);
+        assert_eq!(events.len(), 3);
+        assert_eq!(flags(&events), 0);
+    }
+
+    #[test]
+    fn a_look_at_which_no_two_walks_found_the_same_has_changed() {
+        assert_eq!(flags(&look(&[&[1, 2]])), SNAPSHOT_CHANGED);
+        assert_eq!(flags(&look(&[&[1], &[1, 2], &[1]])), SNAPSHOT_CHANGED);
+    }
 }

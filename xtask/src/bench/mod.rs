@@ -168,6 +168,7 @@ fn scenario() -> Scenario {
         kernel: Build::Testbed,
         // What KHO sets aside by itself grows with the initramfs, which holds all of bpftrace's libraries here.
         cmdline: vec!["kho_scratch=64M,64M,64M".into()],
+        memory: (1 << 30).into(),
         deadline_seconds: 3600,
         allow_warnings: false,
         payload: Vec::new(),

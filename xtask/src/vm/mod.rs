@@ -206,7 +206,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         cmdline: &cmdline,
         share: &options.output,
         accel: options.accel,
-        memory_mib: options.memory_mib,
+        memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
         log: options.output.join("qemu.log"),
     };
     let start = Instant::now();

@@ -45,6 +45,9 @@ pub struct Scenario {
     /// Words of the kernel's command line; one that begins with `!` takes a default word out.
     #[serde(default)]
     pub cmdline: Vec<String>,
+    /// How much memory the guest has.
+    #[serde(default = "one_gib")]
+    pub memory: Size,
     /// When the scenario has failed, in seconds on the host's clock.
     #[serde(default = "two_minutes")]
     pub deadline_seconds: u64,
@@ -132,6 +135,10 @@ impl Scenario {
 
 fn yes() -> bool {
     true
+}
+
+fn one_gib() -> Size {
+    (1 << 30).into()
 }
 
 fn two_minutes() -> u64 {

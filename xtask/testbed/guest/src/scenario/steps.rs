@@ -36,6 +36,10 @@ pub enum Step {
     ScrapeMetrics(ScrapeMetrics),
     StartAgent(StartAgent),
     StopAgent(StopAgent),
+    /// Ends the agent by SIGKILL, which it cannot know of.
+    KillAgent(Nothing),
+    /// Starts the agent, and ends it by SIGKILL when it has loaded something and is not ready yet.
+    KillStartingAgent(Nothing),
     /// Starts the agent, and asks it to stop when it has loaded something and is not ready yet.
     StopStartingAgent(Nothing),
     /// Keeps the agent from running, by SIGSTOP: nobody empties its ring.
@@ -316,6 +320,9 @@ pub struct Churn {
     pub threads: u32,
     /// How many sessions each of them makes.
     pub rounds: u32,
+    /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to look at LUO's lists again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub looks: bool,
 }
 
 /// Runs a program to its end. Its output goes to `run-BOOT-NAME.log`.

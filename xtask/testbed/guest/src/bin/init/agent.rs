@@ -81,9 +81,37 @@ impl Agent<'_> {
 
     /// Starts it and asks it to stop when the first BPF object exists, long before it is ready.
     pub(crate) fn stop_while_it_starts(&mut self) -> Result<()> {
+        self.start_until_it_loads()?;
+        self.stop(0)
+    }
+
+    /// Starts it and kills it when the first BPF object exists, long before it is ready.
+    pub(crate) fn kill_while_it_starts(&mut self) -> Result<()> {
+        self.start_until_it_loads()?;
+        self.kill()
+    }
+
+    /// Ends it by a signal that it cannot know of.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        let status = self.child.take().context("the agent does not run")?.wait()?;
+        match status.signal() {
+            Some(libc::SIGKILL) => Ok(()),
+            _ => bail!("the agent ended with {status} before it was killed: see {}", self.log()),
+        }
+    }
+
+    /// A way to ask it, from any thread, to look at LUO's lists again.
+    pub(crate) fn looker(&self) -> Result<impl Fn() -> io::Result<()> + Sync + use<>> {
+        let pid = Pid::from_child(self.child.as_ref().context("the agent does not run")?);
+        Ok(move || kill_process(pid, Signal::USR1).map_err(Into::into))
+    }
+
+    fn start_until_it_loads(&mut self) -> Result<()> {
         if self.child.is_some() {
             bail!("the agent runs already");
         }
+        remove_if_there(READY_FILE)?;
         let before = bpf::Objects::now()?;
         let mut child = self.spawn(&[])?;
         let deadline = Instant::now() + PATIENCE;
@@ -104,7 +132,7 @@ impl Agent<'_> {
             bail!("the agent was ready before it could be asked to stop");
         }
         self.child = Some(child);
-        self.stop(0)
+        Ok(())
     }
 
     /// Keeps it from running until [`Agent::resume`].

@@ -121,6 +121,8 @@ impl<'a, 's> Driver<'a, 's> {
             Step::ScrapeMetrics(step) => self.agent.scrape(step.until.as_deref()),
             Step::StartAgent(step) => self.agent.start(&step.args),
             Step::StopAgent(step) => self.agent.stop(step.exits),
+            Step::KillAgent(_) => self.agent.kill(),
+            Step::KillStartingAgent(_) => self.agent.kill_while_it_starts(),
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
             Step::PauseAgent(_) => self.agent.pause(),
             Step::ResumeAgent(_) => self.agent.resume(),
@@ -191,10 +193,13 @@ impl<'a, 's> Driver<'a, 's> {
     }
 
     fn churn(&mut self, step: &Churn) -> Result<()> {
+        let look = step.looks.then(|| self.agent.looker()).transpose()?;
         let device = self.device()?;
         thread::scope(|scope| {
+            let look = look.as_ref();
             let threads: Vec<_> = (0..step.threads)
-                .map(|thread| scope.spawn(move || churn_rounds(device, thread, step.rounds)))
+                .map(|thread| (thread, look.filter(|_| thread == 0)))
+                .map(|(thread, look)| scope.spawn(move || churn_rounds(device, thread, step.rounds, look)))
                 .collect();
             threads
                 .into_iter()
@@ -245,7 +250,12 @@ impl<'a, 's> Driver<'a, 's> {
     }
 }
 
-fn churn_rounds(device: &Device, thread: u32, rounds: u32) -> Result<()> {
+fn churn_rounds(
+    device: &Device,
+    thread: u32,
+    rounds: u32,
+    look: Option<&(impl Fn() -> io::Result<()> + Sync)>,
+) -> Result<()> {
     let memfd = Memfd {
         name: format!("churn-{thread}"),
         size: PAGE.into(),
@@ -258,6 +268,7 @@ fn churn_rounds(device: &Device, thread: u32, rounds: u32) -> Result<()> {
         let name = format!("churn-{thread}-{round}");
         let session = device.create_session(name.as_bytes()).with_context(context)?;
         session.preserve(&memfd, 0).with_context(context)?;
+        look.map_or(Ok(()), |look| look()).with_context(context)?;
     }
     Ok(())
 }
@@ -321,7 +332,8 @@ fn compare(file: &mut File, memfd: &Memfd) -> Result<()> {
 
 /// Writes the contents that follow from a seed.
 fn fill(file: &mut File, seed: u64, size: u64) -> io::Result<()> {
-    let mut chunk = vec![0; CHUNK];
+    // A hundred thousand small files are made faster without a large buffer for each.
+    let mut chunk = vec![0; CHUNK.min(size as usize)];
     for (offset, length) in chunks(size) {
         content::fill(seed, offset, &mut chunk[..length]);
         file.write_all(&chunk[..length])?;
