@@ -127,6 +127,16 @@ macro_rules! hooks {
                 }
             }
 
+            /// The hooks without which it is not known what it tells: LUO gives its own references back by the functions that
+            /// drivers call.
+            pub const fn relies_on(self) -> &'static [Hook] {
+                match self {
+                    Hook::FlbPutIncoming => &[Hook::FlbFinish],
+                    Hook::FlbPutOutgoing => &[Hook::FlbPreserve, Hook::FlbUnpreserve],
+                    _ => &[],
+                }
+            }
+
             /// The kernel variables it cannot do without.
             pub const fn variables(self) -> &'static [Variable] {
                 match self {

@@ -19,9 +19,10 @@ static EVENTS: RingBuf<u64, 4096> = RingBuf::new();
 #[btf_map]
 static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Events lost on all CPUs. One counter for all, since it is written only when the ring is full.
+/// Events lost on all CPUs: first those that the programs know of, one counter for all, since it is written only when the
+/// ring is full; then those of programs that did not run at all, which the agent learns and writes.
 #[btf_map]
-static LOST: Array<u64, 1> = Array::new();
+static LOST: Array<u64, 2> = Array::new();
 
 #[repr(C)]
 struct Record<P> {
@@ -75,7 +76,7 @@ fn next_sequence() -> Option<u64> {
 #[inline(always)]
 pub fn count_loss() {
     if let Some(counter) = LOST.get_ptr_mut(0) {
-        // SAFETY: the map's only slot, touched by atomic adds alone.
+        // SAFETY: a slot of the map that is touched by atomic adds alone.
         unsafe { add_one(counter) };
     }
 }
@@ -83,9 +84,12 @@ pub fn count_loss() {
 /// How many events were lost so far.
 #[inline(always)]
 pub fn lost() -> u64 {
-    // SAFETY: the map's only slot, touched by atomic adds alone.
-    LOST.get_ptr(0)
-        .map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
+    let count = |slot| {
+        let counter = LOST.get_ptr(slot);
+        // SAFETY: a slot of the map, whose 8 bytes are written at once.
+        counter.map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
+    };
+    count(0) + count(1)
 }
 
 /// How many bytes were ever put into the ring. It grows by [`footprint`] with each event, whoever sends it.

@@ -12,6 +12,7 @@ use luo_trace_common::variables::Variable;
 
 use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
+use super::misses::Misses;
 use super::ring::Ring;
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
@@ -58,7 +59,6 @@ impl Tracer {
     pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32, detail: KhoDetail) -> Result<Self> {
         let _held = HeldSignals::hold();
         let btf = Btf::parse(vmlinux_btf)?;
-        let aya_btf = aya::Btf::parse(vmlinux_btf, aya::Endianness::default())?;
         let offsets = btf.offsets();
         // Without the list of symbols no variable is read, which those who need one tell.
         let symbols = Symbols::find(&symbols()).ok();
@@ -70,6 +70,10 @@ impl Tracer {
                 false => plan(hook, &btf, &offsets, &variables, symbols.as_ref()),
             })
             .collect();
+        let plans = without_doubtful(plans);
+        // aya reads all of it, and searches it from the beginning for each program.
+        let small = btf.only_functions(plans.iter().flat_map(Plan::functions));
+        let aya_btf = aya::Btf::parse(&small, aya::Endianness::default())?;
         let targets: Vec<u32> = plans.iter().map(Plan::alternative).collect();
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&aya_btf))
@@ -144,7 +148,8 @@ impl Tracer {
             .ebpf
             .take_map("LOST")
             .context("the loss counter was taken before")?;
-        Ring::new(RingBuf::try_from(ring)?, Array::try_from(lost)?)
+        let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
+        Ring::new(RingBuf::try_from(ring)?, Array::try_from(lost)?, misses)
     }
 }
 
@@ -161,6 +166,15 @@ pub(super) enum Plan {
 }
 
 impl Plan {
+    /// The functions it attaches to.
+    fn functions(&self) -> impl Iterator<Item = &str> {
+        let targets: &[String] = match self {
+            Plan::Attach { targets, .. } => targets,
+            _ => &[],
+        };
+        targets.iter().map(String::as_str)
+    }
+
     /// What the programs are told of it.
     fn alternative(&self) -> u32 {
         match self {
@@ -227,6 +241,20 @@ pub(super) fn plan(
             },
         },
     }
+}
+
+/// Leaves out the hooks that cannot be understood without others that are left out.
+fn without_doubtful(mut plans: Vec<Plan>) -> Vec<Plan> {
+    for &hook in Hook::ALL {
+        let missing = |other: &&Hook| plans[**other as usize].alternative() == 0;
+        if let Some(other) = hook.relies_on().iter().find(missing)
+            && plans[hook as usize].alternative() != 0
+        {
+            plans[hook as usize] =
+                Plan::Cannot(format!("it cannot be told from {}, which is not attached", other.id()));
+        }
+    }
+    plans
 }
 
 /// Does what is planned for a hook, and tells what became of it.

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use luo_trace_common::fields::{ABSENT, Field};
 
 const MAGIC: u16 = 0xeb9f;
+/// Length of the header that is written here.
+const HEADER_LEN: u32 = 24;
 
 const KIND_INT: u32 = 1;
 const KIND_PTR: u32 = 2;
@@ -17,6 +19,7 @@ const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_FWD: u32 = 7;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
@@ -95,6 +98,33 @@ impl<'a> Btf<'a> {
             at = ty.rest + rest_len(&ty)?;
         }
         Ok(btf)
+    }
+
+    /// Type information that has nothing but these functions, under the same ids, and is small and quick to search for that.
+    pub fn only_functions<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Vec<u8> {
+        // Whatever else there is becomes a type without name or content.
+        let mut types = [0, KIND_FWD << 24, 0].repeat(self.offsets.len() - 1);
+        let mut strings = vec![0u8];
+        for name in names {
+            let Some(&id) = self.functions.get(name.as_bytes()) else {
+                continue;
+            };
+            let at = (id as usize - 1) * 3;
+            types[at] = strings.len() as u32;
+            types[at + 1] = KIND_FUNC << 24;
+            strings.extend(name.bytes().chain([0]));
+        }
+        let len = size_of_val(&types[..]) as u32;
+        let header = [
+            u32::from(MAGIC) | 1 << 16,
+            HEADER_LEN,
+            0,
+            len,
+            len,
+            strings.len() as u32,
+        ];
+        let words = header.into_iter().chain(types);
+        words.flat_map(u32::to_le_bytes).chain(strings).collect()
     }
 
     /// Whether the kernel has a traceable function of this name.
@@ -294,5 +324,19 @@ mod tests {
         let blob = blob(&[twice, twice]);
         let btf = Btf::parse(&blob).expect("parses");
         assert_eq!(btf.offset(Field::LuoUpdateNumber), None);
+    }
+
+    #[test]
+    fn a_function_keeps_its_id_where_nothing_else_is_left() {
+        // Given type information with structures and functions, of which one function is kept,
+        let blob = include_bytes!("testdata/v7_1.btf");
+        let whole = Btf::parse(blob).expect("parses");
+        let small = whole.only_functions(["memfd_luo_preserve", "no_such_function"]);
+        // then that one is found under the same id, by aya, too, and there is nothing else.
+        let btf = Btf::parse(&small).expect("parses");
+        let name: &[u8] = b"memfd_luo_preserve";
+        assert_eq!(btf.functions, HashMap::from([(name, whole.functions[name])]));
+        assert!(btf.structures.is_empty());
+        assert!(aya::Btf::parse(&small, aya::Endianness::Little).is_ok());
     }
 }

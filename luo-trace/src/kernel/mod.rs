@@ -8,6 +8,7 @@ pub mod btf;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
 mod log;
+mod misses;
 pub mod preflight;
 mod prospects;
 mod ring;

@@ -7,18 +7,26 @@ use aya::maps::{Array, MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::misses::Misses;
+
+/// Where the programs count the events that they lost.
+const DROPPED: u32 = 0;
+/// Where the agent tells them what was lost besides.
+const MISSED: u32 = 1;
+
 /// Records as the programs send them, in the order they were reserved.
 pub struct Ring {
     ring: AsyncFd<RingBuf<MapData>>,
     lost: Array<MapData, u64>,
+    misses: Misses,
 }
 
 impl Ring {
-    pub(super) fn new(ring: RingBuf<MapData>, lost: Array<MapData, u64>) -> Result<Self> {
+    pub(super) fn new(ring: RingBuf<MapData>, lost: Array<MapData, u64>, misses: Misses) -> Result<Self> {
         // SAFETY: the map owns its descriptor, gives the same one each time, and closes it only when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| anyhow::anyhow!("the ring buffer cannot be waited for: {error}"))?;
-        Ok(Self { ring, lost })
+        Ok(Self { ring, lost, misses })
     }
 
     /// Waits until there is something to read.
@@ -40,8 +48,12 @@ impl Ring {
         count
     }
 
-    /// How many events the programs have lost so far for want of room.
-    pub fn lost(&self) -> u64 {
-        self.lost.get(&0, 0).unwrap_or(0)
+    /// How many events were lost so far: for want of room, or since a program was skipped. The programs learn the latter from
+    /// here, so that the next event tells it.
+    pub fn lost(&mut self) -> u64 {
+        let missed = self.misses.count();
+        // Where this fails the loss is told all the same, by the number that is returned.
+        _ = self.lost.set(MISSED, missed, 0);
+        self.lost.get(&DROPPED, 0).unwrap_or(0) + missed
     }
 }

@@ -92,6 +92,8 @@ metrics! {
     flb_users: IntGaugeVec = "luo_flb_users" ["flb" "direction"] "Files that use a global state (FLB) now.";
     operations: IntCounterVec = "luo_operations_total" ["op" "result"] "Operations of LUO that ended, by result: ok or an errno's name.";
     durations: HistogramVec = "luo_operation_duration_seconds" ["op"] "How long operations of LUO took.";
+    kho_pages: IntCounterVec = "luo_kho_pages_total" ["op"] "Pages that went through KHO's interface, once for each object; with --kho keys also through its tree.";
+    kho_failures: IntCounterVec = "luo_kho_failures_total" ["op"] "Calls of KHO's interface that failed, and with --kho keys ranges that could not be added to its tree.";
     update_number: IntGaugeVec = "luo_update_number" [] "Number of the live update that brought this kernel; 0 after a cold boot.";
     invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown.";
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
@@ -188,8 +190,9 @@ impl Metrics {
         if let Some(kind) = event.body.kind() {
             add(&f.events, &[kind.name()], 1);
         }
-        // The entry of an operation is not its end.
-        let Some(outcome) = event.outcome().filter(|_| !matches!(event.body, Body::KexecEnter(_))) else {
+        self.observe_kho(&event.body);
+        // The entry of an operation is not its end, and a sum is no operation.
+        let Some(outcome) = event.outcome().filter(|_| is_operation(&event.body)) else {
             return;
         };
         add(&f.operations, &[event.name(), &result_label(outcome.result)], 1);
@@ -197,6 +200,25 @@ impl Metrics {
             && let Ok(histogram) = f.durations.get_metric_with_label_values(&[event.name()])
         {
             histogram.observe(outcome.duration as f64 / 1e9);
+        }
+    }
+
+    fn observe_kho(&self, body: &Body) {
+        let f = &self.families;
+        match body {
+            Body::KhoOp(call, p) if p.outcome.is_ok() => add(&f.kho_pages, &[call.name()], p.pages),
+            Body::KhoOp(call, _) => add(&f.kho_failures, &[call.name()], 1),
+            Body::KhoBalance(p) => {
+                for (op, keys) in [
+                    ("kho-key-add", p.added),
+                    ("kho-key-del", p.removed),
+                    ("kho-restore-page", p.restored),
+                ] {
+                    add(&f.kho_pages, &[op], keys.pages);
+                }
+                add(&f.kho_failures, &["kho-key-add"], p.failures);
+            }
+            _ => {}
         }
     }
 
@@ -275,6 +297,11 @@ impl Metrics {
     fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an event that has an outcome tells the end of an operation.
+fn is_operation(body: &Body) -> bool {
+    !matches!(body, Body::KexecEnter(_) | Body::KhoBalance(_) | Body::KhoAnomaly(_))
 }
 
 /// `ok`, an errno's name where it is a known one, else `other`.

@@ -238,3 +238,42 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
     has(&text, "luo_trace_decode_errors_total 2");
     has(&text, "luo_update_number 4");
 }
+
+#[test]
+fn preserved_pages_are_counted_by_what_was_done_with_them() {
+    // Given two calls that preserve pages, one of which fails, and what an operation did to KHO's tree,
+    let metrics = metrics();
+    let call = |pages, result| {
+        let outcome = Outcome { result, duration: 1 };
+        let op = abi::KhoOp {
+            pages,
+            outcome,
+            ..abi::KhoOp::default()
+        };
+        event(1, Body::KhoOp(abi::KhoCall::PreservePages, op))
+    };
+    metrics.observe(&call(4, 0));
+    metrics.observe(&call(8, -12));
+    let pages = |pages| abi::Keys {
+        calls: 1,
+        pages,
+        sum: 7,
+    };
+    metrics.observe(&event(
+        2,
+        Body::KhoBalance(abi::KhoBalance {
+            added: pages(3),
+            removed: pages(2),
+            failures: 1,
+            ..abi::KhoBalance::default()
+        }),
+    ));
+    // then the failed call preserved nothing, and the sum is no operation of its own.
+    let text = metrics.render();
+    has(&text, r#"luo_kho_pages_total{op="kho-preserve-pages"} 4"#);
+    has(&text, r#"luo_kho_failures_total{op="kho-preserve-pages"} 1"#);
+    has(&text, r#"luo_kho_pages_total{op="kho-key-add"} 3"#);
+    has(&text, r#"luo_kho_pages_total{op="kho-key-del"} 2"#);
+    has(&text, r#"luo_kho_failures_total{op="kho-key-add"} 1"#);
+    assert!(!text.contains(r#"op="kho-balance""#), "{text}");
+}
