@@ -90,6 +90,11 @@ pub fn btf(input: &[u8]) {
     };
     btf.offsets();
     btf.has_function("luo_open");
+    let small = btf.only_functions(["luo_open"]);
+    assert!(
+        btf_reader::Btf::parse(&small)
+            .is_ok_and(|small| small.has_function("luo_open") == btf.has_function("luo_open"))
+    );
     for argument in ["liveupdate_file_op_args", "liveupdate_flb_op_args", "a"] {
         assert!(btf.callbacks(argument).len() <= input.len());
     }
