@@ -167,3 +167,9 @@ fn type_information_that_is_damaged_never_does_harm() {
         assert!(answers > blob.len(), "{answers} of {}", 2 * blob.len());
     }
 }
+
+#[test]
+fn type_information_with_nothing_but_functions_is_read_by_the_loader() {
+    let small = Btf::parse(V7_1).unwrap().only_functions(["memfd_luo_preserve"]);
+    assert!(aya::Btf::parse(&small, aya::Endianness::Little).is_ok());
+}
