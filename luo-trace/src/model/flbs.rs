@@ -6,7 +6,7 @@ use luo_trace_common::events::{self as abi, FlbCall, FlbCallback, FlbUse, Snapsh
 use luo_trace_common::text::Compatible;
 
 use super::counts::{Counts, Direction, FlbCount, HandlerId};
-use super::scene::{Moment, TAINTED};
+use super::scene::{Moment, STRADDLES, TAINTED};
 use crate::event::EventId;
 
 /// More global states than this in one record are not followed. Linux 7.3 has room for 63 (`LUO_FLB_MAX`).
@@ -270,6 +270,10 @@ impl Flbs {
     /// A file of this handler began to use the handler's FLBs, and nothing took them from it before this event.
     pub(super) fn user_came(&mut self, handler: HandlerId, moment: Moment, counts: &mut Counts) {
         for flb in &mut self.all {
+            if moment.epoch == STRADDLES {
+                // A walk may have counted it. One too many is never an alarm.
+                flb.counted = TAINTED;
+            }
             match flb.outgoing.life {
                 Life::Alive(..) => flb.user(handler).1 += 1,
                 // Had it used this one, this one would exist.
@@ -285,6 +289,10 @@ impl Flbs {
     /// A file of this handler stopped using them.
     pub(super) fn user_left(&mut self, handler: HandlerId, moment: Moment, counts: &mut Counts) {
         for flb in &mut self.all {
+            if moment.epoch == STRADDLES {
+                flb.counted = TAINTED;
+                continue;
+            }
             let made = match flb.outgoing.life {
                 Life::Alive(made, _) => made,
                 Life::Dead(..) => 0,
@@ -386,15 +394,15 @@ impl Flbs {
         for &(handler, files) in handlers {
             flb.user(handler).1 = files.unwrap_or(0);
         }
-        flb.counted = epoch;
+        // An operation under way may be half of it.
+        flb.counted = if users == files { epoch } else { TAINTED };
         // What is no file is a driver's.
         (flb.references[0].count, flb.references[0].epoch) = (users.saturating_sub(files), epoch);
         match (users, flb.outgoing.life(epoch)) {
             (0, Life::Dead(..)) | (1.., Life::Alive(..)) => flb.show_users(counts),
-            (0, Life::Unknown) if flb.outgoing.count.is_none() => {
-                (flb.outgoing.life, flb.outgoing.epoch) = (Life::Dead(at, id), epoch);
-            }
-            (0, _) => flb.set_life(Direction::Outgoing, Life::Dead(at, id), moment, counts),
+            // Its end may be under way, and is told when it is over.
+            (0, Life::Alive(..)) => flb.outgoing.epoch = TAINTED,
+            (0, Life::Unknown) => return news,
             _ => flb.set_life(Direction::Outgoing, Life::Alive(at, id), moment, counts),
         }
         true

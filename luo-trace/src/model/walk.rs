@@ -47,8 +47,10 @@ pub(super) struct Survey {
     pub(super) end: SnapshotEnd,
     pub(super) id: EventId,
     pub(super) at: u64,
-    /// Whether it found the lists as they were at one moment, all of them.
+    /// Whether it found the lists of sessions and files as they were at one moment, all of them.
     pub(super) certain: bool,
+    /// Whether that is true of global states too, of which no count tells that one is missing.
+    pub(super) whole: bool,
 }
 
 impl Walk {
@@ -110,6 +112,14 @@ impl Walk {
     /// All handlers.
     pub(super) fn handlers(&self) -> impl Iterator<Item = HandlerId> {
         self.handlers.values().copied()
+    }
+
+    /// Whether it found as many as the kernel counts, so that none of its records was lost.
+    pub(super) fn agrees(&self, end: &SnapshotEnd) -> bool {
+        let files = |s: &Walked| s.files.len() as u64 == s.record.files;
+        self.count(Direction::Outgoing) as i64 == end.outgoing_sessions
+            && self.count(Direction::Incoming) as i64 == end.incoming_sessions
+            && self.sessions.iter().all(files)
     }
 
     /// The session of this id.

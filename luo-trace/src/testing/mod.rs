@@ -9,6 +9,7 @@ mod look;
 mod plan;
 mod story;
 
+pub use kernel::Lists;
 pub use look::Look;
 pub use plan::{Deed, Fault, Plan};
 pub use story::{IMAGE, MEMFD, Story, memfd, session};

@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Lists};
 
 /// What goes wrong in a deed, legally: the kernel rolls it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,16 @@ pub enum Deed {
     Finish { session: u8, fault: Fault },
     /// Close a session that is open.
     Close { session: u8 },
+    /// Open `/dev/liveupdate`.
+    Open,
+    /// Close it.
+    Shut,
+    /// A driver takes a reference on the global state of this number.
+    Get { flb: u8 },
+    /// A driver gives one back.
+    Put { flb: u8 },
+    /// A walk over the kernel's lists.
+    Look,
     /// Reboot into the next kernel; a fault is a file that does not freeze.
     Reboot { fault: Fault },
 }
@@ -51,11 +61,22 @@ pub struct Plan {
     pub tasks: Vec<Vec<Deed>>,
     /// Which of the tasks that can run takes the next step, modulo their number; over and over.
     pub order: Vec<u8>,
+    /// Whether the record begins with a walk over the kernel's lists.
+    pub looks: bool,
 }
 
 impl Plan {
     /// The record of this plan.
     pub fn run(&self) -> Vec<Event> {
-        Kernel::new(self).run()
+        Kernel::new(self).run().0
+    }
+
+    /// The record of this plan, with a walk over the lists at its end, when all is quiet; where in the record that begins,
+    /// and what is there.
+    pub fn run_and_look(&self) -> (Vec<Event>, usize, Lists) {
+        let (mut events, kernel) = Kernel::new(self).run();
+        let walk = events.len();
+        let lists = kernel.look_at_end(&mut events);
+        (events, walk, lists)
     }
 }

@@ -179,9 +179,8 @@ fn unpreserved(scene: &Scene, court: &mut Court, p: &FileCallback) {
         return;
     }
     court.unopen(Invariant::FileBalance);
-    // A handler that is seen to give back one file would be seen to give back another.
-    let seen = |f: &File| f.called_back || (scene.handler != 0 && f.handler == scene.handler);
-    let still_there = |f: &&File| f.state.is_some() && seen(f) && scene.knows(f.epoch);
+    // (One that a walk found may have been on its way out then.)
+    let still_there = |f: &&File| f.state.is_some() && f.called_back && scene.knows(f.epoch);
     match later.iter().rfind(still_there) {
         None => court.hold(Invariant::FileBalance),
         Some(later) => court.violate(scene.finding(

@@ -179,7 +179,7 @@ pub(super) fn release_finishes(_state: &State, scene: &Scene, court: &mut Court)
     if p.outcome.is_ok() && (finished || p.files == 0) {
         return court.hold(Invariant::SessionReleaseFinishes);
     }
-    if p.outcome.is_ok() && !scene.moment.whole {
+    if p.outcome.is_ok() && !(scene.moment.whole && scene.known_session().is_some()) {
         return court.undecidable(Invariant::SessionReleaseFinishes);
     }
     let held = held(scene, p);

@@ -163,7 +163,7 @@ pub(super) fn abort_restores(state: &State, scene: &Scene, court: &mut Court) {
 
 /// The kernel's counts of users against the files and references that the record says there are.
 pub(super) fn flb_count(state: &State, scene: &Scene, court: &mut Court, survey: &Survey) {
-    if !survey.certain {
+    if !survey.whole {
         return;
     }
     for (p, id) in survey.walk.flbs.iter().filter(|(p, _)| p.outgoing_users >= 0) {

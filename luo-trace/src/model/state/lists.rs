@@ -26,12 +26,14 @@ impl State {
                 };
                 let changed = p.flags & (abi::SNAPSHOT_CHANGED | abi::SNAPSHOT_INCOMPLETE) != 0 || walk.disturbed;
                 let clear = self.blind_until == 0 || walk.since > self.blind_until;
+                let certain = !changed && (clear || walk.agrees(p));
                 self.survey = Some(Box::new(Survey {
                     walk,
                     end: *p,
                     id: event.id(),
                     at: event.header.ktime,
-                    certain: clear && !changed,
+                    certain,
+                    whole: certain && clear,
                 }));
             }
             _ => {
@@ -77,7 +79,12 @@ impl State {
                 }
             }
         }
-        for (p, _) in survey.walk.flbs.iter().filter(|(p, _)| p.outgoing_users > 0) {
+        for (p, _) in survey
+            .walk
+            .flbs
+            .iter()
+            .filter(|(p, _)| survey.whole && p.outgoing_users > 0)
+        {
             let life = self.flbs.get(p.flb).map(|(_, flb)| flb.outgoing.life(self.epoch));
             if !matches!(life, Some(Life::Alive(..))) {
                 open.push(Invariant::FlbDestroyOnLast);
@@ -108,7 +115,9 @@ impl State {
                 Some(_) => self.complete(walked, moment),
             };
         }
-        taught |= self.learn_flbs(&survey, moment);
+        if survey.whole {
+            taught |= self.learn_flbs(&survey, moment);
+        }
         self.listed = self.epoch;
         self.unread = survey.is_unread().then_some((survey.id, self.epoch));
         self.aborted = None;
@@ -154,6 +163,11 @@ impl State {
             return;
         };
         (session.origin, session.born) = (walked.id, 0);
+        // What its files keep in memory was not seen to be preserved.
+        session.mixed = true;
+        if walked.direction == Direction::Outgoing {
+            self.kho.doubt();
+        }
         if walked.direction == Direction::Incoming {
             if p.retrieved != 0 {
                 session.retrieved = Some((walked.id, epoch));
@@ -231,6 +245,10 @@ impl State {
         let serial = session.serial;
         for file in &walked.files {
             if !self.index.tokens.contains_key(&(serial, file.record.token)) {
+                self.sessions.entry(id).and_modify(|s| s.mixed = true);
+                if walked.direction == Direction::Outgoing {
+                    self.kho.doubt();
+                }
                 self.list_file(id, file, self.epoch);
                 taught = true;
             }

@@ -5,15 +5,22 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use luo_trace_common::events::{
-    CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, Header, IMAGE_FILE, INCOMING,
-    ImageCarrier, ImageLoad, Kexec, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease,
-    TOKEN_KNOWN,
+    CommandLine, FileCall, FlbCall, Header, IMAGE_FILE, INCOMING, ImageCarrier, ImageLoad, Kexec, KhoBalance, OUTGOING,
+    Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
-use luo_trace_common::text::{Comm, Compatible};
+use luo_trace_common::hooks::Hook;
+use luo_trace_common::text::Comm;
 
 use super::plan::{Deed, Fault, Plan};
-use super::story::{IMAGE, MEMFD, data, memfd, session};
+use super::story::{IMAGE, keys, memfd, session};
 use crate::event::{Body, Event};
+use bodies::{file_call, file_op, files_op, flb_call, flb_op, flb_use, outcome, preserved, with_outcome};
+
+pub use lists::Lists;
+
+mod bodies;
+mod freeze;
+mod lists;
 
 /// Every so many turns the machine is held up for so long: longer than the model doubts a record after a gap, and in all
 /// shorter than it waits for an operation to end.
@@ -70,6 +77,24 @@ enum Step {
     Leave(Body, i64),
     /// Its event takes its place in the record.
     Emit(Event),
+    /// A record that is no operation.
+    Tell(Body),
+    /// A page of this key is preserved, or given back.
+    Page {
+        key: u64,
+        added: bool,
+    },
+    OpenDevice,
+    CloseDevice,
+    Opened,
+    /// A driver takes a reference on global state, where there is some.
+    TakeReference {
+        flb: usize,
+    },
+    GiveReference {
+        flb: usize,
+    },
+    Look,
     Take(Lock),
     Give(Lock),
     Insert {
@@ -151,6 +176,8 @@ struct Task {
     steps: VecDeque<Step>,
     /// When the functions were entered that it is in, the innermost last.
     entered: Vec<u64>,
+    /// Pages that its operation preserved and gave back so far, by their keys.
+    pages: [Vec<u64>; 2],
 }
 
 #[derive(Debug, Default)]
@@ -179,103 +206,16 @@ pub(super) struct Kernel {
     held: BTreeSet<(u64, usize, bool)>,
     sequence: [u64; 2],
     next_file: u64,
+    walks: u64,
+    /// Whether the device is open.
+    in_use: bool,
+    /// Descriptors of it that can be closed.
+    devices: u32,
+    /// References that drivers hold, by FLB.
+    references: [i64; FLBS],
+    /// References that are being given back.
+    returning: [i64; FLBS],
     events: Vec<Event>,
-}
-
-fn outcome(result: i64) -> Outcome {
-    Outcome { result, duration: 0 }
-}
-
-fn with_outcome(mut body: Body, to: Outcome) -> Body {
-    match &mut body {
-        Body::SessionCreate(p) | Body::SessionRetrieve(p) => p.outcome = to,
-        Body::SessionRelease(p) => p.outcome = to,
-        Body::FilePreserve(p) | Body::FileRetrieve(p) => p.outcome = to,
-        Body::FilesUnpreserve(p)
-        | Body::FilesFinish(p)
-        | Body::FilesFreeze(p)
-        | Body::FilesUnfreeze(p)
-        | Body::FilesDeserialize(p) => p.outcome = to,
-        Body::FileCallback(_, p) => p.outcome = to,
-        Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => p.outcome = to,
-        Body::FlbCallback(_, p) => p.outcome = to,
-        Body::SessionDeserialize(p)
-        | Body::SessionSerialize(p)
-        | Body::FlbSerialize(p)
-        | Body::LiveupdateReboot(p)
-        | Body::KexecReturn(p) => p.outcome = to,
-        Body::KexecEnter(p) => p.outcome = to,
-        Body::ImageLoad(p) => p.outcome = to,
-        Body::ImageCarrier(p) => p.outcome = to,
-        Body::FlbGet(p) | Body::FlbPut(p) => p.outcome = to,
-        Body::DeviceOpen(p) | Body::DeviceRelease(p) => p.outcome = to,
-        Body::KhoBalance(p) => p.outcome = to,
-        _ => {}
-    }
-    body
-}
-
-fn files_op(session: SessionRef, files: usize) -> FilesOp {
-    FilesOp {
-        session,
-        files: files as u64,
-        outcome: outcome(0),
-    }
-}
-
-fn file_op(session: SessionRef, token: u64, object: Option<Object>) -> FileOp {
-    FileOp {
-        session,
-        token,
-        handler: Compatible::new(if object.is_some() { MEMFD } else { "" }),
-        object: object.unwrap_or_default(),
-        data: if object.is_some() { data(token) } else { 0 },
-        outcome: outcome(0),
-    }
-}
-
-fn file_call(call: FileCall, session: SessionRef, token: Option<u64>, file: KFile) -> Body {
-    let callback = FileCallback {
-        call: call as u32,
-        flags: if token.is_some() { TOKEN_KNOWN } else { 0 },
-        session,
-        token: token.unwrap_or(0),
-        handler: Compatible::new(MEMFD),
-        file: file.object.map_or(0, |f| f.file),
-        data: data(file.token),
-        retrieve_status: match call {
-            FileCall::CanFinish | FileCall::Finish => file.status,
-            _ => 0,
-        },
-        ..FileCallback::default()
-    };
-    Body::FileCallback(call, callback)
-}
-
-fn preserved(token: u64, file: Object) -> KFile {
-    KFile {
-        token,
-        object: Some(file),
-        status: 0,
-    }
-}
-
-fn flb_op() -> FlbOp {
-    FlbOp {
-        handler: Compatible::new(MEMFD),
-        outcome: outcome(0),
-    }
-}
-
-fn flb_call(call: FlbCall, flb: usize) -> Body {
-    let callback = FlbCallback {
-        call: call as u32,
-        flb: 0x5_0000 + flb as u64,
-        name: Compatible::new(["flb-a", "flb-b"][flb]),
-        handler: Compatible::new(MEMFD),
-        ..FlbCallback::default()
-    };
-    Body::FlbCallback(call, callback)
 }
 
 impl Kernel {
@@ -287,7 +227,7 @@ impl Kernel {
                 .iter()
                 .map(|deeds| Task {
                     steps: deeds.iter().map(|&deed| Step::Deed(deed)).collect(),
-                    entered: Vec::new(),
+                    ..Task::default()
                 })
                 .collect(),
             order: plan.order.clone(),
@@ -302,18 +242,27 @@ impl Kernel {
             held: BTreeSet::new(),
             sequence: [0; 2],
             next_file: u64::from(FILES),
+            walks: 0,
+            in_use: false,
+            devices: 0,
+            references: [0; FLBS],
+            returning: [0; FLBS],
             events: Vec::new(),
         };
         kernel.boot(&plan.incoming);
         kernel.deserialize(&plan.incoming);
+        if !plan.tasks.is_empty() && plan.looks {
+            kernel.look(0);
+        }
         kernel
     }
 
-    pub(super) fn run(mut self) -> Vec<Event> {
+    /// Runs until no task can go on.
+    pub(super) fn run(mut self) -> (Vec<Event>, Self) {
         loop {
             let ready: Vec<usize> = (0..self.tasks.len()).filter(|&t| self.can_run(t)).collect();
             let Some(last) = ready.len().checked_sub(1) else {
-                return self.events;
+                return (std::mem::take(&mut self.events), self);
             };
             let choice = self
                 .order
@@ -419,15 +368,16 @@ impl Kernel {
         match self.tasks[task].steps.front() {
             None => false,
             Some(Step::Take(Lock::Read)) => !self.frozen,
-            // Whoever reboots waits for the previous kernel's sessions to be finished, which LUO does not ask for.
-            Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0 && self.all_finished(),
+            // Whoever reboots waits for the previous kernel's sessions to be finished and for references to be given back,
+            // which LUO does not ask for.
+            Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0 && self.is_ready(),
             Some(Step::Take(lock)) => !self.held.contains(&key(*lock)),
             Some(_) => true,
         }
     }
 
-    fn all_finished(&self) -> bool {
-        self.sessions.values().all(|s| !s.incoming || s.finished)
+    fn is_ready(&self) -> bool {
+        self.references == [0; FLBS] && self.sessions.values().all(|s| !s.incoming || s.finished)
     }
 
     fn leave(&mut self, task: usize, body: Body, result: i64) -> Event {
@@ -437,7 +387,10 @@ impl Kernel {
             Body::KexecEnter(_) => 0,
             _ => (self.now - start).max(1),
         };
-        let body = with_outcome(body, Outcome { result, duration });
+        self.event(task, with_outcome(body, Outcome { result, duration }))
+    }
+
+    fn event(&self, task: usize, body: Body) -> Event {
         let kind = body.kind();
         let header = Header {
             kind: kind.map_or(0, |kind| kind as u16),
@@ -460,6 +413,58 @@ impl Kernel {
         self.events.push(event);
     }
 
+    /// A record that is no operation, of this moment.
+    fn tell(&mut self, task: usize, body: Body) {
+        self.tasks[task].entered.push(self.now);
+        let event = self.event(task, body);
+        self.tasks[task].entered.pop();
+        self.emit(task, event);
+    }
+
+    /// What the operation that ends with this did to preserved memory, if anything.
+    fn balance(&mut self, task: usize, body: &Body, result: i64) -> Option<Body> {
+        let (hook, session, token) = match body {
+            Body::FilePreserve(p) => (Hook::FilePreserve, p.session, p.token),
+            Body::FilesUnpreserve(p) => (Hook::FilesUnpreserve, p.session, 0),
+            _ => return None,
+        };
+        let [added, removed] = std::mem::take(&mut self.tasks[task].pages);
+        let some = !added.is_empty() || !removed.is_empty();
+        some.then(|| {
+            Body::KhoBalance(KhoBalance {
+                operation: hook as u32,
+                flags: if hook == Hook::FilePreserve { TOKEN_KNOWN } else { 0 },
+                session,
+                token,
+                added: keys(&added),
+                removed: keys(&removed),
+                outcome: Outcome { result, duration: 1 },
+                ..KhoBalance::default()
+            })
+        })
+    }
+
+    fn open_device(&mut self, task: usize) {
+        let busy = std::mem::replace(&mut self.in_use, true);
+        let end = |result| Step::Leave(Body::DeviceOpen(Plain::default()), result);
+        if busy {
+            return self.first(task, [end(EBUSY)]);
+        }
+        let read_in = Step::Leave(Body::SessionDeserialize(Plain::default()), 0);
+        self.first(task, [Step::Enter, read_in, end(0), Step::Opened]);
+    }
+
+    fn take_reference(&mut self, task: usize, flb: usize) {
+        let there = self.flbs[flb].outgoing > 0;
+        if there {
+            self.flbs[flb].outgoing += 1;
+            self.references[flb] += 1;
+        }
+        let event = Body::FlbGet(flb_use(flb, self.flbs[flb].outgoing));
+        let give = Step::Give(Lock::Flb(flb, false));
+        self.first(task, [give, Step::Leave(event, if there { 0 } else { ENOENT })]);
+    }
+
     fn first(&mut self, task: usize, steps: impl IntoIterator<Item = Step, IntoIter: DoubleEndedIterator>) {
         for step in steps.into_iter().rev() {
             self.tasks[task].steps.push_front(step);
@@ -471,9 +476,25 @@ impl Kernel {
             Step::Deed(deed) => self.begin(task, deed),
             Step::Enter => self.tasks[task].entered.push(self.now),
             Step::Leave(body, result) => {
+                let balance = self.balance(task, &body, result);
                 let event = self.leave(task, body, result);
                 self.first(task, [Step::Emit(event)]);
+                if let Some(balance) = balance {
+                    self.first(task, [Step::Tell(balance)]);
+                }
             }
+            Step::Tell(body) => self.tell(task, body),
+            Step::Page { key, added } => self.tasks[task].pages[usize::from(!added)].push(key),
+            Step::OpenDevice => self.open_device(task),
+            Step::Opened => self.devices += 1,
+            Step::CloseDevice => self.in_use = false,
+            Step::TakeReference { flb } => self.take_reference(task, flb),
+            Step::GiveReference { flb } => {
+                self.references[flb] -= 1;
+                self.returning[flb] -= 1;
+                self.flb_put(task, flb, false);
+            }
+            Step::Look => self.look(task),
             Step::Emit(event) => self.emit(task, event),
             Step::Take(Lock::Read) => self.readers += 1,
             Step::Take(Lock::Write) => self.frozen = true,
@@ -484,7 +505,10 @@ impl Kernel {
             Step::Insert { name } => self.insert(task, name),
             Step::Preserve { id, token, file, fault } => self.preserve(task, id, token, file, fault),
             Step::FlbGet { flb, fault } => self.flb_get(task, flb, fault),
-            Step::FlbCreated { flb } => self.flbs[flb].outgoing = 1,
+            Step::FlbCreated { flb } => {
+                self.flbs[flb].outgoing = 1;
+                self.tasks[task].pages[0].push(1000 + flb as u64);
+            }
             Step::FlbPut { flb, incoming } => self.flb_put(task, flb, incoming),
             Step::Append { id, token, file } => {
                 let file = preserved(token, file);
@@ -581,6 +605,37 @@ impl Kernel {
                     self.first(task, [Step::Put { id }]);
                 }
             }
+            Deed::Open => self.first(task, [Step::Enter, Step::OpenDevice]),
+            Deed::Shut if self.devices > 0 => {
+                self.devices -= 1;
+                let closed = Step::Leave(Body::DeviceRelease(Plain::default()), 0);
+                self.first(task, [Step::Enter, Step::CloseDevice, closed]);
+            }
+            Deed::Shut => {}
+            Deed::Get { flb } => {
+                let flb = usize::from(flb) % FLBS;
+                let lock = Step::Take(Lock::Flb(flb, false));
+                self.drive(task, [Step::Enter, lock, Step::TakeReference { flb }]);
+            }
+            Deed::Put { flb } => {
+                let flb = usize::from(flb) % FLBS;
+                if self.references[flb] > self.returning[flb] {
+                    self.returning[flb] += 1;
+                    let lock = Lock::Flb(flb, false);
+                    let event = Body::FlbPut(flb_use(flb, -1));
+                    let steps = [
+                        Step::Enter,
+                        Step::Take(lock),
+                        Step::GiveReference { flb },
+                        Step::Give(lock),
+                    ];
+                    self.drive(
+                        task,
+                        steps.into_iter().chain([Step::Leave(event, 0)]).collect::<Vec<_>>(),
+                    );
+                }
+            }
+            Deed::Look => self.first(task, [Step::Look]),
             Deed::Reboot { fault } => self.first(
                 task,
                 [
@@ -600,6 +655,18 @@ impl Kernel {
                 ],
             ),
         }
+    }
+
+    /// A driver's own operation. It is done within one of LUO's here, so that none is under way while LUO serializes: what is
+    /// written then is compared with what was seen to end.
+    fn drive(&mut self, task: usize, steps: impl IntoIterator<Item = Step>) {
+        let steps = steps.into_iter();
+        let steps: Vec<_> = [Step::Take(Lock::Read)]
+            .into_iter()
+            .chain(steps)
+            .chain([Step::Give(Lock::Read)])
+            .collect();
+        self.first(task, steps);
     }
 
     /// An operation on a session's descriptor, with what surrounds each.
@@ -685,9 +752,14 @@ impl Kernel {
         let called = file_call(FileCall::Preserve, name, Some(token), preserved(token, file));
         let mut then = vec![Step::Enter, Step::Leave(called, if fails { EIO } else { 0 })];
         if fails {
+            then.extend([true, false].map(|added| Step::Page { key: file.file, added }));
             then.extend(leave_flbs(false));
             then.push(Step::Forget { file });
         } else {
+            then.push(Step::Page {
+                key: file.file,
+                added: true,
+            });
             then.push(Step::Append { id, token, file });
         }
         let object = (!fails).then_some(file);
@@ -748,6 +820,9 @@ impl Kernel {
         *count -= 1;
         if *count == 0 {
             let call = if incoming { FlbCall::Finish } else { FlbCall::Unpreserve };
+            if !incoming {
+                self.tasks[task].pages[1].push(1000 + flb as u64);
+            }
             self.first(task, [Step::Enter, Step::Leave(flb_call(call, flb), 0)]);
         }
     }
@@ -803,7 +878,11 @@ impl Kernel {
             Step::Leave(file_call(FileCall::Unpreserve, kept.name, None, last), 0),
         ];
         steps.extend(leave_flbs(false));
-        steps.extend([Step::Detach { id, file }, Step::UnpreserveNext { id }]);
+        let page = Step::Page {
+            key: file.file,
+            added: false,
+        };
+        steps.extend([page, Step::Detach { id, file }, Step::UnpreserveNext { id }]);
         self.first(task, steps);
     }
 
@@ -910,47 +989,6 @@ impl Kernel {
         steps.extend(leave_flbs(true));
         steps.extend(file.object.map(|file| Step::Forget { file }));
         steps.extend([Step::FinishEnd { id }, Step::FinishNext { id }]);
-        self.first(task, steps);
-    }
-
-    /// `luo_session_serialize` with its lock held, and what follows it in `liveupdate_reboot` and `kernel_kexec`.
-    fn freeze(&mut self, task: usize, fault: Fault) {
-        let sessions: Vec<KSession> = self.sessions.values().filter(|s| !s.incoming).cloned().collect();
-        let fails = fault == Fault::Handler && sessions.last().is_some_and(|s| !s.files.is_empty());
-        let mut steps = Vec::new();
-        for (i, kept) in sessions.iter().enumerate() {
-            let last = i + 1 == sessions.len();
-            steps.push(Step::Enter);
-            for (k, file) in kept.files.iter().enumerate() {
-                let refuses = fails && last && k + 1 == kept.files.len();
-                let called = file_call(FileCall::Freeze, kept.name, None, *file);
-                steps.extend([Step::Enter, Step::Leave(called, if refuses { EIO } else { 0 })]);
-            }
-            let result = if fails && last { EIO } else { 0 };
-            steps.push(Step::Leave(
-                Body::FilesFreeze(files_op(kept.name, kept.files.len())),
-                result,
-            ));
-        }
-        let result = if fails { EIO } else { 0 };
-        if fails {
-            for kept in sessions.iter().rev().skip(1) {
-                let event = Body::FilesUnfreeze(files_op(kept.name, kept.files.len()));
-                steps.extend([Step::Enter, Step::Leave(event, 0)]);
-            }
-            steps.push(Step::Give(Lock::Write));
-        }
-        steps.push(Step::Leave(Body::SessionSerialize(Plain::default()), result));
-        if !fails {
-            steps.extend([Step::Enter, Step::Leave(Body::FlbSerialize(Plain::default()), 0)]);
-        }
-        steps.push(Step::Leave(Body::LiveupdateReboot(Plain::default()), result));
-        if fails {
-            steps.push(Step::Leave(Body::KexecReturn(Plain::default()), result));
-        } else {
-            // The jump: this task does nothing more.
-            self.tasks[task].steps.clear();
-        }
         self.first(task, steps);
     }
 }

@@ -1,0 +1,73 @@
+//! The freeze of the made-up kernel, and what undoes it.
+
+use luo_trace_common::events::{FileCall, FlbRecord, Plain};
+
+use super::super::plan::Fault;
+use super::bodies::{file_call, files_op, flb_name};
+use super::{EIO, FLBS, KSession, Kernel, Lock, Step};
+use crate::event::Body;
+
+impl Kernel {
+    /// `luo_session_serialize` with its lock held, and what follows it in `liveupdate_reboot` and `kernel_kexec`.
+    pub(super) fn freeze(&mut self, task: usize, fault: Fault) {
+        let sessions: Vec<KSession> = self.sessions.values().filter(|s| !s.incoming).cloned().collect();
+        let fails = fault == Fault::Handler && sessions.last().is_some_and(|s| !s.files.is_empty());
+        let mut steps = Vec::new();
+        for (i, kept) in sessions.iter().enumerate() {
+            let last = i + 1 == sessions.len();
+            steps.push(Step::Enter);
+            for (k, file) in kept.files.iter().enumerate() {
+                let refuses = fails && last && k + 1 == kept.files.len();
+                let called = file_call(FileCall::Freeze, kept.name, None, *file);
+                steps.extend([Step::Enter, Step::Leave(called, if refuses { EIO } else { 0 })]);
+            }
+            if fails && last {
+                // In the order of the list, but for the one that failed.
+                steps.extend(unfreeze(kept, kept.files.len() - 1));
+            }
+            let result = if fails && last { EIO } else { 0 };
+            steps.push(Step::Leave(
+                Body::FilesFreeze(files_op(kept.name, kept.files.len())),
+                result,
+            ));
+        }
+        let result = if fails { EIO } else { 0 };
+        if fails {
+            for kept in sessions.iter().rev().skip(1) {
+                let event = Body::FilesUnfreeze(files_op(kept.name, kept.files.len()));
+                steps.push(Step::Enter);
+                steps.extend(unfreeze(kept, kept.files.len()));
+                steps.push(Step::Leave(event, 0));
+            }
+            steps.push(Step::Give(Lock::Write));
+        }
+        steps.push(Step::Leave(Body::SessionSerialize(Plain::default()), result));
+        if !fails {
+            steps.push(Step::Enter);
+            for flb in (0..FLBS).filter(|&flb| self.flbs[flb].outgoing > 0) {
+                let record = FlbRecord {
+                    name: flb_name(flb),
+                    data: 1,
+                    users: self.flbs[flb].outgoing.unsigned_abs(),
+                };
+                steps.push(Step::Tell(Body::FlbRecord(record)));
+            }
+            steps.push(Step::Leave(Body::FlbSerialize(Plain::default()), 0));
+        }
+        steps.push(Step::Leave(Body::LiveupdateReboot(Plain::default()), result));
+        if fails {
+            steps.push(Step::Leave(Body::KexecReturn(Plain::default()), result));
+        } else {
+            // The jump: this task does nothing more.
+            self.tasks[task].steps.clear();
+        }
+        self.first(task, steps);
+    }
+}
+
+/// The first files of a session are unfrozen.
+fn unfreeze(kept: &KSession, files: usize) -> Vec<Step> {
+    let called = |file| Step::Leave(file_call(FileCall::Unfreeze, kept.name, None, file), 0);
+    let files = kept.files.iter().take(files);
+    files.flat_map(|&file| [Step::Enter, called(file)]).collect()
+}
