@@ -35,6 +35,9 @@ const KIND_ENUM64: u32 = 19;
 /// How deep members of members may nest before a type is taken to be damaged.
 const DEPTH: u32 = 32;
 
+/// How many members are looked at for one. The kernel's largest structures have some hundred.
+const MEMBERS: u32 = 1 << 14;
+
 /// Type information, indexed by the names of structures and functions.
 pub struct Btf<'a> {
     types: &'a [u8],
@@ -137,7 +140,7 @@ impl<'a> Btf<'a> {
         let mut id = self.structure(field.structure())?;
         let mut offset = 0;
         for name in field.path().split('.') {
-            let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH)?;
+            let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH, &mut { MEMBERS })?;
             offset += member_offset;
             id = member_type;
         }
@@ -152,7 +155,7 @@ impl<'a> Btf<'a> {
         let has_all = |&id: &u32| {
             members
                 .split(", ")
-                .all(|member| self.member(id, member.as_bytes(), DEPTH).is_some())
+                .all(|member| self.member(id, member.as_bytes(), DEPTH, &mut { MEMBERS }).is_some())
         };
         // Where there are two, neither can be told to be the right one.
         let mut found = self.anonymous.iter().copied().filter(has_all);
@@ -195,13 +198,15 @@ impl<'a> Btf<'a> {
         one_parameter() == Some(structure)
     }
 
-    /// Finds a member by name, also within anonymous members: its offset in bytes and its type.
-    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32)> {
+    /// Finds a member by name, also within anonymous members: its offset in bytes and its type. `budget` is how many members
+    /// may still be looked at: in damaged information, members may contain each other.
+    fn member(&self, id: u32, name: &[u8], depth: u32, budget: &mut u32) -> Option<(u32, u32)> {
         let ty = self.get(self.skip_modifiers(id)?)?;
         if depth == 0 || !matches!(ty.kind, KIND_STRUCT | KIND_UNION) {
             return None;
         }
         for i in 0..ty.len {
+            *budget = budget.checked_sub(1)?;
             let at = ty.rest + i * 12;
             let member_name = self.string(word(self.types, at).ok()?);
             let member_type = word(self.types, at + 4).ok()?;
@@ -212,7 +217,7 @@ impl<'a> Btf<'a> {
                 return (!is_bitfield && bits % 8 == 0).then_some((bits / 8, member_type));
             }
             if member_name.is_empty()
-                && let Some((offset, found)) = self.member(member_type, name, depth - 1)
+                && let Some((offset, found)) = self.member(member_type, name, depth - 1, budget)
             {
                 return Some((bits / 8 + offset, found));
             }
