@@ -33,9 +33,9 @@ pub(crate) struct Args {
 /// The kernels that are kept working, the default ones first.
 const KERNELS: [(&str, Flavour); 4] = [
     ("linux-source-7.3", Flavour::O2),
-    ("linux-source-7.2", Flavour::Os),
     ("linux-source-7.2", Flavour::O2),
     ("linux-source-7.3", Flavour::Os),
+    ("linux-source-7.2", Flavour::Os),
 ];
 
 /// How long each fuzz target runs.

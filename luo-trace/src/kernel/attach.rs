@@ -191,7 +191,29 @@ pub(super) fn symbols() -> Vec<&'static str> {
         _ => &[],
     };
     let functions = Hook::ALL.iter().flat_map(targets).copied();
-    kallsyms::variables().into_iter().chain(functions).collect()
+    kallsyms::variables()
+        .into_iter()
+        .chain(functions)
+        .chain(FTRACE)
+        .collect()
+}
+
+/// What ftrace calls for a function that is probed.
+const FTRACE: [&str; 2] = ["arch_ftrace_ops_list_func", "kprobe_ftrace_handler"];
+
+/// Why no kprobe may be attached to this kernel. On x86-64 Linux marks addresses in their lowest bit
+/// (`ftrace_jmp_set` in `include/linux/ftrace.h`, 7.2 and 7.3) and takes ftrace's own functions for marked ones where they
+/// lie at odd addresses, as a kernel that is optimised for size has them: it then calls the byte before, and crashes. Seen
+/// on 7.2.13 when probes came back, and when somebody else's shared a function with ours.
+fn unsafe_probes(symbols: Option<&Symbols>) -> Option<String> {
+    if !cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let odd = |name: &&&str| symbols.and_then(|s| s.address(name)).is_some_and(|at| at % 2 == 1);
+    let function = FTRACE.iter().find(odd)?;
+    Some(format!(
+        "a probe could crash this kernel, which has {function} at an odd address; build it with CONFIG_FUNCTION_ALIGNMENT_4B or more"
+    ))
 }
 
 /// What is to be done about a hook on the kernel with this type information and these symbols.
@@ -235,10 +257,13 @@ pub(super) fn plan(
             targets if targets.is_empty() => {
                 Plan::Cannot(format!("this kernel has no callback that takes a struct {argument}"))
             }
-            targets => Plan::Attach {
-                targets: targets.into_iter().map(str::to_owned).collect(),
-                alternative: 1,
-            },
+            targets => unsafe_probes(symbols).map_or_else(
+                || Plan::Attach {
+                    targets: targets.into_iter().map(str::to_owned).collect(),
+                    alternative: 1,
+                },
+                Plan::Cannot,
+            ),
         },
     }
 }
@@ -379,5 +404,27 @@ pub(super) fn explain(error: ProgramError) -> anyhow::Error {
             anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail.join(" | "))
         }
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn no_probe_is_attached_to_a_kernel_that_would_crash_by_it() {
+        let symbols = |list: &'static str| Symbols::parse(list.as_bytes(), &FTRACE).expect("reads");
+        let aligned =
+            symbols("ffffffff812fe210 T arch_ftrace_ops_list_func\nffffffff81243a40 T kprobe_ftrace_handler\n");
+        assert_eq!(unsafe_probes(Some(&aligned)), None);
+        let packed =
+            symbols("ffffffff812fe213 T arch_ftrace_ops_list_func\nffffffff81243a40 T kprobe_ftrace_handler\n");
+        let why = unsafe_probes(Some(&packed)).expect("a reason");
+        assert!(why.contains("arch_ftrace_ops_list_func"), "{why}");
+        // Hidden addresses tell nothing.
+        let hidden =
+            symbols("0000000000000000 T arch_ftrace_ops_list_func\n0000000000000000 T kprobe_ftrace_handler\n");
+        assert_eq!(unsafe_probes(Some(&hidden)), None);
     }
 }

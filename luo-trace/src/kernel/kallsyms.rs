@@ -23,7 +23,8 @@ impl Symbols {
         Self::parse(BufReader::with_capacity(1 << 16, File::open(KALLSYMS)?), names)
     }
 
-    fn parse(mut list: impl BufRead, names: &[&str]) -> io::Result<Self> {
+    /// Reads such a list.
+    pub(super) fn parse(mut list: impl BufRead, names: &[&str]) -> io::Result<Self> {
         let mut found = HashMap::new();
         let mut line = Vec::new();
         while found.len() < names.len() && list.read_until(b'\n', &mut line)? > 0 {
