@@ -318,8 +318,11 @@ pub struct ManySessions {
 pub struct Churn {
     /// How many threads at the same time.
     pub threads: u32,
-    /// How many sessions each of them makes.
+    /// How many sessions each of them makes at least.
     pub rounds: u32,
+    /// How many seconds it goes on at least, on the guest's clock.
+    #[serde(default)]
+    pub seconds: u64,
     /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to look at LUO's lists again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks: bool,

@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::mem;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
@@ -199,7 +200,7 @@ impl<'a, 's> Driver<'a, 's> {
             let look = look.as_ref();
             let threads: Vec<_> = (0..step.threads)
                 .map(|thread| (thread, look.filter(|_| thread == 0)))
-                .map(|(thread, look)| scope.spawn(move || churn_rounds(device, thread, step.rounds, look)))
+                .map(|(thread, look)| scope.spawn(move || churn_rounds(device, thread, step, look)))
                 .collect();
             threads
                 .into_iter()
@@ -253,7 +254,7 @@ impl<'a, 's> Driver<'a, 's> {
 fn churn_rounds(
     device: &Device,
     thread: u32,
-    rounds: u32,
+    step: &Churn,
     look: Option<&(impl Fn() -> io::Result<()> + Sync)>,
 ) -> Result<()> {
     let memfd = Memfd {
@@ -263,7 +264,8 @@ fn churn_rounds(
         sealed: false,
     };
     let memfd = create(&memfd)?;
-    for round in 0..rounds {
+    let until = Instant::now() + Duration::from_secs(step.seconds);
+    for round in (0..).take_while(|&round| round < step.rounds || Instant::now() < until) {
         let context = || format!("thread {thread}, round {round}");
         let name = format!("churn-{thread}-{round}");
         let session = device.create_session(name.as_bytes()).with_context(context)?;
