@@ -247,21 +247,26 @@ impl Page {
             let finding = self.paint("31", &finding.to_string());
             line!(self, "  {finding}");
         }
-        let with = |status| {
+        let with = |status, unwatched: bool| {
             let verdicts = judgements().flat_map(move |judgement| judgement.with(status));
-            verdicts.map(|verdict| verdict.invariant).collect::<BTreeSet<_>>()
+            let wanted = verdicts.filter(move |verdict| verdict.is_unwatched() == unwatched);
+            wanted.map(|verdict| verdict.invariant).collect::<BTreeSet<_>>()
         };
-        let (violated, unknown) = (with(Status::Violated), with(Status::Unknown));
-        let held = with(Status::Ok)
+        let (violated, unknown) = (with(Status::Violated, false), with(Status::Unknown, false));
+        let unwatched = with(Status::Unknown, true);
+        let held = with(Status::Ok, false)
             .iter()
-            .filter(|id| !violated.contains(id) && !unknown.contains(id))
+            .filter(|id| ![&violated, &unknown, &unwatched].iter().any(|set| set.contains(id)))
             .count();
-        let verdict = format!(
+        let mut verdict = format!(
             "{} held, {} violated, {} unknown",
             count(held as u64, "invariant"),
             violated.len(),
             unknown.len()
         );
+        if !unwatched.is_empty() {
+            verdict += &format!(", {} not watched without --kho keys", unwatched.len());
+        }
         let (colour, none) = if violated.is_empty() {
             ("32", "none: ")
         } else {
