@@ -318,6 +318,16 @@ impl Flbs {
             _ => return,
         };
         let Some(flb) = self.meet(p.flb, p.name) else { return };
+        if moment.epoch == STRADDLES {
+            // A walk may have counted it, or not: who uses this one is certain again after the next walk.
+            let side = match direction {
+                Direction::Outgoing => &mut flb.outgoing,
+                Direction::Incoming => &mut flb.incoming,
+            };
+            (side.epoch, flb.counted) = (TAINTED, TAINTED);
+            flb.references[direction as usize].epoch = TAINTED;
+            return;
+        }
         let references = &mut flb.references[direction as usize];
         if references.epoch != moment.epoch {
             (references.count, references.epoch) = (0, moment.stamp());

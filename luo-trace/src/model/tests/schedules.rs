@@ -584,3 +584,36 @@ fn a_session_that_stays_frozen_is_found() {
     );
     assert_eq!(found(&twice(&events, place)), [Invariant::FreezeRollback]);
 }
+
+/// Found by the schedules above: one walk in some thousands falls into the middle of a driver's get.
+#[test]
+fn a_reference_that_is_taken_during_a_walk_leaves_it_open_who_uses_the_state() {
+    let preserve = |session, token, file| Deed::Preserve {
+        session,
+        token,
+        file,
+        fault: Fault::None,
+    };
+    let keeper = vec![
+        Deed::Create { name: 0 },
+        preserve(0, 0, 0),
+        preserve(0, 1, 0),
+        Deed::Get { flb: 0 },
+    ];
+    let looker = vec![
+        Deed::Create { name: 1 },
+        preserve(0, 0, 4),
+        Deed::Look,
+        Deed::Close { session: 0 },
+        Deed::Close { session: 0 },
+    ];
+    for order in 0..2000u32 {
+        let mix = |step: u32| (order.wrapping_mul(0x9E37_79B9).rotate_left(step % 31) ^ step) as u8;
+        let plan = Plan {
+            tasks: vec![keeper.clone(), looker.clone()],
+            order: (0..60).map(mix).collect(),
+            ..Plan::default()
+        };
+        assert_eq!(broken(&plan.run()), BTreeSet::new(), "order {order}");
+    }
+}
