@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use luo_trace_common::events::{FileCall, FlbCall, IMAGE_LEGACY, INCOMING, OUTGOING};
 use luo_trace_common::hooks::Hook;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::{Coverage, Model, judge};
 use crate::event::{Body, Event};
@@ -14,11 +15,19 @@ use crate::model::{FileCount, Invariant, Status};
 use crate::testing::{Deed, Fault, Lists, Plan, with_change, with_losses};
 
 /// A failure is printed and not written down: the plan is short enough to copy into a test.
+/// The same schedules in every run, so that a failure is owed to the change at hand. `PROPTEST_RNG_SEED=NUMBER` looks at
+/// others: some in a hundred thousand still give a false alarm or a missed one.
 fn cases(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let rng_seed = match config.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(7),
+        given => given,
+    };
     ProptestConfig {
         cases,
         failure_persistence: None,
-        ..ProptestConfig::default()
+        rng_seed,
+        ..config
     }
 }
 
@@ -79,7 +88,7 @@ fn later(events: &mut Vec<Event>) {
 }
 
 proptest! {
-    #![proptest_config(cases(6000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn a_legal_schedule_gives_no_finding(plan in plan()) {
