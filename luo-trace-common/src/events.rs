@@ -512,6 +512,13 @@ pub struct SnapshotBegin {
     pub image: Image,
 }
 
+impl SnapshotBegin {
+    /// LUO's number of this boot, where it is known.
+    pub fn known_update_number(&self) -> Option<u64> {
+        Some(self.update_number).filter(|&number| number != u64::MAX)
+    }
+}
+
 /// A session, as the kernel's list has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

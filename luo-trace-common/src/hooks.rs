@@ -70,7 +70,7 @@ pub enum KhoDetail {
     /// What is touched once for an object: cheap enough to leave on everywhere.
     #[default]
     Count,
-    /// Every key, counted and summed: decides balance, and costs some percent of every preserve.
+    /// Every key, counted and summed: decides balance, and nearly doubles what preserving a page takes.
     Keys,
 }
 

@@ -45,8 +45,6 @@ variables! {
     KhoOut "kho_out";
     /// Where the array of all `struct page` begins, `arch/x86/kernel/head64.c` (7.3).
     PageMap "vmemmap_base";
-    /// `struct file_operations`, `kernel/liveupdate/luo_session.c` (7.3): tells a session's descriptor from others.
-    SessionFileOps "luo_session_fops";
     /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): whoever changes sessions or files holds it for reading.
     SessionsInUse "luo_session_serialize_rwsem";
 }

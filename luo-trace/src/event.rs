@@ -340,7 +340,9 @@ impl Event {
             }
             Body::SnapshotBegin(p) => {
                 d.number("walk", p.walk);
-                d.number("update_number", p.update_number);
+                if let Some(number) = p.known_update_number() {
+                    d.number("update_number", number);
+                }
                 d.image(&p.image);
             }
             Body::SnapshotSession(p) => {

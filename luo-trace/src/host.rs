@@ -5,6 +5,8 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::journal::{Clock, Header, Kexec};
+use crate::owners;
+use crate::status::Facts;
 
 /// The header of a journal that begins now; the hooks are the agent's to fill in.
 ///
@@ -23,6 +25,17 @@ pub fn header() -> Result<Header> {
         abi_version: luo_trace_common::events::ABI_VERSION,
         ..Header::default()
     })
+}
+
+/// What a status says of the host now, with this kernel release and boot.
+pub fn facts(kernel: String, boot_id: String) -> Facts {
+    Facts {
+        host: name(),
+        kernel,
+        boot_id,
+        now_ns: clock().monotonic_ns,
+        owners: owners::owners(),
+    }
 }
 
 /// This machine's name; empty where `/proc` does not tell.

@@ -8,13 +8,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use crate::event::{Body, Event};
+use crate::host;
 use crate::journal::{Header, HookState};
 use crate::model::{Finding, Model};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
-use crate::status::{Digest, Facts, Losses, Status};
-use crate::{host, owners};
+use crate::status::{Digest, Losses, Status};
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -32,7 +32,6 @@ pub struct Live {
 
 struct State {
     model: Model,
-    update: Option<u64>,
     digest: Digest,
     findings: VecDeque<Finding>,
     /// What was lost on this side of the ring.
@@ -66,7 +65,6 @@ impl Live {
                 .collect(),
             hooks: header.hooks.clone(),
             state: Mutex::new(State {
-                update: header.update_number,
                 model: Model::new(&header.coverage()),
                 digest: Digest::default(),
                 findings: VecDeque::new(),
@@ -80,10 +78,9 @@ impl Live {
         self.metrics.observe(event);
         let mut state = self.state();
         if let Body::SnapshotBegin(begin) = &event.body
-            && begin.update_number != u64::MAX
+            && let Some(number) = begin.known_update_number()
         {
-            self.metrics.set_update_number(begin.update_number);
-            state.update = Some(begin.update_number);
+            self.metrics.set_update_number(number);
         }
         state.digest.observe(event);
         let findings = state.model.apply(event).to_vec();
@@ -130,20 +127,13 @@ impl Live {
 
 impl control::Source for Live {
     fn status(&self) -> Status {
-        let facts = Facts {
-            host: host::name(),
-            kernel: self.kernel.clone(),
-            boot_id: self.boot_id.clone(),
-            now_ns: host::clock().monotonic_ns,
-            owners: owners::owners(),
-        };
+        let facts = host::facts(self.kernel.clone(), self.boot_id.clone());
         let state = self.state();
         let status = Status::new("agent", facts, &state.model, &state.digest);
-        let (update, losses) = (state.update, state.losses.clone());
+        let losses = state.losses.clone();
         let findings = state.findings.iter().map(Into::into).collect();
         drop(state);
         Status {
-            update_number: update,
             findings,
             losses: Losses {
                 events: status.losses.events,
@@ -177,7 +167,7 @@ impl web::Source for Live {
             kernel: self.kernel.clone(),
             host: host::name(),
             version: env!("CARGO_PKG_VERSION").into(),
-            update: state.update,
+            update: state.digest.update_number(),
             troubles: self.troubles.clone(),
             verdicts: model
                 .verdicts()

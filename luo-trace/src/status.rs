@@ -16,9 +16,6 @@ use crate::model::{self, Coverage, FileView, Model, SessionView, Task};
 
 pub mod table;
 
-/// [`abi::SnapshotBegin::update_number`] where the kernel does not tell.
-const UNKNOWN: u64 = u64::MAX;
-
 /// The rate of operations is taken over this many whole seconds.
 const WINDOW: u64 = 10;
 
@@ -282,7 +279,7 @@ impl Digest {
         match &event.body {
             Body::Gap { lost } => self.lost = self.lost.saturating_add(*lost),
             Body::SnapshotBegin(p) => {
-                self.update_number = Some(p.update_number).filter(|&number| number != UNKNOWN);
+                self.update_number = p.known_update_number().or(self.update_number);
                 self.see(&p.image);
             }
             Body::SnapshotEnd(p) => self.walk = p.flags,
@@ -303,6 +300,11 @@ impl Digest {
             false => ended.1 += 1,
         }
         self.count_at(event.header.ktime / 1_000_000_000);
+    }
+
+    /// LUO's number of the live update that brought this kernel, where it is known.
+    pub fn update_number(&self) -> Option<u64> {
+        self.update_number
     }
 
     fn see(&mut self, image: &abi::Image) {

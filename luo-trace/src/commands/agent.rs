@@ -59,7 +59,7 @@ pub struct Args {
     /// How to print events and findings
     #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
     pub(super) format: Format,
-    /// How closely to watch preserved memory: `keys` tells balance, and costs some percent of every preserve
+    /// How closely to watch preserved memory: `keys` tells balance, and nearly doubles what preserving a page takes
     #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::default().name(), env = "LUO_TRACE_KHO")]
     kho: KhoDetail,
     /// Size of the ring buffer in KiB; a power of two, at least 4

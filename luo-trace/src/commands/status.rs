@@ -9,8 +9,8 @@ use super::Socket;
 use crate::exit::Exit;
 use crate::kernel::{preflight, snapshot};
 use crate::sink::console::tell;
-use crate::status::{Facts, Status, table};
-use crate::{client, host, owners};
+use crate::status::{Status, table};
+use crate::{client, host};
 
 /// Options of `luo-trace status`.
 #[derive(Debug, ClapArgs)]
@@ -57,13 +57,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 pub(super) fn look() -> Result<Status> {
     let header = host::header()?;
     let events = snapshot::look()?;
-    let facts = Facts {
-        host: host::name(),
-        kernel: header.kernel_release,
-        boot_id: header.boot_id,
-        now_ns: host::clock().monotonic_ns,
-        owners: owners::owners(),
-    };
+    let facts = host::facts(header.kernel_release, header.boot_id);
     Ok(Status::of_look(facts, &events))
 }
 

@@ -175,6 +175,27 @@ impl Plan {
         targets.iter().map(String::as_str)
     }
 
+    /// What becomes of the hook by this plan, as long as nothing is attached.
+    pub(super) fn promise(&self, hook: Hook) -> HookState {
+        let mut state = HookState {
+            id: hook.id().into(),
+            ..HookState::default()
+        };
+        match self {
+            Plan::Attach { targets, .. } => state.targets.clone_from(targets),
+            Plan::SwitchedOff => {
+                state.switched_off = true;
+                state.reason = Some(format!("needs --kho {}", hook.detail().name()));
+            }
+            Plan::NothingToTell(reason) => {
+                state.nothing_to_tell = true;
+                state.reason = Some(reason.clone());
+            }
+            Plan::Cannot(reason) => state.reason = Some(reason.clone()),
+        }
+        state
+    }
+
     /// What the programs are told of it.
     fn alternative(&self) -> u32 {
         match self {
@@ -284,28 +305,16 @@ fn without_doubtful(mut plans: Vec<Plan>) -> Vec<Plan> {
 
 /// Does what is planned for a hook, and tells what became of it.
 fn carry_out(plan: Plan, ebpf: &mut Ebpf, hook: Hook, btf: &aya::Btf) -> HookState {
-    let mut state = HookState {
-        id: hook.id().into(),
-        ..HookState::default()
-    };
-    match plan {
-        Plan::Attach { targets, .. } => match attach(ebpf, hook, targets, btf) {
+    let mut state = plan.promise(hook);
+    if let Plan::Attach { .. } = plan {
+        match attach(ebpf, hook, std::mem::take(&mut state.targets), btf) {
             Ok(attached) => {
                 state.attached = true;
                 state.reason = attached.partly;
                 state.targets = attached.targets;
             }
             Err(error) => state.reason = Some(format!("{error:#}")),
-        },
-        Plan::SwitchedOff => {
-            state.switched_off = true;
-            state.reason = Some(format!("needs --kho {}", hook.detail().name()));
         }
-        Plan::NothingToTell(reason) => {
-            state.nothing_to_tell = true;
-            state.reason = Some(reason);
-        }
-        Plan::Cannot(reason) => state.reason = Some(reason),
     }
     state
 }

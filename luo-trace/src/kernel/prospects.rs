@@ -5,7 +5,7 @@ use std::fs;
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::variables::Variable;
 
-use super::attach::{Plan, plan, symbols};
+use super::attach::{plan, symbols};
 use super::btf::Btf;
 use super::kallsyms::Symbols;
 use super::preflight::VMLINUX_BTF;
@@ -30,18 +30,6 @@ pub(super) fn of(btf: &Btf<'_>, symbols: Option<&Symbols>) -> Vec<HookState> {
     for &variable in Variable::ALL {
         variables[variable as usize] = symbols.map_or(1, |symbols| symbols.has(variable.symbol()).into());
     }
-    let state = |&hook: &Hook| {
-        let mut state = HookState {
-            id: hook.id().into(),
-            ..HookState::default()
-        };
-        match plan(hook, btf, &offsets, &variables, symbols) {
-            Plan::Attach { targets, .. } => state.targets = targets,
-            Plan::NothingToTell(reason) => (state.nothing_to_tell, state.reason) = (true, Some(reason)),
-            Plan::Cannot(reason) => state.reason = Some(reason),
-            Plan::SwitchedOff => state.switched_off = true,
-        }
-        state
-    };
+    let state = |&hook: &Hook| plan(hook, btf, &offsets, &variables, symbols).promise(hook);
     Hook::ALL.iter().map(state).collect()
 }

@@ -329,27 +329,35 @@ impl Suspicion {
             Waits::Close if matches!(scene.event.body, Body::DeviceRelease(_)) => {
                 self.ends(scene).or(Some(Judgement::Proved))
             }
-            Waits::Sessions => match scene.event.body {
-                Body::SessionCreate(_) | Body::SessionRelease(_) | Body::FilesDeserialize(_) => self.ends(scene),
-                _ => None,
-            }
-            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
-            Waits::Removal => match scene.event.body {
-                Body::KhoOp(KhoCall::RemoveSubtree, _) => self.ends(scene),
-                _ => None,
-            }
-            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
-            Waits::Users(flb) => match &scene.event.body {
-                Body::FlbPreserve(_) | Body::FlbUnpreserve(_) => self.ends(scene),
-                Body::FlbGet(p) | Body::FlbPut(p) if state.flbs.get(p.flb).is_some_and(|f| f.0 == flb) => {
-                    self.ends(scene)
-                }
-                Body::FlbCallback(_, p) if state.flbs.get(p.flb).is_some_and(|f| f.0 == flb) => self.ends(scene),
-                _ => None,
-            }
-            .or_else(|| self.has_settled(state, false).then_some(Judgement::Settled)),
-            _ => self.has_settled(state, false).then_some(Judgement::Settled),
+            _ if self.is_touched(state, scene) => self.ends(scene).or_else(|| self.settled(state)),
+            _ => self.settled(state),
         }
+    }
+
+    /// Whether this may be the end of what it waits for, where any operation of a kind may be.
+    fn is_touched(&self, state: &State, scene: &Scene) -> bool {
+        let body = &scene.event.body;
+        match self.waits {
+            Waits::Sessions => matches!(
+                body,
+                Body::SessionCreate(_) | Body::SessionRelease(_) | Body::FilesDeserialize(_)
+            ),
+            Waits::Removal => matches!(body, Body::KhoOp(KhoCall::RemoveSubtree, _)),
+            Waits::Users(flb) => {
+                let address = match body {
+                    Body::FlbPreserve(_) | Body::FlbUnpreserve(_) => return true,
+                    Body::FlbGet(p) | Body::FlbPut(p) => p.flb,
+                    Body::FlbCallback(_, p) => p.flb,
+                    _ => return false,
+                };
+                state.flbs.get(address).is_some_and(|(i, _)| i == flb)
+            }
+            _ => false,
+        }
+    }
+
+    fn settled(&self, state: &State) -> Option<Judgement> {
+        self.has_settled(state, false).then_some(Judgement::Settled)
     }
 
     /// Cleared by an operation that was under way when it came up.

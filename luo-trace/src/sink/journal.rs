@@ -79,8 +79,8 @@ pub struct JournalSink {
 }
 
 impl JournalSink {
-    /// Starts the thread. `queue` is how many batches may wait, `most_kept` how many records besides; `tell` gets a sentence when writing begins to fail, and
-    /// one when it works again.
+    /// Starts the thread. `queue` is how many batches may wait, `most_kept` how many records besides; `tell` gets a sentence
+    /// when writing begins to fail, and one when it works again.
     ///
     /// # Errors
     /// Where the system has no thread to give.
@@ -122,8 +122,13 @@ impl JournalSink {
     /// queue is full the records are kept back, and where that are too many they are dropped, counted, and told in the
     /// journal at their place.
     pub fn send(&mut self, records: Records, sync: bool) {
-        let mut waiting = std::mem::take(&mut self.kept);
-        waiting.append(&records);
+        let waiting = if self.kept.is_empty() {
+            records
+        } else {
+            let mut kept = std::mem::take(&mut self.kept);
+            kept.append(&records);
+            kept
+        };
         self.sync_wanted |= sync;
         if waiting.is_empty() {
             return;
