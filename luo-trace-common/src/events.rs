@@ -126,6 +126,16 @@ kinds! {
     85 SnapshotLink(SnapshotLink) "snapshot-link";
     /// The walk is over.
     86 SnapshotEnd(SnapshotEnd) "snapshot-end";
+
+    /// A session that the previous kernel serialized, found in the memory it left, before anybody read it in. Records of
+    /// this kind and the next two come before the [`Kind::Arrival`] that they belong to.
+    96 ArrivedSession(ArrivedSession) "arrived-session";
+    /// A file that the previous kernel serialized; follows its session.
+    97 ArrivedFile(ArrivedFile) "arrived-file";
+    /// A global state that the previous kernel serialized.
+    98 ArrivedFlb(FlbRecord) "arrived-flb";
+    /// What the previous kernel left was looked through, as far as it could be.
+    99 Arrival(Arrival) "arrival";
 }
 
 /// What every event begins with.
@@ -620,6 +630,62 @@ pub struct SnapshotEnd {
     pub incoming_sessions: i64,
 }
 
+/// A session as the previous kernel serialized it. Mirrors `struct luo_session_ser` in `include/linux/kho/abi/luo.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ArrivedSession {
+    /// Its name.
+    pub name: SessionName,
+    /// How many files the previous kernel says it holds.
+    pub files: u64,
+}
+
+/// A file as the previous kernel serialized it. Mirrors `struct luo_file_ser` in `include/linux/kho/abi/luo.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ArrivedFile {
+    /// Its session's name.
+    pub session: SessionName,
+    /// Its token.
+    pub token: u64,
+    /// Its handler's compatible string.
+    pub handler: Compatible,
+    /// The handler's serialized data.
+    pub data: u64,
+}
+
+/// [`Arrival::flags`]: everything that the previous kernel says is there was read: nothing is missing from what was found.
+pub const ARRIVAL_WHOLE: u32 = 1;
+/// [`Arrival::flags`]: somebody opened the device before, so that the memory was given back: nothing was looked at.
+pub const ARRIVAL_TOO_LATE: u32 = 2;
+/// [`Arrival::flags`]: the previous kernel handed nothing over to LUO.
+pub const ARRIVAL_NOTHING: u32 = 4;
+
+/// What the previous kernel left for LUO was looked through. Mirrors `struct luo_ser` in `include/linux/kho/abi/luo.h` (7.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Arrival {
+    /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot, [`u64::MAX`] where it is not known.
+    pub update_number: u64,
+    /// How many sessions were found.
+    pub sessions: u64,
+    /// How many files were found, in all sessions.
+    pub files: u64,
+    /// How many global states were found.
+    pub flbs: u64,
+    /// [`ARRIVAL_WHOLE`], [`ARRIVAL_TOO_LATE`] and [`ARRIVAL_NOTHING`], or none of them.
+    pub flags: u32,
+    /// Keeps the size a multiple of its alignment; 0.
+    pub reserved: u32,
+}
+
+impl Arrival {
+    /// LUO's number of this boot, where it is known.
+    pub fn known_update_number(&self) -> Option<u64> {
+        Some(self.update_number).filter(|&number| number != u64::MAX)
+    }
+}
+
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
     ($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $call:ident $name:literal;)* }) => {
@@ -746,6 +812,10 @@ mod tests {
             (Kind::SnapshotHandler, 56),
             (Kind::SnapshotLink, 16),
             (Kind::SnapshotEnd, 32),
+            (Kind::ArrivedSession, 72),
+            (Kind::ArrivedFile, 128),
+            (Kind::ArrivedFlb, 64),
+            (Kind::Arrival, 40),
         ];
         for (kind, size) in sizes {
             assert_eq!(kind.payload_size(), size, "{}", kind.name());

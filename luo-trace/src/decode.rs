@@ -165,6 +165,10 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
         Kind::SnapshotHandler => Body::SnapshotHandler(prefix(payload)),
         Kind::SnapshotLink => Body::SnapshotLink(prefix(payload)),
         Kind::SnapshotEnd => Body::SnapshotEnd(prefix(payload)),
+        Kind::ArrivedSession => Body::ArrivedSession(prefix(payload)),
+        Kind::ArrivedFile => Body::ArrivedFile(prefix(payload)),
+        Kind::ArrivedFlb => Body::ArrivedFlb(prefix(payload)),
+        Kind::Arrival => Body::Arrival(prefix(payload)),
         Kind::KhoOp => {
             let payload: luo_trace_common::events::KhoOp = prefix(payload);
             Body::KhoOp(KhoCall::from_raw(payload.call).ok_or(unknown)?, payload)
@@ -228,6 +232,10 @@ pub fn encode(event: &Event) -> Vec<u8> {
         Body::SnapshotHandler(p) => (Kind::SnapshotHandler, p.as_bytes()),
         Body::SnapshotLink(p) => (Kind::SnapshotLink, p.as_bytes()),
         Body::SnapshotEnd(p) => (Kind::SnapshotEnd, p.as_bytes()),
+        Body::ArrivedSession(p) => (Kind::ArrivedSession, p.as_bytes()),
+        Body::ArrivedFile(p) => (Kind::ArrivedFile, p.as_bytes()),
+        Body::ArrivedFlb(p) => (Kind::ArrivedFlb, p.as_bytes()),
+        Body::Arrival(p) => (Kind::Arrival, p.as_bytes()),
         Body::KhoOp(_, p) => (Kind::KhoOp, p.as_bytes()),
         Body::FileCallback(_, p) => (Kind::FileCallback, p.as_bytes()),
         Body::FlbCallback(_, p) => (Kind::FlbCallback, p.as_bytes()),

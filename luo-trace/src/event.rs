@@ -3,10 +3,10 @@
 use std::fmt;
 
 use luo_trace_common::events::{
-    self as abi, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, FlbRecord, FlbUse, Header,
-    ImageCarrier, ImageLoad, Kexec, KhoAnomaly, KhoBalance, KhoCall, KhoOp, Kind, Outcome, Plain, SessionOp,
-    SessionRef, SessionRelease, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb, SnapshotHandler, SnapshotLink,
-    SnapshotSession,
+    self as abi, Arrival, ArrivedFile, ArrivedSession, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback,
+    FlbOp, FlbRecord, FlbUse, Header, ImageCarrier, ImageLoad, Kexec, KhoAnomaly, KhoBalance, KhoCall, KhoOp, Kind,
+    Outcome, Plain, SessionOp, SessionRef, SessionRelease, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb,
+    SnapshotHandler, SnapshotLink, SnapshotSession,
 };
 use luo_trace_common::hooks::Hook;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -62,6 +62,10 @@ pub enum Body {
     SnapshotHandler(SnapshotHandler),
     SnapshotLink(SnapshotLink),
     SnapshotEnd(SnapshotEnd),
+    ArrivedSession(ArrivedSession),
+    ArrivedFile(ArrivedFile),
+    ArrivedFlb(FlbRecord),
+    Arrival(Arrival),
     /// This many events were lost since the one before: nothing that depends on them can be decided.
     Gap {
         /// How many events were lost.
@@ -154,6 +158,10 @@ impl Body {
             Body::SnapshotHandler(_) => Kind::SnapshotHandler,
             Body::SnapshotLink(_) => Kind::SnapshotLink,
             Body::SnapshotEnd(_) => Kind::SnapshotEnd,
+            Body::ArrivedSession(_) => Kind::ArrivedSession,
+            Body::ArrivedFile(_) => Kind::ArrivedFile,
+            Body::ArrivedFlb(_) => Kind::ArrivedFlb,
+            Body::Arrival(_) => Kind::Arrival,
             Body::Gap { .. } => return None,
         })
     }
@@ -228,6 +236,10 @@ impl Event {
             | Body::SnapshotHandler(_)
             | Body::SnapshotLink(_)
             | Body::SnapshotEnd(_)
+            | Body::ArrivedSession(_)
+            | Body::ArrivedFile(_)
+            | Body::ArrivedFlb(_)
+            | Body::Arrival(_)
             | Body::Gap { .. } => return None,
         })
     }
@@ -307,11 +319,7 @@ impl Event {
                 d.direction(p.direction);
                 d.users(p.users);
             }
-            Body::FlbRecord(p) => {
-                d.name("flb", &p.name);
-                d.number("users", p.users);
-                d.text("data", format_args!("{:#x}", p.data));
-            }
+            Body::FlbRecord(p) => d.flb_record(p),
             Body::KexecEnter(p) => d.image(&p.image),
             Body::ImageLoad(p) => d.image(&p.image),
             Body::ImageCarrier(p) => d.text("command_line", p.command_line),
@@ -366,6 +374,25 @@ impl Event {
                 d.0.push(("incoming_sessions", Value::Signed(p.incoming_sessions)));
                 d.marks(p.flags);
             }
+            Body::ArrivedSession(p) => {
+                d.text("session", p.name);
+                d.number("files", p.files);
+            }
+            Body::ArrivedFile(p) => {
+                d.text("session", p.session);
+                d.text("token", format_args!("{:#x}", p.token));
+                d.name("handler", &p.handler);
+            }
+            Body::ArrivedFlb(p) => d.flb_record(p),
+            Body::Arrival(p) => {
+                if let Some(number) = p.known_update_number() {
+                    d.number("update_number", number);
+                }
+                d.number("sessions", p.sessions);
+                d.number("files", p.files);
+                d.number("flbs", p.flbs);
+                d.arrival_marks(p.flags);
+            }
             Body::Gap { lost } => d.number("lost", *lost),
             _ => {}
         }
@@ -411,15 +438,39 @@ impl Details {
         }
     }
 
+    fn flb_record(&mut self, p: &FlbRecord) {
+        self.name("flb", &p.name);
+        self.number("users", p.users);
+        self.text("data", format_args!("{:#x}", p.data));
+    }
+
     /// What a walk over LUO's lists says against itself.
     fn marks(&mut self, flags: u32) {
-        let marks = [
-            (abi::SNAPSHOT_CHANGED, "changed"),
-            (abi::SNAPSHOT_INCOMPLETE, "incomplete"),
-            (abi::SNAPSHOT_INCOMING_UNREAD, "incoming-unread"),
-        ];
-        let marks = marks.into_iter().filter(|(flag, _)| flags & flag != 0);
-        let marks: Vec<_> = marks.map(|(_, name)| name).collect();
+        self.flags(
+            flags,
+            &[
+                (abi::SNAPSHOT_CHANGED, "changed"),
+                (abi::SNAPSHOT_INCOMPLETE, "incomplete"),
+                (abi::SNAPSHOT_INCOMING_UNREAD, "incoming-unread"),
+            ],
+        );
+    }
+
+    /// How far a look at what the previous kernel left came.
+    fn arrival_marks(&mut self, flags: u32) {
+        self.flags(
+            flags,
+            &[
+                (abi::ARRIVAL_WHOLE, "whole"),
+                (abi::ARRIVAL_TOO_LATE, "too-late"),
+                (abi::ARRIVAL_NOTHING, "nothing"),
+            ],
+        );
+    }
+
+    fn flags(&mut self, flags: u32, marks: &[(u32, &str)]) {
+        let marks = marks.iter().filter(|(flag, _)| flags & flag != 0);
+        let marks: Vec<_> = marks.map(|&(_, name)| name).collect();
         if !marks.is_empty() {
             self.text("marks", marks.join(" "));
         }

@@ -1,10 +1,11 @@
-//! Judges a recorded boot: a journal's events through the model, exactly as the live agent did.
+//! Judges recorded boots: each journal's events through the model, exactly as the live agent did, and the boots as a chain.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use luo_trace_common::text::Name;
 use serde::Serialize;
 
+use crate::chain::{Boot, Chain};
 use crate::event::{Body, Event};
 use crate::journal::{Events, Header, OpenError, Summary, events};
 use crate::model::{Finding, Model, Status, Verdict};
@@ -24,6 +25,87 @@ pub struct Judgement {
     pub findings: Vec<Finding>,
     /// The verdict on every invariant, over all runs.
     pub verdicts: Vec<Verdict>,
+}
+
+/// What several journals prove together.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What each journal proves by itself, in the order the boots ran.
+    pub records: Vec<Record>,
+    /// What they prove together.
+    pub chain: Chain,
+}
+
+/// One journal, and what it proves.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Where it lies.
+    pub journal: PathBuf,
+    /// What it proves.
+    pub judgement: Judgement,
+}
+
+/// A journal that cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Where it lies.
+    pub journal: PathBuf,
+    /// Why it cannot be read.
+    pub error: OpenError,
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.journal.display(), self.error)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl Case {
+    /// Judges journals, given in any order.
+    ///
+    /// # Errors
+    /// Where one is no journal that this version can read. Damage after its beginning is no error: it is part of the
+    /// judgement.
+    pub fn of<P: AsRef<Path>>(journals: &[P]) -> Result<Self, Unreadable> {
+        let mut read = Vec::new();
+        for journal in journals.iter().map(AsRef::as_ref) {
+            let unreadable = |error| Unreadable {
+                journal: journal.to_owned(),
+                error,
+            };
+            let events = events(journal).map_err(unreadable)?;
+            let mut boot = Boot::new(events.header());
+            let judgement = judge(events, |event| boot.apply(event));
+            let journal = journal.to_owned();
+            read.push((boot, Record { journal, judgement }));
+        }
+        // Chain::join keeps this order.
+        read.sort_by(|(a, _), (b, _)| Boot::order(a, b));
+        let (boots, records) = read.into_iter().unzip();
+        Ok(Self {
+            records,
+            chain: Chain::join(boots),
+        })
+    }
+
+    /// Everything that was found: in each boot, and over them.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        let boots = self.records.iter().flat_map(|record| &record.judgement.findings);
+        boots.chain(&self.chain.findings)
+    }
+
+    /// What it comes to.
+    pub fn outcome(&self) -> Outcome {
+        let chain = self.chain.verdicts.iter().map(|verdict| match verdict.status {
+            Status::Violated => Outcome::Violated,
+            Status::Unknown if !verdict.is_unwatched() => Outcome::Inconclusive,
+            Status::Unknown | Status::Ok => Outcome::Held,
+        });
+        let boots = self.records.iter().map(|record| record.judgement.outcome());
+        boots.chain(chain).max().unwrap_or(Outcome::Held)
+    }
 }
 
 /// What a judgement comes to.

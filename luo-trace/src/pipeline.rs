@@ -272,5 +272,8 @@ fn is_an_item(body: &Body) -> bool {
             | Body::SnapshotFlb(_)
             | Body::SnapshotHandler(_)
             | Body::SnapshotLink(_)
+            | Body::ArrivedSession(_)
+            | Body::ArrivedFile(_)
+            | Body::ArrivedFlb(_)
     )
 }

@@ -78,9 +78,10 @@ const IMPURE: [&str; 7] = [
 ];
 
 #[test]
-fn the_model_the_timeline_and_the_decoder_are_pure() {
+fn the_model_the_chain_the_timeline_and_the_decoder_are_pure() {
     for pure in [
         "luo-trace/src/model",
+        "luo-trace/src/chain",
         "luo-trace/src/timeline",
         "luo-trace/src/decode.rs",
         "luo-trace/src/event.rs",

@@ -1,16 +1,16 @@
 //! `luo-trace check`: were the promises kept, as far as these journals tell?
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
-use crate::judge::{self, Judgement, Outcome};
+use crate::judge::{Case, Judgement, Outcome, Record};
 use crate::model::{Status, Verdict};
 
 /// Options of `luo-trace check`.
@@ -41,7 +41,7 @@ enum Format {
 /// With `--format json` the output is one object, stable from version to version but for keys that are added:
 ///
 /// - `result`: `held`, `violated` or `inconclusive`, over all journals;
-/// - `journals`: for each, in the order given, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
+/// - `journals`: for each, in the order the boots ran, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
 ///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
 ///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
 ///   (the first of them: `offset`, `reason`, `bytes`, `resumed`), `findings` and `verdicts` in the model's form, `doubts`
@@ -52,50 +52,34 @@ enum Format {
 /// # Errors
 /// Where a journal cannot be read from its beginning, or stdout cannot be written. Nothing is printed in the first case.
 pub fn run(args: &Args) -> Result<Exit> {
-    let judged: Result<Vec<_>> = args
-        .journals
-        .iter()
-        .map(|path| {
-            Ok((
-                path.as_path(),
-                judge::journal(path).with_context(|| path.display().to_string())?,
-            ))
-        })
-        .collect();
-    let judged = judged?;
-    let worst = judged
-        .iter()
-        .map(|(_, judgement)| judgement.outcome())
-        .max()
-        .unwrap_or(Outcome::Held);
+    let case = Case::of(&args.journals)?;
+    let result = case.outcome();
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => {
-            let journals: Vec<_> = judged
-                .iter()
-                .map(|(path, judgement)| as_json(path, judgement))
-                .collect();
-            serde_json::to_writer_pretty(&mut out, &json!({"result": worst, "journals": journals}))?;
+            let journals: Vec<_> = case.records.iter().map(as_json).collect();
+            serde_json::to_writer_pretty(&mut out, &json!({"result": result, "journals": journals}))?;
             writeln!(out)?;
         }
         Format::Text => {
-            for (path, judgement) in &judged {
-                as_text(&mut out, path, judgement, args.all)?;
+            for record in &case.records {
+                as_text(&mut out, record, args.all)?;
             }
         }
     }
     out.flush()?;
-    Ok(match worst {
+    Ok(match result {
         Outcome::Held => Exit::Held,
         Outcome::Violated => Exit::Violated,
         Outcome::Inconclusive => Exit::Inconclusive,
     })
 }
 
-fn as_json(path: &Path, judgement: &Judgement) -> Value {
+fn as_json(record: &Record) -> Value {
+    let judgement = &record.judgement;
     let Judgement { header, summary, .. } = judgement;
     json!({
-        "journal": path.display().to_string(),
+        "journal": record.journal.display().to_string(),
         "boot_id": header.boot_id,
         "kernel_release": header.kernel_release,
         "agent_version": header.agent_version,
@@ -116,9 +100,10 @@ fn as_json(path: &Path, judgement: &Judgement) -> Value {
     })
 }
 
-fn as_text(out: &mut impl Write, path: &Path, judgement: &Judgement, all: bool) -> io::Result<()> {
+fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
+    let judgement = &record.judgement;
     let Judgement { header, summary, .. } = judgement;
-    writeln!(out, "{}", path.display())?;
+    writeln!(out, "{}", record.journal.display())?;
     writeln!(
         out,
         "  boot      {}, Linux {}",
@@ -203,7 +188,7 @@ mod tests {
     use crate::journal::{End, Header, Summary};
     use crate::model::{Coverage, Model};
 
-    fn judgement() -> Judgement {
+    fn record() -> Record {
         let header = Header {
             boot_id: "b".into(),
             kernel_release: "7.3\u{1b}[31m".into(),
@@ -221,19 +206,23 @@ mod tests {
         };
         let mut model = Model::new(&Coverage::all().without(Hook::Kexec));
         let findings = model.finish().to_vec();
-        Judgement {
+        let judgement = Judgement {
             header,
             summary,
             runs: 1,
             departed: false,
             findings,
             verdicts: model.verdicts(),
+        };
+        Record {
+            journal: "b.luoj".into(),
+            judgement,
         }
     }
 
     fn text(all: bool) -> String {
         let mut out = Vec::new();
-        as_text(&mut out, Path::new("b.luoj"), &judgement(), all).unwrap();
+        as_text(&mut out, &record(), all).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -253,8 +242,9 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_shown_with_the_option_that_would_watch_it() {
-        let mut judgement = judgement();
-        let verdict = judgement
+        let mut record = record();
+        let verdict = record
+            .judgement
             .verdicts
             .iter_mut()
             .find(|verdict| verdict.status == Status::Unknown);
@@ -262,7 +252,7 @@ mod tests {
         verdict.missing_hooks.clear();
         verdict.switched_off_hooks = vec!["kho-key-add", "kho-preserve-pages"];
         let mut out = Vec::new();
-        as_text(&mut out, Path::new("b.luoj"), &judgement, false).unwrap();
+        as_text(&mut out, &record, false).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("not watched: needs --kho keys"), "{text}");
         assert!(text.contains("31 of 33 invariants hold, 1 not watched"), "{text}");
@@ -280,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_json_has_its_documented_keys() {
-        let json = as_json(Path::new("b.luoj"), &judgement());
+        let json = as_json(&record());
         assert_eq!(
             (&json["events"], &json["lost"], &json["result"]),
             (&7.into(), &2.into(), &"inconclusive".into())

@@ -159,5 +159,9 @@ fn changes_lists(body: &Body) -> bool {
             | Body::KhoOp(..)
             | Body::KhoBalance(_)
             | Body::KhoAnomaly(_)
+            | Body::ArrivedSession(_)
+            | Body::ArrivedFile(_)
+            | Body::ArrivedFlb(_)
+            | Body::Arrival(_)
     )
 }

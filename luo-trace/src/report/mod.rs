@@ -3,27 +3,25 @@
 mod text;
 mod units;
 
-use std::path::PathBuf;
-
 pub use text::{Style, render};
 pub use units::{bytes, count, span};
 
-use crate::judge::Judgement;
+use crate::judge::Case;
 use crate::timeline::Timeline;
 
-/// An update, and what came of checking its records.
+/// A chain of boots, and when what happened in it.
+#[derive(Clone, Debug)]
 pub struct Report {
+    /// The boots, and what came of checking their records.
+    pub case: Case,
     /// The boots on one axis.
     pub timeline: Timeline,
-    /// What was checked, for each boot in the timeline's order.
-    pub checks: Vec<Check>,
 }
 
-/// What checking one record gave.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// Where the record lies.
-    pub journal: PathBuf,
-    /// What it proves.
-    pub judgement: Judgement,
+impl Report {
+    /// The report of a case.
+    pub fn of(case: Case) -> Self {
+        let timeline = Timeline::of(&case.chain);
+        Self { case, timeline }
+    }
 }

@@ -7,8 +7,9 @@ use luo_trace_common::text::SessionName;
 
 use super::Report;
 use super::units::{bytes, count, span};
+use crate::chain::{Boot, Chain, FileLine, SessionLine};
 use crate::model::Status;
-use crate::timeline::{Boot, FileLine, SessionLine, Timeline};
+use crate::timeline::Timeline;
 
 /// How a report is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +33,10 @@ pub fn render(report: &Report, style: Style) -> String {
         out: String::new(),
         style,
     };
-    page.head(&report.timeline);
+    page.head(&report.case.chain);
     page.phases(&report.timeline);
-    page.sessions(&report.timeline);
-    page.global_state(&report.timeline);
+    page.sessions(&report.case.chain);
+    page.global_state(&report.case.chain);
     page.verdicts(report);
     page.records(report);
     page.out
@@ -67,9 +68,9 @@ impl Page {
         line!(self, "{title}");
     }
 
-    fn head(&mut self, timeline: &Timeline) {
-        let releases: Vec<&str> = timeline.boots.iter().map(|boot| boot.release.as_str()).collect();
-        let what = match timeline.boots.len() {
+    fn head(&mut self, chain: &Chain) {
+        let releases: Vec<&str> = chain.boots.iter().map(|boot| boot.release.as_str()).collect();
+        let what = match chain.boots.len() {
             0 => "Nothing was recorded".to_owned(),
             1 => format!("One kernel: {}", releases[0]),
             _ => format!(
@@ -115,7 +116,7 @@ impl Page {
         }
         let whole = u64::try_from(last.end - first.start).unwrap_or(0);
         line!(self, "  {:<12} {} {:>10}", "in all", " ".repeat(room), span(whole));
-        if let Some(blackout) = timeline.blackout() {
+        if let Some(blackout) = timeline.blackout {
             let blackout = self.paint("1;33", &span(blackout));
             line!(
                 self,
@@ -125,8 +126,8 @@ impl Page {
         line!(self, "  Time between kernels: {}.", timeline.axis.basis.describe());
     }
 
-    fn sessions(&mut self, timeline: &Timeline) {
-        let names: BTreeSet<SessionName> = timeline
+    fn sessions(&mut self, chain: &Chain) {
+        let names: BTreeSet<SessionName> = chain
             .boots
             .iter()
             .flat_map(|boot| boot.sessions.keys().copied())
@@ -146,7 +147,7 @@ impl Page {
             "retrieve"
         );
         for name in names.iter().take(SESSIONS) {
-            let sides: Vec<Option<&SessionLine>> = timeline.boots.iter().map(|boot| boot.sessions.get(name)).collect();
+            let sides: Vec<Option<&SessionLine>> = chain.boots.iter().map(|boot| boot.sessions.get(name)).collect();
             let label = self.paint("1", &format!("{:<28}", shorten(&name.to_string(), 28)));
             let files: BTreeSet<u64> = sides
                 .iter()
@@ -203,12 +204,8 @@ impl Page {
         );
     }
 
-    fn global_state(&mut self, timeline: &Timeline) {
-        let names: BTreeSet<_> = timeline
-            .boots
-            .iter()
-            .flat_map(|boot| boot.flbs.keys().copied())
-            .collect();
+    fn global_state(&mut self, chain: &Chain) {
+        let names: BTreeSet<_> = chain.boots.iter().flat_map(|boot| boot.flbs.keys().copied()).collect();
         if names.is_empty() {
             return;
         }
@@ -235,20 +232,21 @@ impl Page {
                 }
                 told.join(", ")
             };
-            let sides: Vec<String> = timeline.boots.iter().map(tell).collect();
+            let sides: Vec<String> = chain.boots.iter().map(tell).collect();
             line!(self, "  {:<28} {}", shorten(&name.to_string(), 28), sides.join("  →  "));
         }
     }
 
     fn verdicts(&mut self, report: &Report) {
         self.title("Findings");
-        let judgements = || report.checks.iter().map(|check| &check.judgement);
-        for finding in judgements().flat_map(|judgement| &judgement.findings) {
+        for finding in report.case.findings() {
             let finding = self.paint("31", &finding.to_string());
             line!(self, "  {finding}");
         }
         let with = |status, unwatched: bool| {
-            let verdicts = judgements().flat_map(move |judgement| judgement.with(status));
+            let boots = report.case.records.iter().flat_map(|record| &record.judgement.verdicts);
+            let verdicts = boots.chain(&report.case.chain.verdicts);
+            let verdicts = verdicts.filter(move |verdict| verdict.status == status);
             let wanted = verdicts.filter(move |verdict| verdict.is_unwatched() == unwatched);
             wanted.map(|verdict| verdict.invariant).collect::<BTreeSet<_>>()
         };
@@ -282,15 +280,15 @@ impl Page {
 
     fn records(&mut self, report: &Report) {
         self.title("Records");
-        for (boot, check) in report.timeline.boots.iter().zip(&report.checks) {
+        for (boot, record) in report.case.chain.boots.iter().zip(&report.case.records) {
             line!(
                 self,
                 "  {}, {} lost  {}",
                 count(boot.events, "event"),
                 boot.lost,
-                check.journal.display()
+                record.journal.display()
             );
-            for doubt in check.judgement.doubts() {
+            for doubt in record.judgement.doubts() {
                 let doubt = self.paint("33", &doubt);
                 line!(self, "    {doubt}");
             }

@@ -1,13 +1,13 @@
 //! One update over two kernels: what happened when, on one axis of time.
 //!
-//! A [`Boot`] takes in one record, event by event; [`Timeline::join`] lays boots side by side. Pure: times arrive in events
-//! and in the clock correlations of the journals' headers.
+//! [`Timeline::of`] lays the boots of a chain side by side. Pure: times arrive in events and in the clock correlations of
+//! the journals' headers.
 
 mod axis;
-mod boot;
 
 pub use axis::{Axis, Basis};
-pub use boot::{Boot, FileLine, FlbLine, SessionLine, Span};
+
+use crate::chain::{Boot, Chain};
 
 /// A stretch of the update, from one known moment to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,32 +27,33 @@ impl Phase {
     }
 }
 
-/// An update: the kernel that left, and, where there is a record of it, the kernel that arrived.
+/// The first update of a chain: the kernel that left, and, where there is a record of it, the kernel that arrived.
+#[derive(Clone, Debug)]
 pub struct Timeline {
-    /// The boots, in the order they ran.
-    pub boots: Vec<Boot>,
     /// The common axis, one place for each boot.
     pub axis: Axis,
     /// Adjacent phases. One whose beginning or end is not known is missing.
     pub phases: Vec<Phase>,
+    /// How long guests had no service: from the beginning of the freeze to the last file brought back, in nanoseconds.
+    /// `None` where either moment is not known.
+    pub blackout: Option<u64>,
 }
 
 impl Timeline {
-    /// Lays boots side by side, in the order they ran.
-    pub fn join(mut boots: Vec<Boot>) -> Self {
-        boots.sort_by(Boot::order);
+    /// Lays the boots of a chain side by side.
+    pub fn of(chain: &Chain) -> Self {
+        let boots = &chain.boots;
         let axis = Axis::of(&boots.iter().map(|boot| boot.clock).collect::<Vec<_>>());
-        let phases = phases(&boots, &axis);
-        Self { boots, axis, phases }
+        let phases = phases(boots, &axis);
+        let blackout = blackout(boots, &axis, &phases);
+        Self { axis, phases, blackout }
     }
+}
 
-    /// How long guests had no service: from the beginning of the freeze to the last file brought back, in nanoseconds.
-    /// `None` where either moment is not known.
-    pub fn blackout(&self) -> Option<u64> {
-        let freeze = self.phases.iter().find(|phase| phase.name == FREEZE)?;
-        let retrieved = self.boots.get(1)?.last_retrieve?;
-        u64::try_from(self.axis.at(1, retrieved) - freeze.start).ok()
-    }
+fn blackout(boots: &[Boot], axis: &Axis, phases: &[Phase]) -> Option<u64> {
+    let freeze = phases.iter().find(|phase| phase.name == FREEZE)?;
+    let retrieved = boots.get(1)?.last_retrieve?;
+    u64::try_from(axis.at(1, retrieved) - freeze.start).ok()
 }
 
 const FREEZE: &str = "freeze";

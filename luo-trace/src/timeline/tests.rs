@@ -1,9 +1,14 @@
 //! Stories of updates, told by the stamps that make a timeline.
 
 use super::*;
+use crate::chain::Span;
 use crate::journal::Clock;
 
 const MS: u64 = 1_000_000;
+
+fn of(boots: Vec<Boot>) -> Timeline {
+    Timeline::of(&Chain::join(boots))
+}
 
 fn clock(monotonic_ms: u64, tsc: Option<u64>, realtime_ms: u64) -> Clock {
     Clock {
@@ -51,7 +56,7 @@ fn after() -> Boot {
 
 #[test]
 fn phases_are_adjacent_and_sum_to_the_whole() {
-    let timeline = Timeline::join(vec![after(), before()]);
+    let timeline = of(vec![after(), before()]);
     let names: Vec<_> = timeline.phases.iter().map(|phase| phase.name).collect();
     assert_eq!(
         names,
@@ -76,34 +81,34 @@ fn phases_are_adjacent_and_sum_to_the_whole() {
 
 #[test]
 fn the_blackout_is_from_the_freeze_to_the_last_file_brought_back() {
-    let timeline = Timeline::join(vec![before(), after()]);
+    let timeline = of(vec![before(), after()]);
     assert_eq!(timeline.axis.basis, Basis::Counter);
-    assert_eq!(timeline.blackout(), Some((510 + 1_200) * MS));
+    assert_eq!(timeline.blackout, Some((510 + 1_200) * MS));
 }
 
 #[test]
 fn without_a_common_counter_the_wall_clock_serves_and_says_so() {
     let mut after = after();
     after.clock.tsc = None;
-    let timeline = Timeline::join(vec![before(), after]);
+    let timeline = of(vec![before(), after]);
     assert_eq!(timeline.axis.basis, Basis::Realtime);
     // By the wall clock the second boot began at 53 s, the first at 49 s.
-    assert_eq!(timeline.blackout(), Some((4_000 + 1_200 - 4_000) * MS));
+    assert_eq!(timeline.blackout, Some((4_000 + 1_200 - 4_000) * MS));
 }
 
 #[test]
 fn a_counter_that_began_anew_is_not_trusted() {
     let mut after = after();
     after.clock.tsc = Some(5);
-    assert_eq!(Timeline::join(vec![before(), after]).axis.basis, Basis::Realtime);
+    assert_eq!(of(vec![before(), after]).axis.basis, Basis::Realtime);
 }
 
 #[test]
 fn a_moment_that_is_not_known_leaves_its_phases_out_and_invents_none() {
     let mut after = after();
     after.last_retrieve = None;
-    let timeline = Timeline::join(vec![before(), after]);
-    assert_eq!(timeline.blackout(), None);
+    let timeline = of(vec![before(), after]);
+    assert_eq!(timeline.blackout, None);
     let names: Vec<_> = timeline.phases.iter().map(|phase| phase.name).collect();
     assert_eq!(
         names.last(),
@@ -120,6 +125,6 @@ fn a_freeze_that_failed_leads_nowhere() {
         end: 4_010 * MS,
         ok: false,
     });
-    let timeline = Timeline::join(vec![before, after()]);
+    let timeline = of(vec![before, after()]);
     assert_eq!(timeline.phases.last().map(|phase| phase.name), Some("freeze"));
 }

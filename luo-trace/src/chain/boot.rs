@@ -1,4 +1,4 @@
-//! One kernel's part of an update, gathered from its events.
+//! One kernel's part of a chain of live updates, gathered from its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +26,8 @@ pub struct Boot {
     pub release: String,
     /// Which boot.
     pub boot_id: String,
+    /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot; `None`: not known.
+    pub update_number: Option<u64>,
     /// How many kexecs lie before it, where the kernel says so.
     pub kexec_count: Option<u64>,
     /// How its clocks stood.
@@ -109,6 +111,7 @@ impl Boot {
         Self {
             release: header.kernel_release.clone(),
             boot_id: header.boot_id.clone(),
+            update_number: header.update_number,
             kexec_count: header.kexec.as_ref().and_then(|kexec| kexec.count),
             clock: header.clock,
             started: header.clock.monotonic_ns.saturating_sub(header.attach_ns),
@@ -174,6 +177,8 @@ impl Boot {
                 let joined = self.flbs.values_mut().filter(|flb| flb.handlers.contains(&p.handler));
                 joined.for_each(|flb| flb.joined += 1);
             }
+            Body::SnapshotBegin(p) => self.update_number = p.known_update_number().or(self.update_number),
+            Body::Arrival(p) => self.update_number = p.known_update_number().or(self.update_number),
             Body::SessionDeserialize(_) => _ = self.deserialize.get_or_insert(span),
             Body::LiveupdateReboot(_) => self.freeze = Some(span),
             _ => {}
