@@ -1,6 +1,8 @@
 //! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result};
 
@@ -21,6 +23,7 @@ pub fn header() -> Result<Header> {
         kernel_version: sysctl("version").unwrap_or_default(),
         machine: std::env::consts::ARCH.into(),
         kexec: kexec_metadata(),
+        userspace_ns: userspace(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         abi_version: luo_trace_common::events::ABI_VERSION,
         ..Header::default()
@@ -63,6 +66,43 @@ fn parse_kexec_metadata(bytes: &[u8]) -> Option<Kexec> {
         previous_release: Some(luo_trace_common::text::Name(*release).to_string()),
         count: Some(u32::from_le_bytes(*count).into()),
     })
+}
+
+/// How many records of the kernel's log are searched for the start of init.
+const LOG_RECORDS: usize = 100_000;
+
+/// When the kernel ran init, as its log tells; `None` where the log cannot be read, or has forgotten its beginning.
+fn userspace() -> Option<u64> {
+    let mut log = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .ok()?;
+    let mut record = [0; 8192];
+    for _ in 0..LOG_RECORDS {
+        match log.read(&mut record) {
+            Ok(0) => return None,
+            Ok(len) => {
+                if let Some(time) = parse_init_started(&record[..len]) {
+                    return Some(time);
+                }
+            }
+            // EPIPE: the log dropped records before they were read, and reading goes on after them.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Mirrors the record format of `Documentation/ABI/testing/dev-kmsg` (7.3), `LEVEL,SEQUENCE,MICROSECONDS,FLAGS;TEXT`, and
+/// what `run_init_process` in `init/main.c` logs.
+fn parse_init_started(record: &[u8]) -> Option<u64> {
+    let (head, text) = std::str::from_utf8(record).ok()?.split_once(';')?;
+    let text = text.lines().next()?;
+    let kernel = head.split(',').next()?.parse::<u32>().ok()? < 8;
+    (kernel && text.starts_with("Run ") && text.ends_with(" as init process")).then_some(())?;
+    head.split(',').nth(2)?.parse::<u64>().ok()?.checked_mul(1000)
 }
 
 /// Reads the clocks, as close together as can be.
@@ -141,6 +181,19 @@ mod tests {
             None,
             "a version that is not known is not guessed at"
         );
+    }
+
+    #[test]
+    fn the_log_tells_when_init_was_run() {
+        let at = |record: &str| parse_init_started(record.as_bytes());
+        assert_eq!(
+            at("6,339,5140900,-;Run /init as init process\n SUBSYSTEM=x\n"),
+            Some(5_140_900_000)
+        );
+        assert_eq!(at("6,340,5140999,-;  with arguments:\n"), None);
+        // A process may write to the log, too, and is told from the kernel by its facility.
+        assert_eq!(at("12,341,6000000,-;Run /init as init process\n"), None);
+        assert_eq!(at("Run /init as init process"), None);
     }
 
     #[test]

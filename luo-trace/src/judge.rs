@@ -78,6 +78,7 @@ impl Case {
             let events = events(journal).map_err(unreadable)?;
             let mut boot = Boot::new(events.header());
             let judgement = judge(events, |event| boot.apply(event));
+            boot.late_clock = judgement.summary.clock;
             let journal = journal.to_owned();
             read.push((boot, Record { journal, judgement }));
         }

@@ -32,6 +32,10 @@ pub struct Boot {
     pub kexec_count: Option<u64>,
     /// How its clocks stood.
     pub clock: Clock,
+    /// How they stood later, as near to the jump as they were read; `None`: not read again.
+    pub late_clock: Option<Clock>,
+    /// When the kernel ran init, the first process.
+    pub userspace: Option<u64>,
     /// When the agent was started.
     pub started: u64,
     /// When the agent had attached its hooks.
@@ -114,6 +118,7 @@ impl Boot {
             update_number: header.update_number,
             kexec_count: header.kexec.as_ref().and_then(|kexec| kexec.count),
             clock: header.clock,
+            userspace: header.userspace_ns,
             started: header.clock.monotonic_ns.saturating_sub(header.attach_ns),
             attached: header.clock.monotonic_ns,
             ..Self::default()

@@ -60,6 +60,10 @@ pub struct Header {
     /// How long before that the agent was started, in nanoseconds: what loading and attaching took.
     #[serde(default)]
     pub attach_ns: u64,
+    /// When the kernel ran init, the first process, in nanoseconds on the clock of its log, which is `CLOCK_MONOTONIC` up to
+    /// a drift of some parts in a million.
+    #[serde(default)]
+    pub userspace_ns: Option<u64>,
     /// The hooks, and whether each is attached.
     #[serde(default)]
     pub hooks: Vec<HookState>,
