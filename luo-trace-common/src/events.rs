@@ -136,6 +136,10 @@ kinds! {
     98 ArrivedFlb(FlbRecord) "arrived-flb";
     /// What the previous kernel left was looked through, as far as it could be.
     99 Arrival(Arrival) "arrival";
+
+    /// Programs were skipped by the kernel. No program can tell that, so this record is the agent's own: it comes before
+    /// every event that may depend on it, with the time up to which that may be.
+    112 Missed(Missed) "missed";
 }
 
 /// What every event begins with.
@@ -686,6 +690,14 @@ impl Arrival {
     }
 }
 
+/// Programs were skipped by the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Missed {
+    /// How often since this was last told.
+    pub programs: u64,
+}
+
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
     ($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $call:ident $name:literal;)* }) => {
@@ -816,6 +828,7 @@ mod tests {
             (Kind::ArrivedFile, 128),
             (Kind::ArrivedFlb, 64),
             (Kind::Arrival, 40),
+            (Kind::Missed, 8),
         ];
         for (kind, size) in sizes {
             assert_eq!(kind.payload_size(), size, "{}", kind.name());

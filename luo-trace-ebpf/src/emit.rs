@@ -3,7 +3,7 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_PROD_POS, BPF_RB_RING_SIZE, BPF_RINGBUF_HDR_SZ};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_PROD_POS, BPF_RB_RING_SIZE, BPF_RINGBUF_HDR_SZ};
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ringbuf_query};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
@@ -19,10 +19,10 @@ static EVENTS: RingBuf<u64, 4096> = RingBuf::new();
 #[btf_map]
 static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Events lost on all CPUs: first those that the programs know of, one counter for all, since it is written only when the
-/// ring is full; then those of programs that did not run at all, which the agent learns and writes.
+/// Events lost on all CPUs, one counter for all, since it is written only when the ring is full. The agent maps it into its
+/// memory: while a task reads a map by bpf(2), the kernel skips every kprobe's program on that CPU.
 #[btf_map]
-static LOST: Array<u64, 2> = Array::new();
+static LOST: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[repr(C)]
 struct Record<P> {
@@ -84,12 +84,9 @@ pub fn count_loss() {
 /// How many events were lost so far.
 #[inline(always)]
 pub fn lost() -> u64 {
-    let count = |slot| {
-        let counter = LOST.get_ptr(slot);
-        // SAFETY: a slot of the map, whose 8 bytes are written at once.
-        counter.map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
-    };
-    count(0) + count(1)
+    // SAFETY: the map's slot, whose 8 bytes are written at once.
+    LOST.get_ptr(0)
+        .map_or(0, |counter| unsafe { ptr::read_volatile(counter) })
 }
 
 /// How many bytes were ever put into the ring. It grows by [`footprint`] with each event, whoever sends it.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use luo_trace_common::events::{FileCall, FlbCall, Header, KhoCall, Kind};
+use luo_trace_common::events::{FileCall, FlbCall, Header, KhoCall, Kind, Missed};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::event::{Body, Event};
@@ -169,6 +169,10 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
         Kind::ArrivedFile => Body::ArrivedFile(prefix(payload)),
         Kind::ArrivedFlb => Body::ArrivedFlb(prefix(payload)),
         Kind::Arrival => Body::Arrival(prefix(payload)),
+        Kind::Missed => {
+            let payload: Missed = prefix(payload);
+            Body::Gap { lost: payload.programs }
+        }
         Kind::KhoOp => {
             let payload: luo_trace_common::events::KhoOp = prefix(payload);
             Body::KhoOp(KhoCall::from_raw(payload.call).ok_or(unknown)?, payload)
@@ -242,11 +246,21 @@ pub fn encode(event: &Event) -> Vec<u8> {
         // A gap is no record of its own: it shows in the next event's count of losses.
         Body::Gap { .. } => return Vec::new(),
     };
+    record(kind, event.header, payload)
+}
+
+/// Writes what no program can tell: that this many were skipped by the kernel since it was last told. The header's time is
+/// that up to which events may depend on it.
+pub fn missed(header: Header, programs: u64) -> Vec<u8> {
+    record(Kind::Missed, header, Missed { programs }.as_bytes())
+}
+
+fn record(kind: Kind, header: Header, payload: &[u8]) -> Vec<u8> {
     let size = size_of::<Header>() + payload.len();
     let header = Header {
         kind: kind as u16,
         size: size as u16,
-        ..event.header
+        ..header
     };
     [header.as_bytes(), payload].concat()
 }

@@ -1,6 +1,8 @@
 //! The way of every event: record, decode, model, sinks. One writer.
 //!
-//! A source of records is the ring or a journal; nothing here can tell which.
+//! The kernel counts the programs that it skipped, and no record tells of them. So records are judged in batches, each only
+//! when the counts were read after it was taken: whatever was missed before any of its events stands before them all, in the
+//! model and in the journal.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +12,7 @@ use anyhow::Result;
 use luo_trace_common::events::{Header as EventHeader, SNAPSHOT_CHANGED};
 use zerocopy::FromZeros;
 
-use crate::decode::Decoder;
+use crate::decode::{self, Decoder};
 use crate::event::{Body, Event};
 use crate::host;
 use crate::journal::End;
@@ -113,15 +115,41 @@ pub async fn serve(live: Arc<Live>, address: SocketAddr) {
     }
 }
 
+/// How many records are judged at a time.
+const BATCH: usize = 1024;
+
+/// Where records come from, in their order.
+pub trait Source {
+    /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
+    fn take(&mut self, limit: usize, consume: impl FnMut(&[u8])) -> usize;
+
+    /// What was lost until now.
+    fn losses(&mut self) -> Losses;
+}
+
+/// What never became a record, since the source began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events for which there was no room: later records tell of them, too.
+    pub dropped: u64,
+    /// Programs that the kernel skipped: no record tells of them.
+    pub missed: u64,
+    /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+
 /// Decodes, judges and hands on.
 pub struct Pipeline {
     decoder: Decoder,
     live: Arc<Live>,
     outputs: Outputs,
-    records: Records,
     lines: Vec<Line>,
     last: EventHeader,
+    missed: u64,
     jump_is_near: bool,
+    /// When the newest walk over LUO's lists began, and up to when losses may reach.
+    walk_began: u64,
+    lost_until: u64,
     picture_is_whole: bool,
     told: Told,
 }
@@ -143,22 +171,66 @@ impl Pipeline {
             decoder: Decoder::since(attached),
             live,
             outputs,
-            records: Records::default(),
             lines: Vec::new(),
             last: EventHeader::new_zeroed(),
+            missed: 0,
             jump_is_near: false,
+            walk_began: 0,
+            lost_until: 0,
             picture_is_whole: false,
             told: Told::default(),
         }
     }
 
-    /// Takes in one record. What comes of it goes to the sinks with the next [`Pipeline::flush`].
-    pub fn record(&mut self, record: &[u8]) {
-        self.records.push(record);
-        let (gap, event) = self.decoder.decode(record);
-        for event in gap.into_iter().chain(event) {
-            self.event(event);
+    /// Judges and hands on everything that `source` has now.
+    pub fn drain(&mut self, source: &mut impl Source) {
+        loop {
+            let mut batch = Records::default();
+            if source.take(BATCH, |record| batch.push(record)) == 0 {
+                break;
+            }
+            // In this order: see the beginning of this file.
+            let losses = source.losses();
+            let records = self.judge(batch, losses);
+            self.hand_on(records);
         }
+    }
+
+    /// Time passes: losses are told even where no event follows that would tell of them.
+    pub fn tick(&mut self, source: &mut impl Source) {
+        self.drain(source);
+        let losses = source.losses();
+        let records = self.judge(Records::default(), losses);
+        if let Some(gap) = self.decoder.lost_is_now(losses.dropped, self.last) {
+            self.event(gap);
+        }
+        self.hand_on(records);
+    }
+
+    /// Judges records; these are the losses that were read after the last of them was taken. Gives them as they are to be
+    /// recorded.
+    fn judge(&mut self, batch: Records, losses: Losses) -> Records {
+        let mut records = batch;
+        let newly = losses.missed.saturating_sub(self.missed);
+        if newly > 0 {
+            self.missed = losses.missed;
+            let header = EventHeader {
+                lost: self.decoder.lost(),
+                ktime: losses.at,
+                ..EventHeader::new_zeroed()
+            };
+            let mut told = Records::default();
+            told.push(&decode::missed(header, newly));
+            told.append(&records);
+            records = told;
+        }
+        for record in records.iter() {
+            let (gap, event) = self.decoder.decode(record);
+            for event in gap.into_iter().chain(event) {
+                self.event(event);
+            }
+        }
+        records
     }
 
     fn event(&mut self, event: Event) {
@@ -174,8 +246,14 @@ impl Pipeline {
                 self.jump_is_near = false;
                 self.picture_is_whole = false;
             }
-            Body::Gap { .. } => self.picture_is_whole = false,
-            Body::SnapshotEnd(end) => self.picture_is_whole = end.flags & SNAPSHOT_CHANGED == 0,
+            Body::Gap { .. } => {
+                self.lost_until = event.header.ktime;
+                self.picture_is_whole = false;
+            }
+            Body::SnapshotBegin(_) => self.walk_began = event.header.ktime,
+            Body::SnapshotEnd(end) => {
+                self.picture_is_whole = end.flags & SNAPSHOT_CHANGED == 0 && self.walk_began >= self.lost_until;
+            }
             _ => {}
         }
         let findings = self.live.apply(&event);
@@ -185,9 +263,8 @@ impl Pipeline {
         self.lines.extend(findings.into_iter().map(Line::Finding));
     }
 
-    /// Hands on what was taken in since the last time.
-    pub fn flush(&mut self) {
-        let records = std::mem::take(&mut self.records);
+    /// Hands on these records and what came of them.
+    fn hand_on(&mut self, records: Records) {
         let lines = std::mem::take(&mut self.lines);
         if let Some(journal) = &mut self.outputs.journal {
             journal.send(records, self.jump_is_near);
@@ -230,23 +307,15 @@ impl Pipeline {
         self.picture_is_whole
     }
 
-    /// Time passes: losses are told even where no event follows that would tell of them.
-    pub fn tick(&mut self, lost: u64) {
-        if let Some(gap) = self.decoder.lost_is_now(lost, self.last) {
-            self.event(gap);
-        }
-        self.flush();
-    }
-
-    /// The record ends.
+    /// The record ends, with what `source` still has.
     ///
     /// # Errors
     /// Where the journal's end could not be written.
-    pub fn finish(mut self, reason: &str, lost: u64) -> Result<()> {
-        self.tick(lost);
+    pub fn finish(mut self, reason: &str, source: &mut impl Source) -> Result<()> {
+        self.tick(source);
         let last = self.live.finish();
         self.lines.extend(last.into_iter().map(Line::Finding));
-        self.flush();
+        self.hand_on(Records::default());
         if let Some((streams, _)) = self.outputs.streams {
             streams.finish();
         }
@@ -256,7 +325,7 @@ impl Pipeline {
         if let Some(journal) = self.outputs.journal {
             journal.end(End {
                 reason: reason.into(),
-                kernel_lost: lost,
+                kernel_lost: self.decoder.lost(),
             })?;
         }
         Ok(())
@@ -276,4 +345,196 @@ fn is_an_item(body: &Body) -> bool {
             | Body::ArrivedFile(_)
             | Body::ArrivedFlb(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::sync::Mutex;
+
+    use luo_trace_common::events::FileCall;
+    use luo_trace_common::hooks::Hook;
+
+    use super::*;
+    use crate::decode::encode;
+    use crate::journal::{Events, Header, HookState, Reader, Store, Writer};
+    use crate::judge::{Judgement, judge};
+    use crate::testing::{Deed, Fault, Plan, Story, memfd, session};
+
+    /// A kernel whose records come in these batches, and which skips programs while one of them is taken.
+    struct Kernel {
+        batches: Vec<Vec<Event>>,
+        /// The batch at which it does, from 0, and how often.
+        skips: Option<(usize, u64)>,
+        taken: usize,
+        losses: Losses,
+    }
+
+    impl Source for Kernel {
+        fn take(&mut self, _limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+            let Some(batch) = self.batches.get(self.taken) else {
+                return 0;
+            };
+            batch.iter().for_each(|event| consume(&encode(event)));
+            self.losses.at = batch.last().map_or(0, |event| event.header.ktime);
+            if let Some((at, missed)) = self.skips
+                && at == self.taken
+            {
+                self.losses.missed += missed;
+            }
+            self.taken += 1;
+            batch.len()
+        }
+
+        fn losses(&mut self) -> Losses {
+            self.losses
+        }
+    }
+
+    /// A journal in memory.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Store for Memory {
+        fn cut(&mut self, len: u64) -> io::Result<()> {
+            self.0.lock().unwrap().truncate(len as usize);
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the agent and its journal say.
+    struct Told {
+        /// Findings, and the verdict on each invariant.
+        live: (Vec<String>, Vec<String>),
+        journal: Judgement,
+        picture_is_whole: bool,
+    }
+
+    /// An agent on this kernel until its end.
+    fn told(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>) -> Told {
+        let attached = |hook: &Hook| HookState {
+            id: hook.id().into(),
+            attached: true,
+            ..HookState::default()
+        };
+        let header = Header {
+            hooks: Hook::ALL.iter().map(attached).collect(),
+            ..Header::default()
+        };
+        let memory = Memory::default();
+        let writer = Writer::begin(memory.clone(), &header).unwrap();
+        let mut outputs = Outputs::default();
+        outputs.record(JournalSink::start(writer, 8, 1 << 10, |_| ()).unwrap());
+        let live = Arc::new(Live::new(&header).unwrap());
+        let mut kernel = Kernel {
+            batches,
+            skips,
+            taken: 0,
+            losses: Losses::default(),
+        };
+        let mut pipeline = Pipeline::new(live.clone(), outputs, 0);
+        pipeline.drain(&mut kernel);
+        let picture_is_whole = pipeline.picture_is_whole();
+        pipeline.finish("the test is over", &mut kernel).unwrap();
+        let page = web::Source::page(&*live);
+        let bytes = memory.0.lock().unwrap().clone();
+        Told {
+            live: (
+                page.findings,
+                page.verdicts
+                    .iter()
+                    .map(|v| format!("{} {}", v.invariant, v.status))
+                    .collect(),
+            ),
+            journal: judge(Events::new(Reader::new(Cursor::new(bytes)).unwrap()), |_| {}),
+            picture_is_whole,
+        }
+    }
+
+    fn in_journal(told: &Told) -> (Vec<String>, Vec<String>) {
+        let findings = told.journal.findings.iter().rev().map(Finding::to_string).collect();
+        let verdicts = told.journal.verdicts.iter();
+        let verdict = |v: &crate::model::Verdict| format!("{} {}", v.invariant.id(), v.status.name());
+        (findings, verdicts.map(verdict).collect())
+    }
+
+    /// A session that is made, gets two files, and goes; no event tells that the second one was given back.
+    fn unbalanced() -> Vec<Event> {
+        let mut story = Story::new();
+        let a = session(1, "a");
+        story
+            .create(a)
+            .preserve(a, 1, memfd(1))
+            .preserve(a, 2, memfd(2))
+            .close(a, &[(1, memfd(1))]);
+        story.events
+    }
+
+    #[test]
+    fn what_no_program_was_skipped_for_is_found() {
+        let told = told(vec![unbalanced()], None);
+        assert!(!told.live.0.is_empty());
+        assert_eq!(told.live, in_journal(&told));
+    }
+
+    #[test]
+    fn a_program_that_was_skipped_while_a_batch_came_is_no_finding_live_or_replayed() {
+        // Given a program that was skipped while its batch was taken from the ring, be it the whole record,
+        let whole = told(vec![unbalanced()], Some((0, 2)));
+        // or the session's end only,
+        let mut events = unbalanced();
+        let back = |event: &Event| matches!(event.body, Body::FileCallback(FileCall::Unpreserve, _));
+        let end = events.split_off(events.iter().position(back).unwrap());
+        let parted = told(vec![events, end], Some((1, 2)));
+        for told in [whole, parted] {
+            // then nothing is found, nothing is certain,
+            assert_eq!(told.live.0, [""; 0]);
+            assert!(
+                told.live.1.iter().all(|verdict| verdict.ends_with("unknown")),
+                "{:?}",
+                told.live.1
+            );
+            // and the journal says the same.
+            assert_eq!(told.live, in_journal(&told));
+            assert_eq!(told.journal.summary.lost, 2);
+            assert_eq!(told.journal.summary.events, unbalanced().len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_walk_during_which_a_program_was_skipped_gives_no_whole_picture() {
+        // Given a session, and a walk over the lists,
+        let deeds = [
+            Deed::Create { name: 0 },
+            Deed::Preserve {
+                session: 0,
+                token: 0,
+                file: 0,
+                fault: Fault::None,
+            },
+            Deed::Look,
+        ];
+        let plan = Plan {
+            tasks: vec![deeds.to_vec()],
+            ..Plan::default()
+        };
+        // then the picture is whole, but not if something may have been missed by the time the walk was over.
+        assert!(told(vec![plan.run()], None).picture_is_whole);
+        assert!(!told(vec![plan.run()], Some((0, 1))).picture_is_whole);
+    }
 }

@@ -28,8 +28,6 @@ use crate::sink::console::{self, tell};
 use crate::sink::control::{self, Control, Refusal, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};
 
-/// How many records are taken from the ring before they are handed on.
-const BATCH: usize = 1024;
 /// How often counts that no event brings up to date are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long the ring is watched without rest once the machine is about to jump: the jump comes within this time, or not
@@ -184,7 +182,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
             () = &mut end => break "asked to end",
             result = ring.readable() => {
                 result.context("the ring buffer cannot be waited for any longer")?;
-                drain(&mut ring, &mut pipeline);
+                pipeline.drain(&mut ring);
                 if pipeline.jump_is_near() {
                     watch(&mut ring, &mut pipeline);
                 }
@@ -192,7 +190,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
             _ = look_again.recv() => looks.look(&mut tracer, &mut ring, &mut pipeline),
             _ = tick.tick() => {
                 tracer.print_log();
-                pipeline.tick(ring.lost());
+                pipeline.tick(&mut ring);
                 looks.tick(&mut tracer, &mut ring, &mut pipeline);
             }
         }
@@ -201,9 +199,9 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
 
     // Detach first, so that what is drained then is the whole record.
     drop(tracer);
-    drain(&mut ring, &mut pipeline);
+    pipeline.drain(&mut ring);
     drop(ready);
-    pipeline.finish(reason, ring.lost())?;
+    pipeline.finish(reason, &mut ring)?;
     if let Some(socket) = socket {
         socket.finish().await;
     }
@@ -265,13 +263,6 @@ fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
     Ok(outputs)
 }
 
-/// Hands on everything that is in the ring.
-fn drain(ring: &mut Ring, pipeline: &mut Pipeline) {
-    while ring.drain(BATCH, |record| pipeline.record(record)) > 0 {
-        pipeline.flush();
-    }
-}
-
 /// When LUO's lists are walked: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.
 struct Looks {
     possible: bool,
@@ -298,7 +289,7 @@ impl Looks {
             return;
         }
         let result = tracer.snapshot(|| {
-            drain(ring, pipeline);
+            pipeline.drain(ring);
             !pipeline.jump_is_near()
         });
         if let Err(error) = result {
@@ -327,7 +318,7 @@ impl Looks {
 fn watch(ring: &mut Ring, pipeline: &mut Pipeline) {
     let deadline = Instant::now() + WATCH;
     while pipeline.jump_is_near() && Instant::now() < deadline {
-        drain(ring, pipeline);
+        pipeline.drain(ring);
         std::thread::yield_now();
     }
 }

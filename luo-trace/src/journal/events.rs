@@ -127,7 +127,10 @@ impl<R: Read> Iterator for Events<R> {
                         self.summary.errors += 1;
                         continue;
                     };
-                    self.summary.events += 1;
+                    match event.body {
+                        Body::Gap { lost } => self.summary.lost = self.summary.lost.saturating_add(lost),
+                        _ => self.summary.events += 1,
+                    }
                     self.last = event.header;
                     let Some(gap) = gap else { return Some(event) };
                     self.summary.lost = self.summary.lost.saturating_add(lost(&gap));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Array, RingBuf};
+use aya::maps::{Map, RingBuf};
 use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use luo_trace_common::fields::{ABSENT, Field};
@@ -13,7 +13,7 @@ use luo_trace_common::variables::Variable;
 use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
 use super::misses::Misses;
-use super::ring::Ring;
+use super::ring::{Counter, Ring};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use crate::journal::HookState;
@@ -149,7 +149,11 @@ impl Tracer {
             .take_map("LOST")
             .context("the loss counter was taken before")?;
         let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
-        Ring::new(RingBuf::try_from(ring)?, Array::try_from(lost)?, misses)
+        let Map::Array(lost) = lost else {
+            bail!("the loss counter is no array");
+        };
+        let lost = Counter::map(&lost).context("the loss counter cannot be read")?;
+        Ring::new(RingBuf::try_from(ring)?, lost, misses)
     }
 }
 

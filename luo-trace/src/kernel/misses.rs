@@ -14,8 +14,11 @@ const INFO_WORDS: usize = 27;
 
 /// The programs, by descriptors of their own.
 ///
-/// The kernel skips a program where the same program is already running on the CPU: another task was preempted in it. It
-/// counts that with the program. (Returns that a kretprobe has no room for are told by the programs themselves.)
+/// The kernel skips a program where the same program is already running on the CPU, since another task was preempted in it,
+/// and a kprobe's also where somebody was preempted while reading or writing a map by bpf(2). It counts that with the program.
+/// (Returns that a kretprobe has no room for are told by the programs themselves.)
+///
+/// Asking a program for its count is no use of a map, and skips nothing.
 pub struct Misses(Vec<OwnedFd>);
 
 impl Misses {

@@ -1,28 +1,28 @@
 //! The ring buffer's reading end.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::misses::Misses;
-
-/// Where the programs count the events that they lost.
-const DROPPED: u32 = 0;
-/// Where the agent tells them what was lost besides.
-const MISSED: u32 = 1;
+use crate::host;
+use crate::pipeline::{Losses, Source};
 
 /// Records as the programs send them, in the order they were reserved.
 pub struct Ring {
     ring: AsyncFd<RingBuf<MapData>>,
-    lost: Array<MapData, u64>,
+    lost: Counter,
     misses: Misses,
 }
 
 impl Ring {
-    pub(super) fn new(ring: RingBuf<MapData>, lost: Array<MapData, u64>, misses: Misses) -> Result<Self> {
+    pub(super) fn new(ring: RingBuf<MapData>, lost: Counter, misses: Misses) -> Result<Self> {
         // SAFETY: the map owns its descriptor, gives the same one each time, and closes it only when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| anyhow::anyhow!("the ring buffer cannot be waited for: {error}"))?;
@@ -34,9 +34,10 @@ impl Ring {
         self.ring.readable_mut().await?.clear_ready();
         Ok(())
     }
+}
 
-    /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
-    pub fn drain(&mut self, limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+impl Source for Ring {
+    fn take(&mut self, limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
         let ring = self.ring.get_mut();
         let mut count = 0;
         while count < limit
@@ -48,12 +49,42 @@ impl Ring {
         count
     }
 
-    /// How many events were lost so far: for want of room, or since a program was skipped. The programs learn the latter from
-    /// here, so that the next event tells it.
-    pub fn lost(&mut self) -> u64 {
-        let missed = self.misses.count();
-        // Where this fails the loss is told all the same, by the number that is returned.
-        _ = self.lost.set(MISSED, missed, 0);
-        self.lost.get(&DROPPED, 0).unwrap_or(0) + missed
+    fn losses(&mut self) -> Losses {
+        let (dropped, missed) = (self.lost.get(), self.misses.count());
+        let at = host::clock().monotonic_ns;
+        Losses { dropped, missed, at }
+    }
+}
+
+/// The first element of an array of numbers, in this process's memory.
+pub(super) struct Counter(NonNull<AtomicU64>);
+
+/// As much as is mapped; less than any page.
+const LENGTH: usize = size_of::<u64>();
+
+impl Counter {
+    /// Maps an array that was made with `BPF_F_MMAPABLE`, whose elements are of 8 bytes.
+    pub(super) fn map(array: &MapData) -> io::Result<Self> {
+        let fd = array.fd().as_fd().as_raw_fd();
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = unsafe { libc::mmap(ptr::null_mut(), LENGTH, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(address.cast())
+            .map(Self)
+            .ok_or_else(|| io::Error::other("mapped at address 0"))
+    }
+
+    fn get(&self) -> u64 {
+        // SAFETY: mapped from construction to drop, at a page's beginning; the kernel's side writes it atomically.
+        unsafe { self.0.as_ref() }.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        // SAFETY: what was mapped, and nobody has a reference into it.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), LENGTH) };
     }
 }

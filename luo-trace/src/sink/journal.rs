@@ -29,7 +29,7 @@ impl Records {
     }
 
     /// Appends the records of another.
-    fn append(&mut self, more: &Records) {
+    pub fn append(&mut self, more: &Records) {
         let start = self.bytes.len();
         self.bytes.extend(&more.bytes);
         self.ends.extend(more.ends.iter().map(|end| start + end));

@@ -40,6 +40,29 @@ pub fn with_losses(events: &[Event], lost: impl Fn(usize) -> bool) -> Vec<Event>
     left
 }
 
+/// The record that is left when the same are missing and no record tells so: in batches of these sizes, over and over, each
+/// loss shows as a gap before its batch, with the time at which the batch was taken.
+pub fn with_misses(events: &[Event], sizes: &[usize], lost: impl Fn(usize) -> bool) -> Vec<Event> {
+    let mut left = Vec::new();
+    let mut start = 0;
+    for size in sizes.iter().cycle() {
+        let batch = start..(start + size.max(&1)).min(events.len());
+        let Some(last) = events[batch.clone()].iter().max_by_key(|event| event.header.ktime) else {
+            break;
+        };
+        let missed = batch.clone().filter(|&place| lost(place)).count();
+        if missed > 0 {
+            left.push(Event {
+                header: last.header,
+                body: Body::Gap { lost: missed as u64 },
+            });
+        }
+        start = batch.end;
+        left.extend(batch.filter(|&place| !lost(place)).map(|place| events[place].clone()));
+    }
+    left
+}
+
 /// The record with one event changed, or left out without a trace.
 pub fn with_change(events: &[Event], place: usize, change: impl FnOnce(&mut Body) -> bool) -> Vec<Event> {
     let mut events = events.to_vec();

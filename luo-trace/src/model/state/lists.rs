@@ -12,7 +12,7 @@ use super::super::invariants::Invariant;
 use super::super::objects::{File, Freezing, Retrieve, Session};
 use super::super::scene::{Moment, TAINTED};
 use super::super::walk::{Survey, Walk, Walked, WalkedFile};
-use super::State;
+use super::{BLINK_NS, State};
 use crate::event::{Body, Event};
 
 impl State {
@@ -26,7 +26,9 @@ impl State {
                 };
                 let changed = p.flags & (abi::SNAPSHOT_CHANGED | abi::SNAPSHOT_INCOMPLETE) != 0 || walk.disturbed;
                 let clear = self.blind_until == 0 || walk.since > self.blind_until;
-                let certain = !changed && (clear || walk.agrees(p));
+                // A loss may be told before it happened, by the time up to which it may have.
+                let after = walk.since >= self.blind_until.saturating_sub(BLINK_NS);
+                let certain = !changed && (clear || after && walk.agrees(p));
                 self.survey = Some(Box::new(Survey {
                     walk,
                     end: *p,

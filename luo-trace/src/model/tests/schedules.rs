@@ -12,7 +12,7 @@ use proptest::test_runner::RngSeed;
 use super::{Coverage, Model, judge};
 use crate::event::{Body, Event};
 use crate::model::{FileCount, Invariant, Status};
-use crate::testing::{Deed, Fault, Lists, Plan, with_change, with_losses};
+use crate::testing::{Deed, Fault, Lists, Plan, with_change, with_losses, with_misses};
 
 /// A failure is printed and not written down: the plan is short enough to copy into a test.
 /// The same schedules in every run, so that a failure is owed to the change at hand. `PROPTEST_RNG_SEED=NUMBER` looks at
@@ -116,6 +116,16 @@ proptest! {
         if left.iter().any(|e| matches!(e.body, Body::Gap { .. })) {
             prop_assert!(judged.verdicts.iter().all(|v| v.status == Status::Unknown));
         }
+    }
+
+    #[test]
+    fn programs_that_were_skipped_unseen_never_make_a_legal_schedule_look_broken(
+        plan in plan(),
+        sizes in prop::collection::vec(1usize..20, 1..40),
+        lost in prop::collection::vec(prop::bool::weighted(0.05), 1..80),
+    ) {
+        let events = plan.run();
+        prop_assert_eq!(broken(&with_misses(&events, &sizes, |place| lost[place % lost.len()])), BTreeSet::new());
     }
 
     #[test]

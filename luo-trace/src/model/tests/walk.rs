@@ -4,6 +4,7 @@ use luo_trace_common::events::{FileCall, FlbCall, SNAPSHOT_CHANGED, SNAPSHOT_INC
 use luo_trace_common::hooks::Hook::FilesUnpreserve;
 
 use super::{Coverage, LONG, Model, doubts, holds, story, violates};
+use crate::event::Body;
 use crate::model::{Direction, FileState, Invariant, SessionState, Status};
 use crate::testing::{MEMFD, Story, memfd, session};
 
@@ -366,4 +367,30 @@ fn what_a_session_kept_in_memory_before_a_walk_found_it_is_not_known() {
         });
     });
     assert_eq!(judged.findings, []);
+}
+
+#[test]
+fn a_walk_from_before_the_time_up_to_which_something_was_missed_proves_nothing() {
+    let a = session(1, "a");
+    let missed_until = |s: &mut Story, ns: u64| {
+        s.push(Body::Gap { lost: 1 });
+        if let Some(gap) = s.events.last_mut() {
+            gap.header.ktime += ns;
+        }
+    };
+    let story = |s: &mut Story| {
+        // a walk that found all that the kernel counts, and after it a token that is given a second time,
+        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]));
+        s.wait(20_000_000).preserve(a, 1, memfd(2));
+    };
+    // Given that programs were skipped by a time after
+    doubts(Invariant::FileTokenUnique, |s| {
+        missed_until(s, 500_000);
+        story(s);
+    });
+    // then that is no finding, as it is where they were skipped before.
+    violates(Invariant::FileTokenUnique, |s| {
+        missed_until(s, 0);
+        story(s.wait(1));
+    });
 }
