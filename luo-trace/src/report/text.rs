@@ -9,7 +9,7 @@ use super::Report;
 use super::units::{bytes, count, span};
 use crate::chain::{Boot, Chain, FileLine, SessionLine};
 use crate::model::Status;
-use crate::timeline::Timeline;
+use crate::timeline::Course;
 
 /// How a report is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,9 @@ pub fn render(report: &Report, style: Style) -> String {
         style,
     };
     page.head(&report.case.chain);
-    page.phases(&report.timeline);
+    for course in &report.timeline.updates {
+        page.phases(course);
+    }
     page.sessions(&report.case.chain);
     page.global_state(&report.case.chain);
     page.verdicts(report);
@@ -83,15 +85,14 @@ impl Page {
         line!(self, "{head}");
     }
 
-    fn phases(&mut self, timeline: &Timeline) {
-        let (Some(first), Some(last)) = (timeline.phases.first(), timeline.phases.last()) else {
+    fn phases(&mut self, course: &Course) {
+        let (Some(first), Some(whole)) = (course.phases.first(), course.whole()) else {
             return;
         };
-        let whole = (last.end - first.start).max(1) as f64;
         let room = self.style.width.saturating_sub(BAR_MARGIN).clamp(20, 120);
         self.title("Timeline");
-        for phase in &timeline.phases {
-            let column = |time: i128| ((time - first.start) as f64 / whole * room as f64) as usize;
+        for phase in course.phases.iter().filter(|phase| phase.duration() > 0) {
+            let column = |time: i128| ((time - first.start) as f64 / whole.max(1) as f64 * room as f64) as usize;
             let (start, end) = (column(phase.start).min(room - 1), column(phase.end));
             // A phase too short for a column still shows where it is.
             let bar = if end > start {
@@ -100,30 +101,28 @@ impl Page {
                 "▏".to_owned()
             };
             let blank = room - start - bar.chars().count();
-            let colour = match phase.name {
-                "freeze" | "jump" | "boot" | "attach" | "wait" | "deserialize" | "retrieve" => "33",
-                _ => "32",
-            };
-            let bar = self.paint(colour, &bar);
+            let bar = self.paint(if phase.is_blackout() { "33" } else { "32" }, &bar);
             line!(
                 self,
                 "  {:<12} {}{bar}{} {:>10}",
-                phase.name,
+                phase.name(),
                 " ".repeat(start),
                 " ".repeat(blank),
                 span(phase.duration())
             );
         }
-        let whole = u64::try_from(last.end - first.start).unwrap_or(0);
         line!(self, "  {:<12} {} {:>10}", "in all", " ".repeat(room), span(whole));
-        if let Some(blackout) = timeline.blackout {
+        if let Some(blackout) = course.blackout {
             let blackout = self.paint("1;33", &span(blackout));
             line!(
                 self,
                 "  Blackout {blackout}: from the beginning of the freeze to the last file brought back."
             );
         }
-        line!(self, "  Time between kernels: {}.", timeline.axis.basis.describe());
+        if let Some(link) = course.link {
+            let basis = link.basis.describe();
+            line!(self, "  Time between kernels: {basis}, ± {}.", span(link.uncertainty));
+        }
     }
 
     fn sessions(&mut self, chain: &Chain) {

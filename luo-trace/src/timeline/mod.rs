@@ -1,93 +1,112 @@
-//! One update over two kernels: what happened when, on one axis of time.
+//! Live updates on one axis of time: what happened when, how long it took, and how long guests had no service.
 //!
-//! [`Timeline::of`] lays the boots of a chain side by side. Pure: times arrive in events and in the clock correlations of
-//! the journals' headers.
+//! [`Timeline::of`] lays the boots of a chain side by side. Pure: times arrive in events and in the clock readings of the
+//! journals.
 
 mod axis;
+mod phases;
 
-pub use axis::{Axis, Basis};
+pub use axis::{Axis, Basis, Link};
+pub use phases::{PHASES, Phase};
 
-use crate::chain::{Boot, Chain};
+use crate::chain::{Boot, Chain, Update};
 
-/// A stretch of the update, from one known moment to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phase {
-    /// What goes on in it.
-    pub name: &'static str,
-    /// Nanoseconds on the common axis.
-    pub start: i128,
-    /// Nanoseconds on the common axis.
-    pub end: i128,
-}
-
-impl Phase {
-    /// How long it took, in nanoseconds.
-    pub fn duration(&self) -> u64 {
-        u64::try_from(self.end - self.start).unwrap_or(0)
-    }
-}
-
-/// The first update of a chain: the kernel that left, and, where there is a record of it, the kernel that arrived.
-#[derive(Clone, Debug)]
+/// The live updates of a chain on one axis of time.
+#[derive(Clone, Debug, Default)]
 pub struct Timeline {
     /// The common axis, one place for each boot.
     pub axis: Axis,
-    /// Adjacent phases. One whose beginning or end is not known is missing.
+    /// The course of each of [`Chain::updates`].
+    pub updates: Vec<Course>,
+}
+
+/// The course of one live update.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// How the times of both kernels are compared; `None` where there is a record of one only.
+    pub link: Option<Link>,
+    /// Adjacent phases: each begins where the one before it ends, and together they are the whole.
     pub phases: Vec<Phase>,
     /// How long guests had no service: from the beginning of the freeze to the last file brought back, in nanoseconds.
     /// `None` where either moment is not known.
     pub blackout: Option<u64>,
+    /// When the kernel that left was last heard of after its freeze, in nanoseconds on the axis: the jump came later.
+    /// `None` where nothing was heard.
+    pub last_heard: Option<i128>,
 }
 
 impl Timeline {
     /// Lays the boots of a chain side by side.
     pub fn of(chain: &Chain) -> Self {
-        let boots = &chain.boots;
-        let axis = Axis::of(&boots.iter().map(|boot| boot.clock).collect::<Vec<_>>());
-        let phases = phases(boots, &axis);
-        let blackout = blackout(boots, &axis, &phases);
-        Self { axis, phases, blackout }
+        let axis = Axis::of(&chain.boots);
+        let updates = chain.updates.iter();
+        let updates = updates.map(|update| Course::of(chain, update, &axis)).collect();
+        Self { axis, updates }
     }
 }
 
-fn blackout(boots: &[Boot], axis: &Axis, phases: &[Phase]) -> Option<u64> {
-    let freeze = phases.iter().find(|phase| phase.name == FREEZE)?;
-    let retrieved = boots.get(1)?.last_retrieve?;
-    u64::try_from(axis.at(1, retrieved) - freeze.start).ok()
+impl Course {
+    fn of(chain: &Chain, update: &Update, axis: &Axis) -> Self {
+        let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
+        let (from, to) = (side(update.from), side(update.to));
+        let frozen = from.and_then(|(place, boot)| Some(axis.at(place, boot.freeze?.start)));
+        let retrieved = to.and_then(|(place, boot)| Some(axis.at(place, boot.last_retrieve?)));
+        Self {
+            link: from.zip(to).map(|((from, _), (to, _))| axis.link(from, to)),
+            phases: phases::between(&moments(axis, from, to)),
+            blackout: frozen
+                .zip(retrieved)
+                .and_then(|(from, to)| u64::try_from(to - from).ok()),
+            last_heard: from.and_then(|(place, boot)| last_heard(axis, place, boot)),
+        }
+    }
+
+    /// How long the phase of this name took, in nanoseconds; `None` where its beginning or its end is not known.
+    pub fn phase(&self, name: &str) -> Option<u64> {
+        let mut phases = self.phases.iter();
+        phases.find(|phase| phase.is(name)).map(Phase::duration)
+    }
+
+    /// From the first known moment to the last one, in nanoseconds.
+    pub fn whole(&self) -> Option<u64> {
+        let (first, last) = (self.phases.first()?, self.phases.last()?);
+        u64::try_from(last.end - first.start).ok()
+    }
 }
 
-const FREEZE: &str = "freeze";
+/// The last sign of life of a kernel after it froze everything for the jump.
+fn last_heard(axis: &Axis, place: usize, boot: &Boot) -> Option<i128> {
+    let freeze = boot.freeze.filter(|freeze| freeze.ok)?;
+    let heard = boot.late_clock.map(|clock| clock.monotonic_ns);
+    let heard = heard.filter(|&time| time > freeze.end)?;
+    Some(axis.at(place, heard))
+}
 
-/// The phases between the moments of an update. A moment that is not known leaves out the phases on both its sides.
-fn phases(boots: &[Boot], axis: &Axis) -> Vec<Phase> {
-    let Some(before) = boots.first() else { return Vec::new() };
-    let at = |boot: usize, time: Option<u64>| time.map(|time| axis.at(boot, time));
-    let mut moments = vec![
-        ("preserve", at(0, before.first_create)),
-        ("arm", at(0, before.last_preserve)),
-        (FREEZE, at(0, before.freeze.map(|freeze| freeze.start))),
-        ("jump", at(0, before.freeze.map(|freeze| freeze.end))),
-    ];
-    if let Some(after) = boots.get(1).filter(|_| before.freeze.is_some_and(|freeze| freeze.ok)) {
-        moments.extend([
-            ("boot", at(1, Some(0))),
-            ("attach", at(1, Some(after.started))),
-            ("wait", at(1, Some(after.attached))),
-            ("deserialize", at(1, after.deserialize.map(|span| span.start))),
-            ("retrieve", at(1, after.deserialize.map(|span| span.end))),
-            ("finish", at(1, after.last_retrieve)),
-            ("after", at(1, after.last_finish)),
-        ]);
-    }
-    let phase = |pair: &[(&'static str, Option<i128>)]| {
-        Some(Phase {
-            name: pair[0].0,
-            start: pair[0].1?,
-            end: pair[1].1?,
-        })
-        .filter(|phase| phase.end >= phase.start)
+/// When each of [`PHASES`] began, and when the last of them ended, as far as that is known.
+fn moments(axis: &Axis, from: Option<(usize, &Boot)>, to: Option<(usize, &Boot)>) -> [Option<i128>; PHASES.len() + 1] {
+    let before = |pick: fn(&Boot) -> Option<u64>| from.and_then(|(place, boot)| Some(axis.at(place, pick(boot)?)));
+    let after = |pick: fn(&Boot) -> Option<u64>| to.and_then(|(place, boot)| Some(axis.at(place, pick(boot)?)));
+    let jump = match (from, to) {
+        (_, Some(_)) => after(|_| Some(0)),
+        (Some((place, boot)), None) => last_heard(axis, place, boot),
+        (None, None) => None,
     };
-    moments.windows(2).filter_map(phase).collect()
+    let attached = |boot: &Boot| Some(boot.attached).filter(|&time| time > 0);
+    [
+        before(|boot| boot.first_create),
+        before(|boot| boot.last_preserve),
+        before(|boot| boot.last_preserve),
+        before(|boot| Some(boot.freeze?.start)),
+        before(|boot| Some(boot.freeze?.end)),
+        jump,
+        after(|boot| boot.userspace),
+        after(|boot| Some(boot.started).filter(|&time| time > 0)),
+        after(attached),
+        after(|boot| Some(boot.deserialize?.start)),
+        after(|boot| Some(boot.deserialize?.end)),
+        after(|boot| boot.last_retrieve),
+        after(|boot| boot.last_finish),
+    ]
 }
 
 #[cfg(test)]
