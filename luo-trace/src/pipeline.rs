@@ -29,17 +29,81 @@ const CONSOLE_QUEUE: usize = 256;
 /// How many batches may wait to be written out for the readers at the socket.
 const STREAMS_QUEUE: usize = 32;
 
+/// How many findings are kept for a slow terminal.
+const FINDINGS_KEPT: usize = 4096;
+
 /// What a terminal shows.
+#[derive(Clone)]
 enum Line {
     Event(Event),
     Finding(Finding),
+    /// There were more findings here than are kept.
+    LeftOut(u64),
+}
+
+/// Lines on their way to a thread that writes them. Where there is no room for them, events are dropped and counted, while
+/// findings wait, up to [`FINDINGS_KEPT`]: of more only the number is told.
+struct Lines {
+    feed: Feed<Arc<Vec<Line>>>,
+    kept: Arc<Vec<Line>>,
+    left_out: u64,
+    events_dropped: u64,
+}
+
+impl Lines {
+    fn new(feed: Feed<Arc<Vec<Line>>>) -> Self {
+        Self {
+            feed,
+            kept: Arc::default(),
+            left_out: 0,
+            events_dropped: 0,
+        }
+    }
+
+    fn send(&mut self, lines: &Arc<Vec<Line>>) {
+        if !self.kept.is_empty() {
+            let kept = std::mem::take(&mut self.kept);
+            self.kept = self.feed.offer(kept).err().unwrap_or_default();
+        }
+        if lines.is_empty() || self.kept.is_empty() && self.feed.offer(lines.clone()).is_ok() {
+            return;
+        }
+        for line in lines.iter() {
+            match line {
+                Line::Event(_) => self.events_dropped += 1,
+                _ => self.keep(line),
+            }
+        }
+    }
+
+    fn keep(&mut self, finding: &Line) {
+        let kept = Arc::make_mut(&mut self.kept);
+        if kept.len() < FINDINGS_KEPT {
+            return kept.push(finding.clone());
+        }
+        self.left_out += 1;
+        match kept.last_mut() {
+            Some(Line::LeftOut(more)) => *more += 1,
+            _ => kept.push(Line::LeftOut(1)),
+        }
+    }
+
+    /// How many lines were dropped so far.
+    fn dropped(&self) -> u64 {
+        self.events_dropped + self.left_out
+    }
+
+    /// Waits until everything is written.
+    fn finish(self) {
+        self.feed.finish(self.kept);
+    }
 }
 
 /// Where a pipeline's output goes.
 #[derive(Default)]
 pub struct Outputs {
-    console: Option<Feed<Arc<Vec<Line>>>>,
-    streams: Option<(Feed<Arc<Vec<Line>>>, Readers)>,
+    console: Option<Lines>,
+    streams: Option<(Lines, Readers)>,
     journal: Option<JournalSink>,
 }
 
@@ -54,12 +118,13 @@ impl Outputs {
             let result = lines.iter().try_for_each(|line| match line {
                 Line::Event(event) => console.event(event),
                 Line::Finding(finding) => console.finding(finding),
+                Line::LeftOut(findings) => console.left_out(*findings),
             });
             if let Err(error) = result.and_then(|()| console.flush()) {
                 tell(format_args!("stdout failed ({error}); going on without it"));
             }
         };
-        self.console = Some(Feed::start("console", CONSOLE_QUEUE, consume)?);
+        self.console = Some(Lines::new(Feed::start("console", CONSOLE_QUEUE, consume)?));
         Ok(())
     }
 
@@ -79,7 +144,7 @@ impl Outputs {
                 streams.send(form, text, lines.len() as u64);
             }
         };
-        self.streams = Some((Feed::start("streams", STREAMS_QUEUE, consume)?, readers));
+        self.streams = Some((Lines::new(Feed::start("streams", STREAMS_QUEUE, consume)?), readers));
         Ok(())
     }
 
@@ -100,6 +165,7 @@ fn write_out(lines: &[Line], form: Form) -> String {
         match line {
             Line::Event(event) => format.event(&mut text, event),
             Line::Finding(finding) => format.finding(&mut text, finding),
+            Line::LeftOut(findings) => format.left_out(&mut text, *findings),
         }
     }
     text
@@ -269,15 +335,14 @@ impl Pipeline {
         if let Some(journal) = &mut self.outputs.journal {
             journal.send(records, self.jump_is_near);
         }
-        let (weight, lines) = (lines.len() as u64, Arc::new(lines));
+        let lines = Arc::new(lines);
         if let Some((streams, readers)) = &mut self.outputs.streams
-            && weight > 0
             && readers.any()
         {
-            streams.send(lines.clone(), weight);
+            streams.send(&lines);
         }
         if let Some(console) = &mut self.outputs.console {
-            console.send(lines, weight);
+            console.send(&lines);
         }
         self.count_losses();
     }
@@ -350,7 +415,7 @@ fn is_an_item(body: &Body) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
-    use std::sync::Mutex;
+    use std::sync::{Mutex, mpsc};
 
     use luo_trace_common::events::FileCall;
     use luo_trace_common::hooks::Hook;
@@ -536,5 +601,73 @@ mod tests {
         // then the picture is whole, but not if something may have been missed by the time the walk was over.
         assert!(told(vec![plan.run()], None).picture_is_whole);
         assert!(!told(vec![plan.run()], Some((0, 1))).picture_is_whole);
+    }
+
+    /// A terminal that hangs with its first batch, an empty one, until it is let go.
+    fn stuck(shown: &Arc<Mutex<Vec<Line>>>) -> (Lines, mpsc::Sender<()>) {
+        let (taken, wait_taken) = mpsc::channel();
+        let (let_go, held) = mpsc::channel::<()>();
+        let shown = shown.clone();
+        let consume = move |lines: Arc<Vec<Line>>| {
+            _ = taken.send(());
+            _ = held.recv();
+            shown.lock().unwrap().extend(lines.iter().cloned());
+        };
+        let mut feed = Feed::start("stuck", 1, consume).unwrap();
+        assert!(feed.offer(Arc::default()).is_ok());
+        wait_taken.recv().unwrap();
+        (Lines::new(feed), let_go)
+    }
+
+    /// A batch of one event and one finding.
+    fn batch(finding: &Finding, number: u64) -> Arc<Vec<Line>> {
+        let mut event = unbalanced().remove(0);
+        event.header.seq = number;
+        let finding = Finding {
+            time_ns: number,
+            ..finding.clone()
+        };
+        Arc::new(vec![Line::Event(event), Line::Finding(finding)])
+    }
+
+    #[test]
+    fn a_slow_terminal_costs_events_and_no_finding() {
+        // Given a terminal that hangs,
+        let shown = Arc::default();
+        let (mut lines, let_go) = stuck(&shown);
+        let finding = told(vec![unbalanced()], None).journal.findings.remove(0);
+        // when many more findings come than its queue holds,
+        let many = FINDINGS_KEPT as u64;
+        (1..=many).for_each(|number| lines.send(&batch(&finding, number)));
+        drop(let_go);
+        let dropped = lines.dropped();
+        lines.finish();
+        // then all are shown in their order, and the events that are not are counted.
+        let shown = shown.lock().unwrap();
+        let numbers = shown.iter().filter_map(|line| match line {
+            Line::Finding(finding) => Some(finding.time_ns),
+            _ => None,
+        });
+        assert!(numbers.eq(1..=many));
+        let events = shown.iter().filter(|line| matches!(line, Line::Event(_))).count() as u64;
+        assert_eq!((events, dropped), (1, many - 1));
+    }
+
+    #[test]
+    fn of_more_findings_than_are_kept_the_number_is_told() {
+        let shown = Arc::default();
+        let (mut lines, let_go) = stuck(&shown);
+        let finding = told(vec![unbalanced()], None).journal.findings.remove(0);
+        let many = FINDINGS_KEPT as u64 + 100;
+        (1..=many).for_each(|number| lines.send(&batch(&finding, number)));
+        drop(let_go);
+        lines.finish();
+        let shown = shown.lock().unwrap();
+        let findings = shown.iter().filter(|line| matches!(line, Line::Finding(_))).count() as u64;
+        assert!(
+            matches!(shown.last(), Some(Line::LeftOut(99))),
+            "nothing tells of what is missing"
+        );
+        assert_eq!(findings + 99, many);
     }
 }

@@ -55,6 +55,33 @@ impl Format {
             Format::Json => json(line, finding),
         }
     }
+
+    /// Adds the line that stands for findings which nobody took in time.
+    pub fn left_out(self, line: &mut String, findings: u64) {
+        match self {
+            Format::Text { colour } => {
+                let (red, plain) = if colour { (RED, PLAIN) } else { ("", "") };
+                // Writing to a String cannot fail.
+                let _ = writeln!(
+                    line,
+                    "{red}VIOLATED{plain} {findings} times more: these lines were taken too slowly. The journal and the metrics \
+                     have them all"
+                );
+            }
+            Format::Json => json(
+                line,
+                &LeftOut {
+                    findings_left_out: findings,
+                },
+            ),
+        }
+    }
+}
+
+/// How many findings are missing here.
+#[derive(serde::Serialize)]
+struct LeftOut {
+    findings_left_out: u64,
 }
 
 fn json(line: &mut String, value: &impl serde::Serialize) {
@@ -105,6 +132,16 @@ impl<W: Write> Console<W> {
     pub fn finding(&mut self, finding: &Finding) -> io::Result<()> {
         self.line.clear();
         self.format.finding(&mut self.line, finding);
+        self.write()
+    }
+
+    /// Writes how many findings are missing here.
+    ///
+    /// # Errors
+    /// As for [`Console::event`].
+    pub fn left_out(&mut self, findings: u64) -> io::Result<()> {
+        self.line.clear();
+        self.format.left_out(&mut self.line, findings);
         self.write()
     }
 

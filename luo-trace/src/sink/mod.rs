@@ -38,18 +38,30 @@ impl<T: Send + 'static> Feed<T> {
 
     /// Feeds an item that counts as `weight`; where the queue is full, it is dropped and counted.
     pub fn send(&mut self, item: T, weight: u64) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(item) {
+        if self.offer(item).is_err() {
             self.dropped += weight;
         }
     }
 
-    /// How much was dropped so far.
+    /// Feeds an item, or gives it back where the queue is full.
+    ///
+    /// # Errors
+    /// The item.
+    pub fn offer(&mut self, item: T) -> Result<(), T> {
+        self.queue.try_send(item).map_err(|error| match error {
+            TrySendError::Full(item) | TrySendError::Disconnected(item) => item,
+        })
+    }
+
+    /// How much was dropped so far by [`Feed::send`].
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Waits until everything is consumed.
-    pub fn finish(self) {
+    /// Feeds a last item, however long that takes, and waits until everything is consumed.
+    pub fn finish(self, last: T) {
+        // Where nobody consumes any more, there is nobody to have it.
+        _ = self.queue.send(last);
         drop(self.queue);
         // A consumer that panicked has said so itself; there is nothing left to wait for.
         _ = self.thread.join();
@@ -80,10 +92,11 @@ mod tests {
         // when more is fed than its queue holds,
         feed.send(2, 1);
         feed.send(3, 10);
-        // then the rest is dropped and counted, and what was accepted arrives.
+        // then the rest is dropped and counted, or given back, and what was accepted arrives, with what it is fed at the end.
         assert_eq!(feed.dropped(), 10);
+        assert_eq!(feed.offer(5), Err(5));
         drop(release);
-        feed.finish();
-        assert_eq!(*seen.lock().unwrap(), [1, 2]);
+        feed.finish(4);
+        assert_eq!(*seen.lock().unwrap(), [1, 2, 4]);
     }
 }
