@@ -6,11 +6,13 @@
 //! - [`hooks`]: the table of kernel functions that are traced, from which attaching, `luo-trace hooks` and metric labels come;
 //! - [`fields`]: the members of kernel structures the programs read, whose offsets the agent looks up in the running kernel's BTF;
 //! - [`variables`]: the variables of the kernel the programs read, whose addresses come from `/proc/kallsyms`;
+//! - [`facts`]: what the kernel says of itself for a journal's header;
 //! - [`snapshot`]: how the agent has the kernel's lists walked;
 //! - [`text`]: names of fixed size as the kernel keeps them, and how they are shown.
 #![no_std]
 
 pub mod events;
+pub mod facts;
 pub mod fields;
 pub mod hooks;
 pub mod snapshot;

@@ -43,8 +43,14 @@ variables! {
     ScratchCount "kho_scratch_cnt";
     /// `struct kho_out`, `kernel/liveupdate/kexec_handover.c` (7.3): what is preserved for the next kernel.
     KhoOut "kho_out";
+    /// `struct kho_in`, `kernel/liveupdate/kexec_handover.c` (7.3): what the previous kernel left.
+    KhoIn "kho_in";
     /// Where the array of all `struct page` begins, `arch/x86/kernel/head64.c` (7.3).
     PageMap "vmemmap_base";
     /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): whoever changes sessions or files holds it for reading.
     SessionsInUse "luo_session_serialize_rwsem";
+    /// How fast the CPU's counter runs, in kHz, `arch/x86/kernel/tsc.c` (7.3).
+    CounterRate "tsc_khz";
+    /// Not 0: the CPU's counter cannot be relied on, `arch/x86/kernel/tsc.c` (7.3).
+    CounterUnstable "tsc_unstable";
 }

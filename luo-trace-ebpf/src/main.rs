@@ -12,6 +12,7 @@
 #![allow(missing_docs, reason = "programs are documented by the hook table")]
 
 mod emit;
+mod facts;
 mod file;
 mod flb;
 mod kernel;

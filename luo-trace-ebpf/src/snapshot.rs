@@ -429,28 +429,32 @@ fn end_of(list: &mut List) -> End {
 
 /// The `struct luo_session_header` of a direction.
 #[inline(always)]
-fn header(direction: Field) -> Option<Address> {
+pub fn header(direction: Field) -> Option<Address> {
     Address::of(Variable::Sessions).and_then(|global| global.member(direction))
 }
 
 /// The kernel's count of sessions; -1: not known.
 #[inline(always)]
-fn count(direction: Field) -> i64 {
+pub fn count(direction: Field) -> i64 {
     header(direction)
         .and_then(|header| header.read::<i64>(Field::HeaderCount))
         .unwrap_or(-1)
 }
 
+/// Whether the previous kernel sent sessions.
+#[inline(always)]
+pub fn incoming_is_active() -> bool {
+    let active = header(Field::GlobalIncoming).and_then(|header| header.read::<u8>(Field::HeaderActive));
+    active.is_some_and(|active| active != 0)
+}
+
 /// Whether the previous kernel sent sessions that nobody has read in. They are read in at the first open of the device, which
 /// leaves `active` as it is and takes the blocks down.
 #[inline(always)]
-fn incoming_is_unread() -> bool {
-    let Some(header) = header(Field::GlobalIncoming) else {
+pub fn incoming_is_unread() -> bool {
+    let Some(header) = header(Field::GlobalIncoming).filter(|_| incoming_is_active()) else {
         return false;
     };
-    if header.read::<u8>(Field::HeaderActive).is_none_or(|active| active == 0) {
-        return false;
-    }
     match header.read::<u64>(Field::HeaderBlocks) {
         Some(blocks) => blocks != 0,
         // Before 7.2 nothing tells an empty list from one that was not read in.

@@ -105,18 +105,33 @@ fn parse_init_started(record: &[u8]) -> Option<u64> {
     head.split(',').nth(2)?.parse::<u64>().ok()?.checked_mul(1000)
 }
 
-/// Reads the clocks, as close together as can be.
+/// How often the clocks are read for one reading that nothing came in between.
+const READINGS: u32 = 5;
+
+/// Reads the clocks, as close together as can be: the counter is read in the middle between two readings of
+/// `CLOCK_MONOTONIC`, of several the pair that lay closest.
 pub fn clock() -> Clock {
+    let pair = || {
+        let before = time(libc::CLOCK_MONOTONIC);
+        let tsc = counter();
+        let apart = time(libc::CLOCK_MONOTONIC).saturating_sub(before);
+        (apart, before + apart / 2, tsc)
+    };
+    let (_, monotonic_ns, tsc) = (1..READINGS).fold(pair(), |best, _| best.min(pair()));
+    // The others follow, and are told as they were then.
+    let (realtime, boottime) = (time(libc::CLOCK_REALTIME), time(libc::CLOCK_BOOTTIME));
+    let late = time(libc::CLOCK_MONOTONIC).saturating_sub(monotonic_ns);
     Clock {
-        monotonic_ns: time(libc::CLOCK_MONOTONIC),
-        tsc: counter(),
-        realtime_ns: time(libc::CLOCK_REALTIME),
-        boottime_ns: time(libc::CLOCK_BOOTTIME),
-        tsc_khz: None,
+        monotonic_ns,
+        tsc,
+        realtime_ns: realtime.saturating_sub(late),
+        boottime_ns: boottime.saturating_sub(late),
+        ..Clock::default()
     }
 }
 
-/// A later reading that also tells how fast the CPU's counter runs, from the time between the two.
+/// A later reading that also tells what is known of the CPU's counter: how fast it runs, from the time between the two, and
+/// whether it always does.
 pub fn clock_since(earlier: &Clock) -> Clock {
     let now = clock();
     let rate = |from: u64, to: u64| {
@@ -126,8 +141,10 @@ pub fn clock_since(earlier: &Clock) -> Clock {
             .filter(|&ns| ns > 0)?;
         u64::try_from(u128::from(to.checked_sub(from)?) * 1_000_000 / u128::from(nanoseconds)).ok()
     };
+    let measured = earlier.tsc.zip(now.tsc).and_then(|(from, to)| rate(from, to));
     Clock {
-        tsc_khz: earlier.tsc.zip(now.tsc).and_then(|(from, to)| rate(from, to)),
+        tsc_khz: counter_khz().or(measured),
+        counter_invariant: counter_invariant(),
         ..now
     }
 }
@@ -146,6 +163,24 @@ fn counter() -> Option<u64> {
     Some(unsafe { core::arch::x86_64::_rdtsc() })
 }
 
+/// How fast the CPU itself says that it counts.
+#[cfg(target_arch = "x86_64")]
+fn counter_khz() -> Option<u64> {
+    // Few CPUs say; the kernel finds out in better ways.
+    None
+}
+
+/// Whether the CPU promises that its counter always runs at one rate.
+#[cfg(target_arch = "x86_64")]
+fn counter_invariant() -> Option<bool> {
+    /// The leaf of CPUID that tells of power management, and the bit in its EDX.
+    const LEAF: u32 = 0x8000_0007;
+    const INVARIANT: u32 = 1 << 8;
+    let highest = core::arch::x86_64::__cpuid(0x8000_0000).eax;
+    let promised = highest >= LEAF && core::arch::x86_64::__cpuid(LEAF).edx & INVARIANT != 0;
+    promised.then_some(true)
+}
+
 /// The CPU's counter, which goes on over a kexec.
 #[cfg(target_arch = "aarch64")]
 fn counter() -> Option<u64> {
@@ -155,9 +190,36 @@ fn counter() -> Option<u64> {
     Some(counter)
 }
 
+/// How fast the CPU itself says that it counts.
+#[cfg(target_arch = "aarch64")]
+fn counter_khz() -> Option<u64> {
+    let hertz: u64;
+    // SAFETY: reads a register that Linux lets userspace read.
+    unsafe { core::arch::asm!("mrs {}, cntfrq_el0", out(reg) hertz, options(nomem, nostack)) };
+    Some(hertz / 1000).filter(|&khz| khz > 0)
+}
+
+/// Whether the CPU promises that its counter always runs at one rate, which the architecture does.
+#[cfg(target_arch = "aarch64")]
+fn counter_invariant() -> Option<bool> {
+    Some(true)
+}
+
 /// This architecture's counter is not known to go on over a kexec.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn counter() -> Option<u64> {
+    None
+}
+
+/// Nothing is known of it.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn counter_khz() -> Option<u64> {
+    None
+}
+
+/// Nothing is known of it.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn counter_invariant() -> Option<bool> {
     None
 }
 

@@ -154,13 +154,18 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     drop(btf);
     let mut ring = tracer.ring()?;
     let clock = host::clock_since(&started);
-    let header = Header {
+    let mut header = Header {
         clock,
         attach_ns: clock.monotonic_ns.saturating_sub(started.monotonic_ns),
         hooks: tracer.hooks().to_vec(),
         ring_bytes: ring_bytes.into(),
         ..host::header()?
     };
+    if let Err(error) = tracer.describe(&mut header) {
+        tell(format_args!(
+            "the record will not say which live update this is: {error:#}"
+        ));
+    }
     let live = Arc::new(Live::new(&header)?);
     let mut outputs = outputs(args, &header)?;
     let socket = control

@@ -49,7 +49,7 @@ pub struct Header {
     /// `uname -m`.
     #[serde(default)]
     pub machine: String,
-    /// LUO's number of this update, counted by the kernels themselves.
+    /// LUO's number of this update, counted by the kernels themselves: 0 after a cold boot.
     #[serde(default)]
     pub update_number: Option<u64>,
     /// What the previous kernel said of itself through KHO; none after a cold boot.
@@ -75,7 +75,8 @@ pub struct Header {
     /// Size of the ring buffer in bytes; 0: not known.
     #[serde(default)]
     pub ring_bytes: u64,
-    /// Whether LUO was in use before the agent was attached.
+    /// Whether LUO was in use before the agent was attached: there were sessions, or those of the previous kernel had been
+    /// read in. Sessions that came and went before are not known.
     #[serde(default)]
     pub late: bool,
 }
@@ -116,9 +117,14 @@ pub struct Clock {
     /// The CPU's own counter, which goes on counting over a kexec.
     #[serde(default)]
     pub tsc: Option<u64>,
-    /// How fast it counts, in kHz.
+    /// How fast it counts, in kHz: as the kernel says, or else as the agent has measured it while it attached. Only a
+    /// header's clock says so.
     #[serde(default)]
     pub tsc_khz: Option<u64>,
+    /// Whether it counts at this rate all the time: true where the CPU promises it, false where the kernel has found that it
+    /// does not; `None` where neither is the case, as in many virtual machines. Only a header's clock says so.
+    #[serde(default)]
+    pub counter_invariant: Option<bool>,
 }
 
 /// One hook of the table, as it was when the recording began.

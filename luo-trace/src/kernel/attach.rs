@@ -16,7 +16,7 @@ use super::misses::Misses;
 use super::ring::{Counter, Ring};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
-use crate::journal::HookState;
+use crate::journal::{Header, HookState};
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.
 #[derive(Debug)]
@@ -118,6 +118,15 @@ impl Tracer {
     /// The hooks and what became of each.
     pub fn hooks(&self) -> &[HookState] {
         &self.hooks
+    }
+
+    /// Writes into a journal's header what the kernel says of itself. What it does not tell stays as it is.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn describe(&mut self, header: &mut Header) -> Result<()> {
+        super::facts::fill(&super::facts::read(&mut self.ebpf)?, header);
+        Ok(())
     }
 
     /// Walks over LUO's lists; what it finds comes through the ring. A walk that is disturbed is repeated some times. `drain`

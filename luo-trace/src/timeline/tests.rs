@@ -43,6 +43,7 @@ fn clock(monotonic_ms: u64, counter_ms: u64, realtime_ms: u64) -> Clock {
         boottime_ns: monotonic_ms * MS,
         tsc: Some(counter_ms * MS),
         tsc_khz: Some(1_000_000),
+        ..Clock::default()
     }
 }
 

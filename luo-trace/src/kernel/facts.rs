@@ -1,0 +1,119 @@
+//! What the kernel says of itself for a journal's header: the program `facts`, which needs no hook.
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::Array;
+use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun};
+use luo_trace_common::facts::{Facts, NOT_TOLD};
+use zerocopy::FromBytes;
+
+use crate::journal::{Header, Kexec};
+
+const PROGRAM: &str = "facts";
+const MAP: &str = "FACTS";
+
+/// Has the program note the facts, and reads them.
+pub(super) fn read(ebpf: &mut Ebpf) -> Result<Facts> {
+    let program: &mut RawTracePoint = ebpf
+        .program_mut(PROGRAM)
+        .context("the binary lacks the program")?
+        .try_into()?;
+    program.load().map_err(super::attach::explain)?;
+    program
+        .test_run(RawTracePointRunOptions::new())
+        .context("the kernel does not run the program")?;
+    program.unload()?;
+    let map = ebpf.map(MAP).context("the binary lacks the map")?;
+    let bytes = Array::<_, [u8; size_of::<Facts>()]>::try_from(map)?.get(&0, 0)?;
+    Facts::read_from_bytes(&bytes)
+        .ok()
+        .context("the map's values have another size")
+}
+
+/// Writes into a header what the kernel told. What it did not tell stays as it is.
+pub(super) fn fill(facts: &Facts, header: &mut Header) {
+    let told = |number: u64| Some(number).filter(|&number| number != NOT_TOLD);
+    header.update_number = told(facts.update_number).or(header.update_number);
+    // The first kernel after a cold boot counts none, and has none before it.
+    if let Some(count) = told(facts.kexec_count).filter(|&count| count > 0) {
+        header.kexec = Some(Kexec {
+            previous_release: Some(facts.previous_release.to_string()).filter(|release| !release.is_empty()),
+            count: Some(count),
+        });
+    }
+    if facts.counter_khz > 0 {
+        header.clock.tsc_khz = Some(facts.counter_khz.into());
+    }
+    if facts.counter_unstable != 0 {
+        header.clock.counter_invariant = Some(false);
+    }
+    header.late |= facts.in_use != 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace_common::facts::Release;
+
+    use super::*;
+    use crate::journal::Clock;
+
+    /// What a kernel says that says nothing.
+    const SILENT: Facts = Facts {
+        update_number: NOT_TOLD,
+        kexec_count: NOT_TOLD,
+        previous_release: Release::EMPTY,
+        counter_khz: 0,
+        counter_unstable: 0,
+        in_use: 0,
+        reserved: 0,
+    };
+
+    /// A header as the host alone can fill it in.
+    fn header() -> Header {
+        Header {
+            kexec: Some(Kexec {
+                previous_release: None,
+                count: Some(3),
+            }),
+            clock: Clock {
+                tsc_khz: Some(2_400_123),
+                counter_invariant: Some(true),
+                ..Clock::default()
+            },
+            ..Header::default()
+        }
+    }
+
+    fn filled(facts: &Facts) -> Header {
+        let mut header = header();
+        fill(facts, &mut header);
+        header
+    }
+
+    #[test]
+    fn what_the_kernel_tells_goes_before_what_was_measured() {
+        let told = filled(&Facts {
+            update_number: 0,
+            kexec_count: 2,
+            previous_release: Release::new("7.3.4-luo"),
+            counter_khz: 2_400_000,
+            counter_unstable: 1,
+            in_use: 1,
+            ..SILENT
+        });
+        assert_eq!(told.update_number, Some(0));
+        let kexec = told.kexec.expect("the kernel told");
+        assert_eq!(
+            (kexec.previous_release.as_deref(), kexec.count),
+            (Some("7.3.4-luo"), Some(2))
+        );
+        assert_eq!(told.clock.tsc_khz, Some(2_400_000));
+        assert_eq!(told.clock.counter_invariant, Some(false));
+        assert!(told.late);
+    }
+
+    #[test]
+    fn a_kernel_that_says_nothing_changes_nothing() {
+        assert_eq!(filled(&SILENT), header());
+    }
+}
