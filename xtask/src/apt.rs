@@ -25,6 +25,14 @@ pub(crate) fn available() -> bool {
         .all(|tool| which::which(tool).is_ok())
 }
 
+/// A sources file, in the deb822 format, for a suite on the mirror that this machine uses.
+///
+/// # Errors
+/// The machine's sources name no Debian mirror.
+pub(crate) fn sources(suite: &str) -> Result<String> {
+    Ok(Mirror::of_this_machine()?.sources(suite))
+}
+
 /// A set of package sources, and where downloads go.
 pub(crate) struct Apt {
     options: Vec<String>,
@@ -210,7 +218,9 @@ impl Mirror {
         let targets =
             run::output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
         let (uri, file) = debian(&targets).ok_or_else(|| {
-            anyhow!("no apt source of this machine names a Debian mirror: give a kernel with --source or --image")
+            anyhow!(
+                "no apt source of this machine names a Debian mirror; a kernel can be given with --source or --image"
+            )
         })?;
         // A file that cannot be read leaves the choice of keys to apt.
         let keyring = keyring(&fs::read_to_string(file).unwrap_or_default());

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use testbed_guest::scenario::{Build, Scenario};
+use testbed_guest::scenario::{Build, Root, Scenario};
 
 use crate::dashboards;
 use crate::fuzz;
@@ -216,8 +216,8 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
             if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
                 continue;
             }
-            // Another build of a kernel costs minutes, and shows nothing that differs between versions.
-            if scenario.kernel != Build::Testbed && index > 0 {
+            // Another build of a kernel and a whole system cost minutes, and show nothing that differs between versions.
+            if (scenario.kernel != Build::Testbed || scenario.root != Root::Init) && index > 0 {
                 continue;
             }
             let start = Instant::now();

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use luo_trace::journal;
 use testbed_guest::scenario::{
-    Bench, Build, Expect, How, Kexec, Measurement, Nothing, Operation, Scenario, Size, Step, Tracer,
+    Bench, Build, Expect, How, Kexec, Measurement, Nothing, Operation, Root, Scenario, Size, Step, Tracer,
 };
 
 use crate::demo::journals;
@@ -166,6 +166,7 @@ fn scenario() -> Scenario {
         agent_without: None,
         agent_refuses: None,
         kernel: Build::Testbed,
+        root: Root::Init,
         // What KHO sets aside by itself grows with the initramfs, which holds all of bpftrace's libraries here.
         cmdline: vec!["kho_scratch=64M,64M,64M".into()],
         memory: (1 << 30).into(),

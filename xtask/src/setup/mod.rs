@@ -25,17 +25,20 @@ pub(crate) enum Need {
     Bpftrace,
     /// What compiles libFuzzer.
     Fuzzer,
+    /// What makes a disk with a Debian system on it.
+    Disk,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
         Self::Prometheus,
         Self::Bpftrace,
         Self::Fuzzer,
+        Self::Disk,
     ];
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use Brings::{Header, Program, Service};
-use Need::{Bpftrace, Fuzzer, KernelBuild, Prometheus, Qemu};
+use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -61,6 +61,9 @@ const PACKAGES: &[Package] = &[
     Package { need: Prometheus, brings: Service("promtool"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Bpftrace, brings: Program("bpftrace"), debian: "bpftrace", fedora: "bpftrace", arch: "bpftrace" },
     Package { need: Fuzzer, brings: Program("c++"), debian: "g++", fedora: "gcc-c++", arch: "gcc" },
+    Package { need: Disk, brings: Program("mmdebstrap"), debian: "mmdebstrap", fedora: "mmdebstrap", arch: "mmdebstrap" },
+    Package { need: Disk, brings: Program("mkfs.ext4"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
+    Package { need: Disk, brings: Program("debugfs"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
 ];
 
 impl Package {

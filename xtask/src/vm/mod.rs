@@ -9,6 +9,7 @@ pub(crate) mod guest;
 mod initramfs;
 mod qemu;
 pub(crate) mod scenario;
+mod systemd;
 mod upstream;
 
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use testbed_guest::scenario::{Build, Scenario};
+use testbed_guest::scenario::{Build, Root, Scenario};
 
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
@@ -197,12 +198,17 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         .or_else(|_| fs::copy(&kernel.image, &image).map(drop))
         .with_context(|| format!("cannot copy {}", kernel.image.display()))?;
     let initrd = boot.join("initrd");
-    fs::write(&initrd, pack(scenario, kernel, options)?)?;
+    let disk = options.output.join("disk.ext4");
+    match scenario.root {
+        Root::Init => fs::write(&initrd, pack(scenario, kernel, options)?)?,
+        Root::Systemd => systemd::write_disk(&options.guest, &disk)?,
+    }
 
     let cmdline = cmdline(&scenario.cmdline);
     let machine = Machine {
         kernel: &image,
-        initrd: &initrd,
+        initrd: (scenario.root == Root::Init).then_some(&initrd),
+        disk: (scenario.root == Root::Systemd).then_some(&disk),
         cmdline: &cmdline,
         share: &options.output,
         accel: options.accel,
@@ -214,7 +220,12 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let took = start.elapsed();
 
     let failures = match end {
-        End::Done => expect::check(scenario, &options.output)?,
+        End::Done => {
+            if machine.disk.is_some() {
+                fs::remove_file(&disk).with_context(|| format!("cannot remove {}", disk.display()))?;
+            }
+            expect::check(scenario, &options.output)?
+        }
         End::Failed(why) => vec![with_agents_last_words(why, &options.output)],
     };
     Ok(Outcome { failures, took })

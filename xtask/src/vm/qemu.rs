@@ -50,7 +50,10 @@ impl Accel {
 /// A virtual machine to be started.
 pub(super) struct Machine<'a> {
     pub(super) kernel: &'a Path,
-    pub(super) initrd: &'a Path,
+    /// The initramfs, where the guest has no disk.
+    pub(super) initrd: Option<&'a Path>,
+    /// The disk that the guest finds as `/dev/vda`.
+    pub(super) disk: Option<&'a Path>,
     pub(super) cmdline: &'a str,
     /// The directory that the guest mounts as `/host`.
     pub(super) share: &'a Path,
@@ -115,14 +118,16 @@ impl Machine<'_> {
             Accel::Tcg | Accel::Kvm => command.args(["-smp", "2"]),
         };
         command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        command
-            .arg("-kernel")
-            .arg(self.kernel)
-            .arg("-initrd")
-            .arg(self.initrd)
-            .args(["-append", self.cmdline]);
+        command.arg("-kernel").arg(self.kernel).args(["-append", self.cmdline]);
+        if let Some(initrd) = self.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
         // A comma in a path is doubled, or QEMU takes it for the end of the path.
-        let share = self.share.display().to_string().replace(',', ",,");
+        let in_option = |path: &Path| path.display().to_string().replace(',', ",,");
+        if let Some(disk) = self.disk.map(in_option) {
+            command.args(["-drive", &format!("file={disk},format=raw,if=virtio")]);
+        }
+        let share = in_option(self.share);
         command
             .arg("-virtfs")
             .arg(format!("local,path={share},mount_tag=host,security_model=none"));

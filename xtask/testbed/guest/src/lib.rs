@@ -5,7 +5,8 @@
 //! - [`content`]: the bytes that memfds are filled with, made from a seed and compared after the kexec.
 //! - [`luo`]: the ioctls of `/dev/liveupdate`.
 //!
-//! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario.
+//! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario. In a guest with
+//! systemd the binary `workload` is a service that does.
 
 pub mod content;
 pub mod luo;

@@ -3,6 +3,9 @@
 //! They go through `/dev/kmsg`, so that the kernel writes each in one piece between its own messages, with
 //! its own time stamp: `[    1.234567] testbed: {"boot":{...}}`.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
 use serde::{Deserialize, Serialize};
 
 /// What a protocol line begins with, after the kernel's time stamp.
@@ -68,6 +71,20 @@ impl Message {
     fn encode(&self) -> String {
         // A message holds strings and numbers only, which always have a JSON form.
         format!("{PREFIX}{}", serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+/// Says something to the host. Nothing can be done when that fails but to try the console.
+pub fn say(message: &Message) {
+    let line = message.line();
+    // In one write: the kernel makes one record of it.
+    let record = format!("<6>{line}\n");
+    let told = OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .and_then(|mut log| log.write_all(record.as_bytes()));
+    if told.is_err() {
+        eprintln!("{line}");
     }
 }
 

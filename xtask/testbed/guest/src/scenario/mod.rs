@@ -42,6 +42,9 @@ pub struct Scenario {
     /// Which build of the kernel boots.
     #[serde(default)]
     pub kernel: Build,
+    /// What the guest's userspace is.
+    #[serde(default)]
+    pub root: Root,
     /// Words of the kernel's command line; one that begins with `!` takes a default word out.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -109,6 +112,17 @@ pub enum Build {
     WithoutLuo,
 }
 
+/// What runs in the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// `init` of this crate, which does the steps.
+    #[default]
+    Init,
+    /// A Debian system with systemd, in which the agent and `workload` of this crate are services. It has no steps.
+    Systemd,
+}
+
 impl Scenario {
     /// Says what is wrong with a scenario that its types allow, or nothing.
     ///
@@ -120,6 +134,9 @@ impl Scenario {
         }
         if (self.agent_refuses.is_some() || self.agent_without.is_some()) && !self.agent {
             return Err("`agent_refuses` and `agent_without` need the agent, but agent = false".into());
+        }
+        if self.root == Root::Systemd && !(self.before.is_empty() && self.after.is_empty()) {
+            return Err("with root = \"systemd\" nobody does the steps of `before` and `after`".into());
         }
         for step in self.before.iter().chain(&self.after) {
             step.check()?;

@@ -135,6 +135,7 @@ fn a_mistake_is_told_with_its_line() {
 fn what_makes_no_sense_together_is_refused() {
     for (wrong, told) in [
         (SMALL.replace("\"file\"", "\"none\""), "there is no second kernel"),
+        (format!("root = \"systemd\"\n{SMALL}"), "nobody does the steps"),
         (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "need the agent"),
         (
             format!("agent = false\nagent_without = \"btf\"\n{SMALL}"),

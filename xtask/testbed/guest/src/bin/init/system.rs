@@ -1,8 +1,7 @@
 //! What a PID 1 does to the machine: mounts, limits, the console, the next kernel, the end.
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +10,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
-use testbed_guest::protocol::Message;
+pub(crate) use testbed_guest::protocol::say;
 use testbed_guest::scenario::Kexec;
 
 /// The word that [`load_next_kernel`] adds to the second kernel's command line.
@@ -45,20 +44,6 @@ pub(crate) fn mount_all() -> Result<()> {
             .with_context(|| format!("cannot mount {kind} on {target}: was this kernel built without it?"))?;
     }
     Ok(())
-}
-
-/// Says something to the host. Nothing can be done when that fails but to try the console.
-pub(crate) fn say(message: &Message) {
-    let line = message.line();
-    // In one write: the kernel makes one record of it.
-    let record = format!("<6>{line}\n");
-    let told = OpenOptions::new()
-        .write(true)
-        .open("/dev/kmsg")
-        .and_then(|mut log| log.write_all(record.as_bytes()));
-    if told.is_err() {
-        eprintln!("{line}");
-    }
 }
 
 /// Allows as many open files as the kernel does, for scenarios with thousands of sessions.

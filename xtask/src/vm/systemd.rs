@@ -1,0 +1,190 @@
+//! The disk of a guest with systemd: a small Debian system, the agent as a service, and the testbed's own service.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::guest::{self, Guest};
+use crate::setup::{self, Need};
+use crate::{apt, cache, run};
+
+/// The suite with a systemd that knows LUO, which takes 261.
+const SUITE: &str = "sid";
+
+/// What there is besides the smallest system that can install packages.
+const PACKAGES: [&str; 4] = ["systemd", "systemd-sysv", "udev", "kexec-tools"];
+
+/// The disk's size: what is not used takes no room on the host.
+const SIZE: &str = "1G";
+
+/// The directories that the system lacks, and that are made for our own files.
+const DIRECTORIES: [&str; 1] = ["/usr/lib/luo-trace"];
+
+/// Our own files: each one's place in the guest, and where it is in the source tree.
+const FILES: [(&str, &str); 3] = [
+    (
+        "/etc/systemd/system/luo-trace.service",
+        "luo-trace/systemd/luo-trace.service",
+    ),
+    ("/usr/lib/luo-trace/early-init", "luo-trace/systemd/early-init"),
+    (
+        "/etc/systemd/system/workload.service",
+        "xtask/testbed/systemd/workload.service",
+    ),
+];
+
+/// Services that are started at boot: what `systemctl enable` would link, and where.
+const ENABLED: [(&str, &str); 2] = [
+    ("/etc/systemd/system/sysinit.target.wants", "luo-trace.service"),
+    ("/etc/systemd/system/multi-user.target.wants", "workload.service"),
+];
+
+/// Writes a disk with everything on it, to be used once.
+///
+/// # Errors
+/// The system on it is not in the cache and cannot be made, or the disk cannot be written.
+pub(super) fn write_disk(guest: &Guest, disk: &Path) -> Result<()> {
+    let system = system()?;
+    // `cp` leaves holes where the system's image has them.
+    run::output(Command::new("cp").arg("--sparse=always").arg(&system).arg(disk))?;
+    let agent = guest
+        .agent
+        .clone()
+        .context("this scenario needs the agent, and none was built")?;
+    let workload = guest.init.with_file_name("workload");
+    let mut files = vec![("/usr/bin/luo-trace", agent), ("/usr/bin/workload", workload)];
+    files.extend(FILES.map(|(place, source)| (place, guest::workspace().join(source))));
+    debugfs(disk, &commands(&files))
+}
+
+/// What puts our files onto a disk: as its `ls -l` would show them, with their modes, owned by root.
+fn commands(files: &[(&str, PathBuf)]) -> String {
+    let mut commands: String = DIRECTORIES.map(|directory| format!("mkdir {directory}\n")).concat();
+    for (place, source) in files {
+        let (directory, name) = place.rsplit_once('/').unwrap_or(("", place));
+        commands += &format!("cd {directory}\nwrite \"{}\" {name}\n", source.display());
+    }
+    for (directory, unit) in ENABLED {
+        commands += &format!("cd {directory}\nsymlink {unit} ../{unit}\n");
+    }
+    commands
+}
+
+/// Changes a disk that nobody has mounted, which takes no privilege.
+fn debugfs(disk: &Path, commands: &str) -> Result<()> {
+    let mut debugfs = Command::new("debugfs");
+    debugfs.arg("-w").arg("-f").arg("-").arg(disk);
+    let mut child = debugfs
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start debugfs: run `cargo xtask setup`")?;
+    child
+        .stdin
+        .take()
+        .context("debugfs has no input")?
+        .write_all(commands.as_bytes())
+        .context("debugfs does not read its commands")?;
+    let done = child.wait_with_output().context("cannot wait for debugfs")?;
+    // Its exit status is no help: it tells of each failed command, and goes on with the next.
+    let said = String::from_utf8_lossy(&done.stderr);
+    let complaints: Vec<_> = said.lines().filter(|line| !line.starts_with("debugfs ")).collect();
+    if !done.status.success() || !complaints.is_empty() {
+        bail!(
+            "cannot put our files onto {}: {}",
+            disk.display(),
+            complaints.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The image of a system without our files: from the cache, or made and kept there until somebody removes it.
+fn system() -> Result<PathBuf> {
+    let name = format!("{SUITE}-{}", PACKAGES.join("-"));
+    let image = cache::subdir("system")?.join(&name).with_extension("ext4");
+    let _lock = cache::lock("system")?;
+    if image.is_file() {
+        return Ok(image);
+    }
+    setup::ensure(&[Need::Disk])?;
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "a Debian system can only be made by root. Run this once, and then the same command again:\n\n    \
+             sudo --preserve-env=HOME,LUO_TRACE_CACHE,XDG_CACHE_HOME cargo xtask vm systemd\n"
+        );
+    }
+    let directory = cache::subdir("system")?;
+    let (tree, unfinished) = (directory.join("tree"), directory.join("unfinished"));
+    remove(&tree)?;
+    let made = bootstrap(&tree, &directory).and_then(|()| pack(&tree, &unfinished));
+    remove(&tree)?;
+    made?;
+    fs::rename(&unfinished, &image).with_context(|| format!("cannot make {}", image.display()))?;
+    Ok(image)
+}
+
+/// Installs a Debian system below `tree`.
+fn bootstrap(tree: &Path, directory: &Path) -> Result<()> {
+    let sources = directory.join("debian.sources");
+    fs::write(&sources, apt::sources(SUITE)?).with_context(|| format!("cannot write {}", sources.display()))?;
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--mode=root", "--variant=minbase"]);
+    // A mirror may hold a still picture of sid, whose signature says it is out of date.
+    mmdebstrap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    mmdebstrap.arg(format!("--include={}", PACKAGES.join(",")));
+    mmdebstrap.arg(SUITE).arg(tree).arg(&sources);
+    let log = cache::subdir("log")?.join("system.log");
+    run::logged(
+        &format!("installing Debian {SUITE} with systemd"),
+        &mut mmdebstrap,
+        &log,
+    )
+}
+
+/// Makes an image of the file system below `tree`.
+fn pack(tree: &Path, image: &Path) -> Result<()> {
+    let mut mkfs = Command::new("mkfs.ext4");
+    run::output(mkfs.args(["-q", "-F", "-d"]).arg(tree).arg(image).arg(SIZE)).map(drop)
+}
+
+fn remove(tree: &Path) -> Result<()> {
+    match tree.exists() {
+        true => fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display())),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_for_the_guest_is_in_the_source_tree_and_every_enabled_service_in_the_guest() {
+        for (_, source) in FILES {
+            assert!(guest::workspace().join(source).is_file(), "{source}");
+        }
+        for (_, unit) in ENABLED {
+            let place = format!("/etc/systemd/system/{unit}");
+            assert!(FILES.iter().any(|(installed, _)| *installed == place), "{unit}");
+        }
+    }
+
+    #[test]
+    fn files_are_written_by_their_names_into_directories_that_are_there() {
+        let commands = commands(&[("/usr/lib/luo-trace/own", PathBuf::from("/a place/own"))]);
+        let made = commands.find("mkdir /usr/lib/luo-trace\n").unwrap();
+        let written = commands
+            .find("cd /usr/lib/luo-trace\nwrite \"/a place/own\" own\n")
+            .unwrap();
+        assert!(made < written, "{commands}");
+        assert!(
+            commands.contains("symlink luo-trace.service ../luo-trace.service\n"),
+            "{commands}"
+        );
+    }
+}
