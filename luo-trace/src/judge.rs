@@ -231,6 +231,17 @@ impl Judgement {
 
     /// Everything that keeps the record from being a full proof, a sentence each.
     pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.gaps();
+        let unwatched = |verdict: &&Verdict| verdict.is_unwatched();
+        let unknown = self.with(Status::Unknown).filter(|verdict| !unwatched(verdict)).count();
+        if unknown > 0 {
+            doubts.push(format!("invariants that cannot be decided: {unknown}"));
+        }
+        doubts
+    }
+
+    /// What is missing from the record, a sentence each.
+    pub fn gaps(&self) -> Vec<String> {
         let summary = &self.summary;
         let mut doubts = Vec::new();
         if summary.lost > 0 {
@@ -256,11 +267,6 @@ impl Judgement {
             doubts.push(
                 "the record just stops: the agent was killed, or the machine went down without a live update".into(),
             );
-        }
-        let unwatched = |verdict: &&Verdict| verdict.is_unwatched();
-        let unknown = self.with(Status::Unknown).filter(|verdict| !unwatched(verdict)).count();
-        if unknown > 0 {
-            doubts.push(format!("invariants that cannot be decided: {unknown}"));
         }
         doubts
     }

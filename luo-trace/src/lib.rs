@@ -4,6 +4,7 @@
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
 
 pub mod chain;
+pub mod checks;
 #[cfg(feature = "agent")]
 pub mod client;
 #[cfg(feature = "agent")]
@@ -13,6 +14,7 @@ pub mod errno;
 pub mod event;
 #[cfg(feature = "agent")]
 pub mod exit;
+pub mod expect;
 #[cfg(feature = "agent")]
 pub mod host;
 pub mod journal;

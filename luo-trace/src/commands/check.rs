@@ -1,15 +1,18 @@
 //! `luo-trace check`: were the promises kept, as far as these journals tell?
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
+use crate::checks::{self, Check, Group};
 use crate::exit::Exit;
+use crate::expect::{Day, Expectations, MAX_FILE};
 use crate::judge::{Case, Judgement, Outcome, Record};
 use crate::model::{Status, Verdict};
 
@@ -19,6 +22,9 @@ pub struct Args {
     /// Journals to check
     #[arg(required = true, value_name = "JOURNAL")]
     journals: Vec<PathBuf>,
+    /// What the updates have to be like, as a TOML file
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -34,6 +40,12 @@ enum Format {
     Text,
     /// One JSON object
     Json,
+    /// KTAP version 1, as the kernel's own tests
+    Ktap,
+    /// JUnit's XML
+    Junit,
+    /// Annotations of GitHub Actions
+    Github,
 }
 
 /// Checks every journal and prints what came of it.
@@ -45,26 +57,48 @@ enum Format {
 ///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
 ///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
 ///   (the first of them: `offset`, `reason`, `bytes`, `resumed`), `findings` and `verdicts` in the model's form, `doubts`
-///   (sentences) and `result`.
+///   (sentences) and `result`;
+/// - `checks`: the list that every other format shows: for each, `group` (`record`, `invariant` or `expectation`), `name`,
+///   `answer` (`pass`, `skip`, `inconclusive` or `fail`) and `message`.
 ///
-/// The exit status is 0 when all held, 1 when something is violated, 3 when nothing is and something is missing.
+/// The exit status is 0 when all held, 1 when something is violated or not as expected, 3 when nothing is and something is
+/// missing.
 ///
 /// # Errors
-/// Where a journal cannot be read from its beginning, or stdout cannot be written. Nothing is printed in the first case.
+/// Where a journal cannot be read from its beginning, the expectations cannot be read, or stdout cannot be written. Nothing
+/// is printed but in the last case.
 pub fn run(args: &Args) -> Result<Exit> {
+    let text = args.expect.as_deref().map(read).transpose()?.unwrap_or_default();
+    let expectations = Expectations::parse(&text).map_err(|error| {
+        let file = args.expect.as_deref().unwrap_or(Path::new(""));
+        anyhow!("{}: {error}", file.display())
+    })?;
     let case = Case::of(&args.journals)?;
-    let result = case.outcome();
+    let checks = expectations.check(&case, today(), &text);
+    let result = checks::outcome(&checks);
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => {
             let journals: Vec<_> = case.records.iter().map(as_json).collect();
-            serde_json::to_writer_pretty(&mut out, &json!({"result": result, "journals": journals}))?;
+            serde_json::to_writer_pretty(
+                &mut out,
+                &json!({"result": result, "journals": journals, "checks": checks}),
+            )?;
             writeln!(out)?;
         }
         Format::Text => {
             for record in &case.records {
                 as_text(&mut out, record, args.all)?;
             }
+            if args.expect.is_some() {
+                expected(&mut out, &checks, result)?;
+            }
+        }
+        Format::Ktap => checks::ktap(&mut out, &checks)?,
+        Format::Junit => checks::junit(&mut out, &checks)?,
+        Format::Github => {
+            let file = args.expect.as_deref().map(|path| path.display().to_string());
+            checks::github(&mut out, &checks, file.as_deref())?;
         }
     }
     out.flush()?;
@@ -73,6 +107,42 @@ pub fn run(args: &Args) -> Result<Exit> {
         Outcome::Violated => Exit::Violated,
         Outcome::Inconclusive => Exit::Inconclusive,
     })
+}
+
+/// The text of a file of expectations.
+fn read(path: &Path) -> Result<String> {
+    let context = || format!("cannot read the expectations in {}", path.display());
+    let mut text = String::new();
+    let file = File::open(path).with_context(context)?;
+    file.take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .with_context(context)?;
+    if text.len() as u64 > MAX_FILE {
+        bail!(
+            "{} is longer than {MAX_FILE} bytes: is it a file of expectations?",
+            path.display()
+        );
+    }
+    Ok(text)
+}
+
+/// Today by the wall clock, in UTC.
+fn today() -> Day {
+    let today = time::OffsetDateTime::now_utc().date();
+    Day {
+        year: today.year(),
+        month: today.month().into(),
+        day: today.day(),
+    }
+}
+
+/// What came of the expectations, and of everything together.
+fn expected(out: &mut impl Write, checks: &[Check], result: Outcome) -> io::Result<()> {
+    writeln!(out, "Expectations")?;
+    for check in checks.iter().filter(|check| check.group == Group::Expectation) {
+        writeln!(out, "  {:<12} {}: {}", check.answer.name(), check.name, check.message)?;
+    }
+    writeln!(out, "\n  {} as expected", result.name())
 }
 
 fn as_json(record: &Record) -> Value {
@@ -286,6 +356,7 @@ mod tests {
         std::fs::write(&file, "notes").unwrap();
         let args = Args {
             journals: vec![file.path().into()],
+            expect: None,
             format: Format::Json,
             all: false,
         };

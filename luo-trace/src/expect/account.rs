@@ -1,0 +1,138 @@
+//! What expectations are held against: of each update what it carried, what became of that, and how long it took.
+
+use std::collections::BTreeMap;
+
+use luo_trace_common::text::{Compatible, SessionName};
+
+use crate::chain::{Boot, Fate};
+use crate::judge::Case;
+use crate::timeline::{PHASES, Timeline};
+
+/// What the records tell of the live updates.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// The updates that were tried, in their order.
+    pub updates: Vec<Update>,
+    /// Whether no update can be missing.
+    pub whole: bool,
+}
+
+/// What the records tell of one live update.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// LUO's number of it.
+    pub number: Option<u64>,
+    /// What became of it.
+    pub fate: Fate,
+    /// The sessions that it carried.
+    pub sessions: BTreeMap<SessionName, Session>,
+    /// Whether no session can be missing.
+    pub whole: bool,
+    /// How long each phase took, in nanoseconds; one that is not known is missing.
+    pub phases: Vec<(&'static str, u64)>,
+    /// How long guests had no service, in nanoseconds, where that is known.
+    pub blackout: Option<u64>,
+}
+
+impl Update {
+    /// Whether it carried anything into the next kernel, as far as is known.
+    pub fn left(&self) -> bool {
+        self.fate != Fate::Aborted
+    }
+}
+
+/// One session that an update carried.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// Whether it arrived; `None`: not known.
+    pub arrived: Option<bool>,
+    /// Its files by token.
+    pub files: BTreeMap<u64, File>,
+    /// Whether no file can be missing.
+    pub whole: bool,
+    /// How long it had no service, in nanoseconds, where that is known.
+    pub blackout: Option<u64>,
+}
+
+/// One file of a session. What is not known is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct File {
+    /// Its handler's compatible string.
+    pub handler: Option<Compatible>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Whether it was brought back.
+    pub retrieved: Option<bool>,
+    /// Whether it was tried to bring it back, and that failed.
+    pub failed: bool,
+    /// Whether it was finished.
+    pub finished: Option<bool>,
+}
+
+impl Account {
+    /// What a case tells of its updates.
+    pub fn of(case: &Case) -> Self {
+        let chain = &case.chain;
+        let clean: Vec<_> = case
+            .records
+            .iter()
+            .map(|record| record.judgement.gaps().is_empty())
+            .collect();
+        let timeline = Timeline::of(chain);
+        let updates = chain.updates.iter().zip(&timeline.updates).map(|(update, course)| {
+            let boot = |place: Option<usize>| {
+                let place = place?;
+                Some((chain.boots.get(place)?, clean.get(place).copied().unwrap_or_default()))
+            };
+            let (from, to) = (boot(update.from), boot(update.to));
+            Update {
+                number: update.number,
+                fate: update.fate,
+                sessions: sessions(from, to),
+                whole: from.or(to).is_some_and(|(_, clean)| clean),
+                phases: PHASES
+                    .iter()
+                    .filter_map(|name| Some((*name, course.phase(name)?)))
+                    .collect(),
+                blackout: course.blackout,
+            }
+        });
+        Self {
+            updates: updates.collect(),
+            whole: clean.iter().all(|&clean| clean),
+        }
+    }
+}
+
+/// The sessions that left one boot and arrived in the next, as far as there are records of either.
+fn sessions(from: Option<(&Boot, bool)>, to: Option<(&Boot, bool)>) -> BTreeMap<SessionName, Session> {
+    let mut all: BTreeMap<SessionName, Session> = BTreeMap::new();
+    if let Some((boot, clean)) = from {
+        let left = boot
+            .sessions
+            .iter()
+            .filter(|(_, line)| line.created.is_some() && line.abandoned.is_none());
+        for (name, line) in left {
+            let session = all.entry(*name).or_default();
+            session.whole = clean;
+            for (&token, file) in line.files.iter().filter(|(_, file)| file.preserve.is_some()) {
+                let known = session.files.entry(token).or_default();
+                known.handler = Some(file.handler).filter(|handler| !handler.is_empty());
+                known.size = Some(file.size);
+            }
+        }
+    }
+    let Some((boot, clean)) = to else { return all };
+    for (name, session) in &mut all {
+        let line = boot.sessions.get(name);
+        session.arrived = if line.is_some() { Some(true) } else { None };
+        let known = |happened: bool| if happened || clean { Some(happened) } else { None };
+        for (token, file) in &mut session.files {
+            let there = line.and_then(|line| line.files.get(token));
+            file.retrieved = known(there.is_some_and(|there| there.retrieve.is_some()));
+            file.failed = there.is_some_and(|there| there.failures > 0);
+            file.finished = known(line.is_some_and(|line| line.finished.is_some()));
+        }
+    }
+    all
+}
