@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use luo_trace_common::text::{Compatible, SessionName};
 
+use super::values::Limit;
 use crate::chain::{Boot, Fate};
+use crate::checks::Answer;
 use crate::judge::Case;
-use crate::timeline::{PHASES, Timeline};
+use crate::report::span;
+use crate::timeline::{Course, PHASES, Timeline};
 
 /// What the records tell of the live updates.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +31,40 @@ pub struct Update {
     pub sessions: BTreeMap<SessionName, Session>,
     /// Whether no session can be missing.
     pub whole: bool,
-    /// How long each phase took, in nanoseconds; one that is not known is missing.
-    pub phases: Vec<(&'static str, u64)>,
-    /// How long guests had no service, in nanoseconds, where that is known.
-    pub blackout: Option<u64>,
+    /// How long each phase took; one that is not known is missing.
+    pub phases: Vec<(&'static str, Took)>,
+    /// How long guests had no service, where that is known.
+    pub blackout: Option<Took>,
+}
+
+/// How long something took, as far as can be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// Nanoseconds.
+    pub ns: u64,
+    /// How far off that may be, in nanoseconds either way: what is measured over two kernels is as good as their clocks agree.
+    pub uncertainty: u64,
+}
+
+impl Took {
+    /// Whether that is within a limit.
+    pub fn within(self, limit: Limit) -> Answer {
+        match () {
+            () if self.ns.saturating_sub(self.uncertainty) > limit.0 => Answer::Fail,
+            () if self.ns.saturating_add(self.uncertainty) > limit.0 => Answer::Inconclusive,
+            () => Answer::Pass,
+        }
+    }
+}
+
+impl std::fmt::Display for Took {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&span(self.ns))?;
+        match self.uncertainty {
+            0 => Ok(()),
+            ns => write!(f, " ± {}", span(ns)),
+        }
+    }
 }
 
 impl Update {
@@ -50,8 +83,8 @@ pub struct Session {
     pub files: BTreeMap<u64, File>,
     /// Whether no file can be missing.
     pub whole: bool,
-    /// How long it had no service, in nanoseconds, where that is known.
-    pub blackout: Option<u64>,
+    /// How long it had no service, where that is known.
+    pub blackout: Option<Took>,
 }
 
 /// One file of a session. What is not known is `None`.
@@ -92,9 +125,9 @@ impl Account {
                 whole: from.or(to).is_some_and(|(_, clean)| clean),
                 phases: PHASES
                     .iter()
-                    .filter_map(|name| Some((*name, course.phase(name)?)))
+                    .filter_map(|name| Some((*name, took(course, name)?)))
                     .collect(),
-                blackout: course.blackout,
+                blackout: course.blackout.map(|ns| across(course, ns)),
             }
         });
         Self {
@@ -135,4 +168,20 @@ fn sessions(from: Option<(&Boot, bool)>, to: Option<(&Boot, bool)>) -> BTreeMap<
         }
     }
     all
+}
+
+/// A time that begins in one kernel and ends in the next.
+fn across(course: &Course, ns: u64) -> Took {
+    let uncertainty = course.link.map_or(0, |link| link.uncertainty);
+    Took { ns, uncertainty }
+}
+
+/// How long the phase of this name took.
+fn took(course: &Course, name: &str) -> Option<Took> {
+    let ns = course.phase(name)?;
+    // Every other phase lies in one kernel, whose own clock is exact.
+    Some(match name {
+        "shutdown" => across(course, ns),
+        _ => Took { ns, uncertainty: 0 },
+    })
 }

@@ -15,7 +15,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub use account::{Account, File as FileAccount, Session as SessionAccount, Update as UpdateAccount};
+pub use account::{Account, File as FileAccount, Session as SessionAccount, Took, Update as UpdateAccount};
 pub use file::{Allowance, Day, Expectations, FailOn, Kind, Outcomes, PhaseName, Session};
 pub use values::{Count, Handler, Limit, Range, Sessions, Size, Token};
 

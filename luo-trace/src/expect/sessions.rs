@@ -7,11 +7,11 @@ use luo_trace_common::text::SessionName;
 use super::account::{self, Account, Update};
 use super::compare::Comparison;
 use super::file::Session;
-use super::updates::{compare, exact_bytes, no_update, nothing, place};
+use super::updates::{compare, exact_bytes, no_update, nothing, place, time};
 use super::values::{Range, listed};
 use super::{Expectations, Lines};
 use crate::checks::Check;
-use crate::report::{bytes, count, span};
+use crate::report::{bytes, count};
 
 impl Expectations {
     /// The checks on sessions: those that are listed, and what is asked for all.
@@ -154,13 +154,7 @@ fn one(sum: &mut Comparison, wanted: &Session, name: &SessionName, session: &acc
         }
     }
     if let Some(limit) = wanted.blackout {
-        match session.blackout {
-            Some(ns) if ns > limit.0 => sum.wrong(format!("blackout{whose}: at most {limit} expected, {}", span(ns))),
-            Some(_) => {}
-            None => sum.unknown(format!(
-                "blackout{whose} is not known: its beginning or its end is in no record"
-            )),
-        }
+        time(sum, &format!("blackout{whose}"), limit, session.blackout);
     }
 }
 

@@ -14,6 +14,13 @@ const TODAY: Day = Day {
     day: 15,
 };
 
+fn took(ms: u64) -> Took {
+    Took {
+        ns: ms * MS,
+        uncertainty: 0,
+    }
+}
+
 /// A memfd that came over.
 fn file(size: u64) -> FileAccount {
     FileAccount {
@@ -30,7 +37,7 @@ fn session(sizes: &[u64]) -> SessionAccount {
         arrived: Some(true),
         files: (0..).zip(sizes.iter().map(|&size| file(size))).collect(),
         whole: true,
-        blackout: Some(900 * MS),
+        blackout: Some(took(900)),
     }
 }
 
@@ -43,8 +50,8 @@ fn good() -> UpdateAccount {
             .map(|(name, sizes)| (SessionName::new(name), session(sizes)))
             .into(),
         whole: true,
-        phases: vec![("freeze", 2 * MS), ("jump", 700 * MS)],
-        blackout: Some(1_000 * MS),
+        phases: vec![("freeze", took(2)), ("shutdown", took(700))],
+        blackout: Some(took(1_000)),
     }
 }
 
@@ -233,6 +240,28 @@ fn time_over_the_limit_fails() {
 }
 
 #[test]
+fn a_limit_closer_than_the_clocks_agree_is_neither_kept_nor_broken() {
+    let mut update = good();
+    update.blackout = Some(Took {
+        ns: 1_000 * MS,
+        uncertainty: 50 * MS,
+    });
+    let account = one(update);
+    passes(&account, "blackout = \"1050 ms\"");
+    is_open(
+        &account,
+        "blackout = \"1049 ms\"",
+        "at most 1.05 s expected, 1.00 s ± 50.0 ms",
+    );
+    is_open(&account, "blackout = \"950 ms\"", "± 50.0 ms");
+    fails(
+        &account,
+        "blackout = \"949 ms\"",
+        "at most 949 ms expected, 1.00 s ± 50.0 ms",
+    );
+}
+
+#[test]
 fn the_outcome_is_compared_for_each_update_or_in_their_order() {
     let aborted = UpdateAccount {
         fate: Fate::Aborted,
@@ -338,7 +367,7 @@ fn with_events_lost_too_few_is_open_and_too_many_is_wrong() {
 fn in_a_chain_every_update_must_be_so_and_the_one_that_is_not_is_named() {
     let mut second = good();
     second.number = Some(2);
-    second.blackout = Some(3_000 * MS);
+    second.blackout = Some(took(3_000));
     second.sessions.remove(&SessionName::new("vm-web"));
     let account = Account {
         updates: vec![good(), second],

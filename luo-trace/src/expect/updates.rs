@@ -1,13 +1,13 @@
 //! Holds updates against what is expected of them as a whole.
 
-use super::account::{Account, Update};
+use super::account::{Account, Took, Update};
 use super::compare::Comparison;
 use super::file::{Kind, Outcomes};
 use super::values::{Limit, Range};
 use super::{Expectations, Lines};
 use crate::chain::Fate;
 use crate::checks::{Answer, Check};
-use crate::report::{bytes, span};
+use crate::report::bytes;
 
 impl Expectations {
     /// The checks on the updates as a whole, in the order of the documentation.
@@ -26,7 +26,7 @@ impl Expectations {
         }
         if let Some(limit) = &self.blackout {
             let took = |update: &Update| update.blackout;
-            let sum = time(account, "blackout", *limit.get_ref(), took);
+            let sum = times(account, "blackout", *limit.get_ref(), took);
             checks.push(sum.check(
                 format!("blackout of at most {}", limit.get_ref()),
                 lines.of(limit),
@@ -39,9 +39,9 @@ impl Expectations {
                     .phases
                     .iter()
                     .find(|(name, _)| *name == phase.0)
-                    .map(|(_, ns)| *ns)
+                    .map(|(_, took)| *took)
             };
-            let sum = time(account, &phase.0, *limit.get_ref(), took);
+            let sum = times(account, &phase.0, *limit.get_ref(), took);
             checks.push(sum.check(
                 format!("{} of at most {}", phase.0, limit.get_ref()),
                 lines.of(limit),
@@ -156,29 +156,26 @@ fn total(
     (sum, good.join(", "))
 }
 
-fn time(account: &Account, what: &str, limit: Limit, took: impl Fn(&Update) -> Option<u64>) -> Comparison {
+/// Compares a time with its limit.
+pub(super) fn time(sum: &mut Comparison, what: &str, limit: Limit, took: Option<Took>) {
+    match took {
+        Some(took) => sum.say(took.within(limit), format!("{what}: at most {limit} expected, {took}")),
+        None => sum.unknown(format!("{what} is not known: its beginning or its end is in no record")),
+    }
+}
+
+fn times(account: &Account, what: &str, limit: Limit, took: impl Fn(&Update) -> Option<Took>) -> Comparison {
     let mut sum = Comparison::default();
     for update in carried(account, &mut sum) {
-        let place = place(account, update);
-        match took(update) {
-            Some(ns) if ns > limit.0 => sum.wrong(format!("{what}{place}: at most {limit} expected, {}", span(ns))),
-            Some(_) => {}
-            None => sum.unknown(format!(
-                "{what}{place} is not known: its beginning or its end is in no record"
-            )),
-        }
+        let what = format!("{what}{}", place(account, update));
+        time(&mut sum, &what, limit, took(update));
     }
     sum
 }
 
-fn longest(account: &Account, took: impl Fn(&Update) -> Option<u64>) -> String {
-    account
-        .updates
-        .iter()
-        .filter_map(took)
-        .max()
-        .map(span)
-        .unwrap_or_default()
+fn longest(account: &Account, took: impl Fn(&Update) -> Option<Took>) -> String {
+    let longest = account.updates.iter().filter_map(took).max_by_key(|took| took.ns);
+    longest.map(|took| took.to_string()).unwrap_or_default()
 }
 
 /// Which update something is about, where there are several.

@@ -248,7 +248,7 @@ fn named<const N: usize>(bytes: &[u8], whose: &str) -> Result<luo_trace_common::
 
 fn bytes_of_hex(hex: &str) -> Result<Vec<u8>, String> {
     let wrong = || format!("hex:{hex} is no name: after hex: come two hexadecimal digits for each byte");
-    if !hex.is_ascii() || hex.len() % 2 != 0 {
+    if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
         return Err(wrong());
     }
     (0..hex.len())
