@@ -18,3 +18,6 @@ pub mod hooks;
 pub mod snapshot;
 pub mod text;
 pub mod variables;
+
+/// Name of the session in which the recorder has itself carried over a kexec. It is left out of what operators count.
+pub const OWN_SESSION: &str = "luo-trace";

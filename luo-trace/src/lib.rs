@@ -3,6 +3,8 @@
 //! Data flows one way: the kernel's hooks or a journal give bytes, [`decode`] makes [`event`]s of them, the model judges
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
 
+#[cfg(feature = "agent")]
+pub mod carry;
 pub mod chain;
 pub mod checks;
 #[cfg(feature = "agent")]

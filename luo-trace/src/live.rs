@@ -34,6 +34,8 @@ struct State {
     model: Model,
     digest: Digest,
     findings: VecDeque<Finding>,
+    /// Why the journal is not carried over a kexec, where it should be.
+    carry_trouble: Option<String>,
     /// What was lost on this side of the ring.
     losses: Losses,
 }
@@ -68,6 +70,7 @@ impl Live {
                 model: Model::new(&header.coverage()),
                 digest: Digest::default(),
                 findings: VecDeque::new(),
+                carry_trouble: None,
                 losses: Losses::default(),
             }),
         })
@@ -112,6 +115,16 @@ impl Live {
         }
     }
 
+    /// The journal is not carried over a kexec, and why; `None`: it is, or nobody asked.
+    pub fn set_carry_trouble(&self, trouble: Option<String>) {
+        self.state().carry_trouble = trouble;
+    }
+
+    /// Why not everything is as it should be, in sentences.
+    fn troubles(&self, state: &State) -> Vec<String> {
+        self.troubles.iter().chain(&state.carry_trouble).cloned().collect()
+    }
+
     fn keep(&self, state: &mut State, findings: &[Finding]) {
         for finding in findings {
             self.metrics.found(finding);
@@ -131,6 +144,7 @@ impl control::Source for Live {
         let state = self.state();
         let status = Status::new("agent", facts, &state.model, &state.digest);
         let losses = state.losses.clone();
+        let troubles = self.troubles(&state);
         let findings = state.findings.iter().map(Into::into).collect();
         drop(state);
         Status {
@@ -139,7 +153,7 @@ impl control::Source for Live {
                 events: status.losses.events,
                 ..losses
             },
-            troubles: self.troubles.iter().cloned().chain(status.troubles).collect(),
+            troubles: troubles.into_iter().chain(status.troubles).collect(),
             hooks: self.hooks.clone(),
             ..status
         }
@@ -149,7 +163,7 @@ impl control::Source for Live {
 impl web::Source for Live {
     fn metrics(&self) -> String {
         let state = self.state();
-        self.metrics.set_counts(state.model.counts());
+        self.metrics.set_counts(&state.model.counts_of_others());
         self.metrics.set_verdicts(&state.model.verdicts());
         drop(state);
         self.metrics.render()
@@ -168,7 +182,7 @@ impl web::Source for Live {
             host: host::name(),
             version: env!("CARGO_PKG_VERSION").into(),
             update: state.digest.update_number(),
-            troubles: self.troubles.clone(),
+            troubles: self.troubles(&state),
             verdicts: model
                 .verdicts()
                 .iter()

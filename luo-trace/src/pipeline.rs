@@ -12,10 +12,12 @@ use anyhow::Result;
 use luo_trace_common::events::{Header as EventHeader, SNAPSHOT_CHANGED};
 use zerocopy::FromZeros;
 
+use crate::carry::Mapping;
 use crate::decode::{self, Decoder};
 use crate::event::{Body, Event};
 use crate::host;
 use crate::journal::End;
+use crate::journal::carry::Recorder;
 use crate::live::Live;
 use crate::model::Finding;
 use crate::sink::Feed;
@@ -105,6 +107,7 @@ pub struct Outputs {
     console: Option<Lines>,
     streams: Option<(Lines, Readers)>,
     journal: Option<JournalSink>,
+    carried: Option<Recorder<Mapping>>,
 }
 
 impl Outputs {
@@ -151,6 +154,11 @@ impl Outputs {
     /// Records everything.
     pub fn record(&mut self, journal: JournalSink) {
         self.journal = Some(journal);
+    }
+
+    /// Keeps the end of the record in memory that outlives the kernel, as soon as it is known and before anything else.
+    pub fn carry(&mut self, recorder: Recorder<Mapping>) {
+        self.carried = Some(recorder);
     }
 }
 
@@ -290,6 +298,9 @@ impl Pipeline {
             told.append(&records);
             records = told;
         }
+        if let Some(carried) = &mut self.outputs.carried {
+            records.iter().for_each(|record| carried.record(record));
+        }
         for record in records.iter() {
             let (gap, event) = self.decoder.decode(record);
             for event in gap.into_iter().chain(event) {
@@ -304,8 +315,12 @@ impl Pipeline {
         match event.body {
             Body::KexecEnter(_) => {
                 self.jump_is_near = true;
+                let clock = host::clock();
+                if let Some(carried) = &mut self.outputs.carried {
+                    carried.clock(&clock);
+                }
                 if let Some(journal) = &mut self.outputs.journal {
-                    journal.clock(host::clock());
+                    journal.clock(clock);
                 }
             }
             Body::KexecReturn(_) => {
@@ -387,11 +402,15 @@ impl Pipeline {
         if let Some(console) = self.outputs.console {
             console.finish();
         }
+        let end = End {
+            reason: reason.into(),
+            kernel_lost: self.decoder.lost(),
+        };
+        if let Some(mut carried) = self.outputs.carried {
+            carried.end(&end);
+        }
         if let Some(journal) = self.outputs.journal {
-            journal.end(End {
-                reason: reason.into(),
-                kernel_lost: self.decoder.lost(),
-            })?;
+            journal.end(end)?;
         }
         Ok(())
     }

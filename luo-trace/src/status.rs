@@ -64,6 +64,8 @@ pub struct Status {
 pub struct Session {
     /// Its name; empty: not known.
     pub name: String,
+    /// Whether it is the recorder's own, in which it has its journal carried over a kexec: the counts leave it out.
+    pub own: bool,
     /// `outgoing` or `incoming`.
     pub direction: Cow<'static, str>,
     /// `open`, `frozen`, `pending`, `retrieved` or `stranded`.
@@ -443,6 +445,7 @@ fn session(view: &SessionView<'_>, now_ns: u64, owners: &Owners) -> Session {
     let name = view.name();
     Session {
         name: name.to_string(),
+        own: view.is_own(),
         direction: view.direction().name().into(),
         state: view.state().name().into(),
         age_ns: view.born().map(|born| now_ns.saturating_sub(born)),
@@ -465,8 +468,8 @@ fn file(view: &FileView, now_ns: u64) -> File {
 
 fn memory(model: &Model) -> Vec<Memory> {
     let mut memory: BTreeMap<String, Memory> = BTreeMap::new();
-    let outgoing = model
-        .counts()
+    let counts = model.counts_of_others();
+    let outgoing = counts
         .files()
         .filter(|count| count.files > 0 && count.state.direction() == model::Direction::Outgoing);
     for count in outgoing {

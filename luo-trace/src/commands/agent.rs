@@ -13,10 +13,12 @@ use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::KhoDetail;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::carry::{Carry, Way};
 use crate::exit::Exit;
 use crate::host;
 use crate::journal::{Header, Writer};
@@ -63,7 +65,16 @@ pub struct Args {
     /// Size of the ring buffer in KiB; a power of two, at least 4
     #[arg(long, value_name = "KIB", default_value_t = RING_KIB, env = "LUO_TRACE_RING_KIB")]
     ring_kib: u32,
+    /// Bring the end of the journal over a kexec without a disk: what came over goes to the --journal directory
+    #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_CARRY")]
+    carry: Way,
+    /// How much of it, in KiB; the memory is taken from the start on
+    #[arg(long, value_name = "KIB", default_value_t = CARRY_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20), env = "LUO_TRACE_CARRY_KIB")]
+    carry_kib: u32,
 }
+
+/// How much of a journal is carried unless told otherwise, in KiB: some 25,000 events.
+const CARRY_KIB: u32 = 4096;
 
 /// The ring's size unless told otherwise, in KiB.
 const RING_KIB: u32 = 8192;
@@ -109,6 +120,9 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
+    if args.carry != Way::None && args.journal.is_none() {
+        bail!("--carry needs --journal DIR: what comes over a kexec is written there");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -171,13 +185,19 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     let socket = control
         .map(|control| Socket::serve(control, live.clone(), &mut outputs))
         .transpose()?;
+    let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
     let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
+    // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
+    carrying.attempt();
+    pipeline.drain(&mut ring);
     if let Some(address) = args.listen {
         pipeline::serve(live.clone(), address).await;
     }
     let mut end = pin!(end(live));
     let ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
+    // These go nowhere unless a service manager wants to know.
+    _ = sd_notify::notify(&[NotifyState::Ready]);
 
     let mut tick = tokio::time::interval(TICK);
     let reason = loop {
@@ -197,9 +217,13 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
                 tracer.print_log();
                 pipeline.tick(&mut ring);
                 looks.tick(&mut tracer, &mut ring, &mut pipeline);
+                carrying.tick();
             }
         }
     };
+    _ = sd_notify::notify(&[NotifyState::Stopping]);
+    // What LUO gives up now is still recorded.
+    drop(carrying);
     looks.look(&mut tracer, &mut ring, &mut pipeline);
 
     // Detach first, so that what is drained then is the whole record.
@@ -315,6 +339,37 @@ impl Looks {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 && !pipeline.picture_is_whole() {
             self.look(tracer, ring, pipeline);
+        }
+    }
+}
+
+/// Bringing the journal over a kexec, as far as somebody asked for it.
+struct Carrying {
+    carry: Option<Carry>,
+    live: Arc<Live>,
+}
+
+impl Carrying {
+    fn begin(args: &Args, header: &Header, live: Arc<Live>, outputs: &mut Outputs) -> Result<Self> {
+        let dir = args.journal.clone().unwrap_or_default();
+        let begun = Carry::begin(args.carry, args.carry_kib as usize * 1024, header, dir)?;
+        let carry = begun.map(|(carry, recorder)| {
+            outputs.carry(recorder);
+            carry
+        });
+        Ok(Self { carry, live })
+    }
+
+    fn attempt(&mut self) {
+        if let Some(carry) = &mut self.carry {
+            carry.attempt();
+            self.live.set_carry_trouble(carry.trouble());
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.carry.as_mut().is_some_and(Carry::is_due) {
+            self.attempt();
         }
     }
 }

@@ -14,13 +14,14 @@
 //! so a format grows without a new version; [`VERSION`] rises only when an old reader would misunderstand.
 //!
 //! [`Writer`] appends, [`Reader`] gives frames and tells of damage, [`events`] gives what a model wants: events, and a
-//! gap wherever something is missing.
+//! gap wherever something is missing. [`carry`] keeps a journal's tail in memory that outlives the kernel.
 
 use luo_trace_common::hooks::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Coverage;
 
+pub mod carry;
 mod events;
 mod frame;
 mod reader;

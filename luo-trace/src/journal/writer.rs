@@ -56,11 +56,8 @@ impl Writer<File> {
     /// A disk that is full right now is no error: the header is written together with the first batch that can be.
     pub fn open(dir: &Path, header: &Header) -> io::Result<(Self, PathBuf)> {
         let boot = &header.boot_id;
-        if boot.is_empty() || !boot.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(invalid(format!("the boot id {boot:?} cannot name a journal")));
-        }
+        let path = path_of(dir, boot)?;
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let path = dir.join(format!("{boot}.luoj"));
         let mut file = append_to(&path)?;
         let resumed = match past(&path, boot)? {
             Past::Empty => None,
@@ -220,8 +217,16 @@ impl<S: Store> Writer<S> {
     }
 }
 
+/// Where the journal of a boot lies.
+pub(super) fn path_of(dir: &Path, boot: &str) -> io::Result<PathBuf> {
+    if boot.is_empty() || !boot.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(invalid(format!("the boot id {boot:?} cannot name a journal")));
+    }
+    Ok(dir.join(format!("{boot}.luoj")))
+}
+
 /// Opens or makes a journal file, readable by its owner only, and locks it: two agents would tear each other's frames.
-fn append_to(path: &Path) -> io::Result<File> {
+pub(super) fn append_to(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -274,7 +279,7 @@ fn past(path: &Path, boot: &str) -> io::Result<Past> {
     })
 }
 
-fn set_aside(dir: &Path, boot: &str, path: &Path) -> io::Result<()> {
+pub(super) fn set_aside(dir: &Path, boot: &str, path: &Path) -> io::Result<()> {
     for n in 1..1000 {
         let aside = dir.join(format!("{boot}.{n}.luoj"));
         // A hard link fails where the name is taken, so that nothing is ever replaced.

@@ -6,6 +6,8 @@ use std::fmt;
 use luo_trace_common::text::Compatible;
 use serde::Serialize;
 
+use super::objects::Session;
+
 /// Which way a session or global state goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -215,6 +217,20 @@ impl Counts {
         };
         *sessions = sessions.saturating_sub(1);
         self.retired += 1;
+    }
+
+    /// Counts as if this session were not there.
+    pub(super) fn leave_out(&mut self, session: &Session) {
+        let retired = self.retired;
+        self.session_went(session.direction);
+        self.retired = retired;
+        self.pending_sessions -= u64::from(session.awaited).min(self.pending_sessions);
+        self.files_went(0, FileState::Pending, session.pending, 0);
+        for file in session.held() {
+            if let Some(state) = file.state {
+                self.files_went(file.handler, state, 1, file.object.size);
+            }
+        }
     }
 
     pub(super) fn files_came(&mut self, handler: HandlerId, state: FileState, files: u64, bytes: u64) {

@@ -5,7 +5,9 @@
 //! be explained by one that ends later: such suspicions wait. Loss is never an alarm: after a gap in the record, whatever
 //! depends on the lost part is undecidable.
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::text::SessionName;
 
 use crate::event::{Body, Event};
 
@@ -146,6 +148,18 @@ impl Model {
     /// How many there are of what.
     pub fn counts(&self) -> &Counts {
         self.state.counts()
+    }
+
+    /// The same without the recorder's own session: what operators count.
+    pub fn counts_of_others(&self) -> Counts {
+        let mut counts = self.counts().clone();
+        for direction in Direction::ALL {
+            let own = self.state.named(direction, SessionName::new(OWN_SESSION));
+            if let Some(session) = own.filter(|session| session.is_own()) {
+                counts.leave_out(session);
+            }
+        }
+        counts
     }
 
     /// The live sessions, outgoing ones first, then by name.

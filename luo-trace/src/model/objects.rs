@@ -1,5 +1,6 @@
 //! Sessions and files, as far as the record tells.
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{self as abi, SessionRelease};
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 use serde::Serialize;
@@ -203,6 +204,13 @@ impl Session {
         }
     }
 
+    /// Whether it is the recorder's own, as far as is known: somebody else may give a session its name.
+    pub(super) fn is_own(&self) -> bool {
+        let named = |name: &[u8]| name == OWN_SESSION.as_bytes();
+        // The agent's command has the same name.
+        named(self.name.as_bytes()) && self.taken_by.is_none_or(|task| named(task.comm.as_bytes()))
+    }
+
     /// Whether another session has its id already.
     pub(super) fn is_departing(&self) -> bool {
         self.left > 0
@@ -269,6 +277,11 @@ impl<'a> SessionView<'a> {
     /// Where it stands.
     pub fn state(&self) -> SessionState {
         self.session.state()
+    }
+
+    /// Whether it is the session in which the recorder has itself carried over a kexec.
+    pub fn is_own(&self) -> bool {
+        self.session.is_own()
     }
 
     /// When it was made, or read in from the previous kernel, in nanoseconds of `CLOCK_MONOTONIC`; `None`: not known.

@@ -88,7 +88,8 @@ pub fn image(image: Option<&str>) -> &str {
 }
 
 fn sessions(out: &mut impl Write, status: &Status, direction: &str, title: &str) -> io::Result<()> {
-    let sessions = || status.sessions.iter().filter(|session| session.direction == direction);
+    let all = || status.sessions.iter().filter(|session| session.direction == direction);
+    let sessions = || all().filter(|session| !session.own);
     writeln!(out, "\n{title} sessions: {}", sessions().count())?;
     if sessions().next().is_some() {
         row(out, SESSION, &["session", "state", "files", "size", "age"], "owner")?;
@@ -97,7 +98,10 @@ fn sessions(out: &mut impl Write, status: &Status, direction: &str, title: &str)
             row(out, SESSION, &tokens, "handler")?;
         }
     }
-    sessions().try_for_each(|session| one_session(out, session))
+    sessions().try_for_each(|session| one_session(out, session))?;
+    all()
+        .filter(|session| session.own)
+        .try_for_each(|own| writeln!(out, "and the recorder's own session: {}", bytes(own.size())))
 }
 
 fn one_session(out: &mut impl Write, session: &Session) -> io::Result<()> {

@@ -5,6 +5,7 @@ use luo_trace_common::events::{
     SnapshotBegin, SnapshotEnd,
 };
 
+use luo_trace_common::text::Comm;
 use unicode_width::UnicodeWidthStr;
 
 use super::*;
@@ -265,4 +266,36 @@ fn the_table_fits_80_columns_and_leaves_nothing_out() {
         lines[0], "  0xffffffff00000000   preserved           4.0 KiB   1h 39m  memfd-v2",
         "{table}"
     );
+}
+
+#[test]
+fn the_recorders_own_session_is_marked_and_left_out_of_the_counts() {
+    // Given a session of the recorder's own beside another,
+    let (vm, own) = (named(1, "vm"), named(2, "luo-trace"));
+    let mut story = Story::new();
+    story.create(vm).preserve(vm, 1, memfd(1));
+    let before = story.events.len();
+    story.create(own).preserve(own, 9, memfd(2));
+    for event in &mut story.events[before..] {
+        event.header.comm = Comm::new("luo-trace");
+    }
+    // when its state is asked for,
+    let status = status(&story.events);
+    // then it is told apart,
+    let is_own: Vec<_> = status.sessions.iter().map(|s| (s.name.as_str(), s.own)).collect();
+    assert_eq!(is_own, [("luo-trace", true), ("vm", false)]);
+    assert_eq!(status.memory.iter().map(|memory| memory.files).sum::<u64>(), 1);
+    let table = table(&status);
+    assert!(table.contains("Outgoing sessions: 1\n"), "{table}");
+    assert!(table.contains("\nand the recorder's own session: "), "{table}");
+}
+
+#[test]
+fn a_session_of_that_name_that_somebody_else_made_counts_like_any_other() {
+    let theirs = named(1, "luo-trace");
+    let mut story = Story::new();
+    story.create(theirs).preserve(theirs, 1, memfd(1));
+    let status = status(&story.events);
+    assert!(!status.sessions[0].own);
+    assert_eq!(status.memory.iter().map(|memory| memory.files).sum::<u64>(), 1);
 }

@@ -99,6 +99,8 @@ pub enum Without {
     Stdout,
     /// Disk space: the journal's directory has room for little more than a journal's beginning, until `make-room`.
     Room,
+    /// A disk: the journals' directory is in memory, and gone with each kernel. The last kernel's goes to the host.
+    Disk,
 }
 
 /// A build of the kernel.

@@ -207,7 +207,7 @@ impl Agent<'_> {
         if Path::new(READY_FILE).exists() {
             bail!("the agent has ended, but {READY_FILE} still says that it is ready");
         }
-        if self.scenario.agent_without == Some(Without::Room) {
+        if let Some(Without::Room | Without::Disk) = self.scenario.agent_without {
             without::bring_journals_home()?;
         }
         Ok(())
@@ -270,6 +270,7 @@ impl Agent<'_> {
             }
             Some(Without::Stdout) => drop(command.stdout(without::reader()?)),
             Some(Without::Room) => without::room()?,
+            Some(Without::Disk) => without::disk()?,
         }
         Ok(())
     }

@@ -75,8 +75,17 @@ pub(crate) fn reader() -> io::Result<PipeWriter> {
 
 /// Puts a disk that is nearly full where the journals go.
 pub(crate) fn room() -> Result<()> {
-    let size = CString::new(NO_ROOM)?;
-    mount("tmpfs", JOURNALS, "tmpfs", MountFlags::empty(), size.as_c_str()).context("cannot mount a small disk")
+    memory(NO_ROOM).context("cannot mount a small disk")
+}
+
+/// Puts memory where the journals go.
+pub(crate) fn disk() -> Result<()> {
+    memory(ROOM).context("cannot mount memory in a disk's place")
+}
+
+fn memory(size: &str) -> Result<()> {
+    let size = CString::new(size)?;
+    Ok(mount("tmpfs", JOURNALS, "tmpfs", MountFlags::empty(), size.as_c_str())?)
 }
 
 /// Makes that disk large enough.
@@ -86,14 +95,14 @@ pub(crate) fn make_room() -> Result<()> {
         .context("there is no small disk to make room on: the scenario needs agent_without = \"room\"")
 }
 
-/// Takes that disk away, and leaves its journals on the host.
+/// Takes what lies there away, and leaves its journals on the host.
 pub(crate) fn bring_journals_home() -> Result<()> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(JOURNALS)? {
         let path = entry?.path();
         journals.push((fs::read(&path)?, path));
     }
-    unmount(JOURNALS, UnmountFlags::empty()).context("cannot unmount the small disk")?;
+    unmount(JOURNALS, UnmountFlags::empty()).context("cannot unmount what holds the journals")?;
     for (journal, path) in journals {
         fs::write(&path, journal).with_context(|| format!("cannot write {}", path.display()))?;
     }

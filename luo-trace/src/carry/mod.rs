@@ -1,0 +1,202 @@
+//! Bringing the journal's tail over a kexec without a disk: who keeps the memory, when it is asked, and what is told where it
+//! refuses.
+//!
+//! The memory is a memfd with a [`Recorder`] in it, from the agent's start on. It is kept by LUO, in a session of our own,
+//! or by systemd's fd store, which has it preserved. What the previous kernel's agent left the same way goes to the
+//! directory of journals.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use luo_trace_common::OWN_SESSION;
+
+use crate::journal::carry::{Home, Recorder, bring_home, recover};
+use crate::journal::{Header, Reader};
+use crate::sink::console::tell;
+
+mod device;
+mod fdstore;
+mod luo;
+mod mapping;
+
+pub use mapping::Mapping;
+
+/// The most that is read of what came over, in bytes: more than an agent can be told to carry.
+const MOST: u64 = 1 << 30;
+/// How many ticks to wait at most before the next try.
+const LONGEST_WAIT: u32 = 32;
+
+/// How the journal gets over a kexec.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// On a disk, or not at all
+    #[default]
+    None,
+    /// In memory, in a session of our own; this opens /dev/liveupdate for a moment
+    Luo,
+    /// In memory, in systemd's file descriptor store
+    Fdstore,
+}
+
+/// What keeps the memory.
+#[derive(Debug)]
+enum Keeper {
+    Luo(luo::Keeper),
+    Fdstore(fdstore::Keeper),
+}
+
+/// What a try has come to.
+#[derive(Debug, Default)]
+struct Tried {
+    /// Contents of memory that came over the kexec.
+    arrived: Vec<io::Result<Vec<u8>>>,
+    /// What there is to tell.
+    said: Option<String>,
+    /// Why it has to be tried again, or was refused for good.
+    trouble: Option<String>,
+    again: bool,
+}
+
+/// The agent's side of carrying.
+#[derive(Debug)]
+pub struct Carry {
+    keeper: Keeper,
+    memfd: OwnedFd,
+    dir: PathBuf,
+    boot_id: String,
+    /// Journals that could not be written to the directory so far.
+    homeless: Vec<Vec<u8>>,
+    /// The last thing that was told, so that it is told once.
+    told: Option<String>,
+    done: bool,
+    trouble: Option<String>,
+    /// How many ticks there are to the next try, and how many there were.
+    left: u32,
+    wait: u32,
+}
+
+impl Carry {
+    /// Makes a memory of `size` bytes, in which the journal begins at once; nobody keeps it yet. `None`: nobody shall.
+    ///
+    /// # Errors
+    /// Where there is no memory, or not enough to begin a journal in.
+    pub fn begin(way: Way, size: usize, header: &Header, dir: PathBuf) -> Result<Option<(Self, Recorder<Mapping>)>> {
+        let keeper = match way {
+            Way::None => return Ok(None),
+            Way::Luo => Keeper::Luo(luo::Keeper::default()),
+            Way::Fdstore => Keeper::Fdstore(fdstore::Keeper::new()?),
+        };
+        let (memfd, mapping) = mapping::make(OWN_SESSION, size).with_context(|| {
+            format!("there are no {size} bytes of memory to carry a journal in: use a smaller --carry-kib")
+        })?;
+        let recorder = Recorder::begin(mapping, header).context("nothing can be carried: use a larger --carry-kib")?;
+        let carry = Self {
+            keeper,
+            memfd,
+            dir,
+            boot_id: header.boot_id.clone(),
+            homeless: Vec::new(),
+            told: None,
+            done: false,
+            trouble: None,
+            left: 0,
+            wait: 1,
+        };
+        Ok(Some((carry, recorder)))
+    }
+
+    /// Asks for what came over, and for the memory to be kept, as far as that is not done. Never waits.
+    pub fn attempt(&mut self) {
+        if !self.done {
+            let tried = match &mut self.keeper {
+                Keeper::Luo(keeper) => keeper.attempt(&self.memfd),
+                Keeper::Fdstore(keeper) => keeper.attempt(&self.memfd),
+            };
+            self.done = !tried.again;
+            self.trouble = tried.trouble;
+            self.tell(self.trouble.clone().or(tried.said));
+            tried.arrived.into_iter().for_each(|memory| self.arrived(memory));
+        }
+        for journal in std::mem::take(&mut self.homeless) {
+            self.bring_home(journal);
+        }
+        self.left = self.wait;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+
+    /// Time passes: whether it is time for the next try.
+    pub fn is_due(&mut self) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left == 0 && !(self.done && self.homeless.is_empty())
+    }
+
+    /// Why the journal is not carried; `None`: it is.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
+    }
+
+    fn tell(&mut self, text: Option<String>) {
+        if let Some(text) = text
+            && self.told.as_ref() != Some(&text)
+        {
+            tell(&text);
+            self.told = Some(text);
+        }
+    }
+
+    /// Takes in memory of the previous kernel's agent, or of an agent before this one in the same boot, whose journal is
+    /// in the directory.
+    fn arrived(&mut self, memory: io::Result<Vec<u8>>) {
+        let recovered = match memory.map(|memory| recover(&memory)) {
+            Ok(Ok(recovered)) => recovered,
+            Ok(Err(error)) => return tell(format_args!("what came over the kexec is left alone: {error}")),
+            Err(error) => return tell(format_args!("what came over the kexec cannot be read: {error}")),
+        };
+        if Reader::new(&recovered.journal[..]).is_ok_and(|reader| reader.header().boot_id == self.boot_id) {
+            return;
+        }
+        let (records, lost) = (recovered.records, recovered.lost);
+        let overwritten = match lost {
+            0 => String::new(),
+            _ => format!(" and lacks {lost} older ones for which --carry-kib had no room"),
+        };
+        tell(format_args!(
+            "the previous kernel's journal came over the kexec with {records} records{overwritten}"
+        ));
+        self.homeless.push(recovered.journal);
+    }
+
+    fn bring_home(&mut self, journal: Vec<u8>) {
+        let text = match bring_home(&self.dir, &journal) {
+            Ok(Home::Written(path)) => format!("it is in {}", path.display()),
+            Ok(Home::Completed { path, records }) => format!("{records} of them were not yet in {}", path.display()),
+            Ok(Home::Known(path)) => format!("{} has all of them already", path.display()),
+            Ok(Home::Older(path)) => format!("{} is of a later agent and stays as it is", path.display()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => format!("it cannot be read: {error}"),
+            Err(error) => {
+                let dir = self.dir.display();
+                let text = format!("it cannot be written to {dir}: {error}; trying again: make room or mend the disk");
+                self.homeless.push(journal);
+                text
+            }
+        };
+        self.tell(Some(text));
+    }
+}
+
+/// Reads a whole memfd.
+fn read(memfd: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(memfd);
+    let size = file.metadata()?.len();
+    if size > MOST {
+        return Err(io::Error::other(format!("{size} bytes are more than an agent carries")));
+    }
+    let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
