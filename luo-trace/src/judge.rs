@@ -1,5 +1,7 @@
 //! Judges recorded boots: each journal's events through the model, exactly as the live agent did, and the boots as a chain.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use luo_trace_common::text::Name;
@@ -34,6 +36,8 @@ pub struct Case {
     pub records: Vec<Record>,
     /// What they prove together.
     pub chain: Chain,
+    /// Journals of boots of which another journal tells more. They have no part in the judgement.
+    pub repeated: Vec<PathBuf>,
 }
 
 /// One journal, and what it proves.
@@ -79,15 +83,19 @@ impl Case {
             let mut boot = Boot::new(events.header());
             let judgement = judge(events, |event| boot.apply(event));
             boot.late_clock = judgement.summary.clock;
+            boot.resume(&judgement.header);
             let journal = journal.to_owned();
             read.push((boot, Record { journal, judgement }));
         }
-        // Chain::join keeps this order.
-        read.sort_by(|(a, _), (b, _)| Boot::order(a, b));
-        let (boots, records) = read.into_iter().unzip();
+        let (read, repeated) = without_repetition(read);
+        let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        let chain = Chain::join(boots);
+        let mut records: Vec<_> = records.into_iter().map(Some).collect();
+        let taken = chain.given.iter().filter_map(|&place| records.get_mut(place)?.take());
         Ok(Self {
-            records,
-            chain: Chain::join(boots),
+            records: taken.collect(),
+            chain,
+            repeated,
         })
     }
 
@@ -104,9 +112,32 @@ impl Case {
             Status::Unknown if !verdict.is_unwatched() => Outcome::Inconclusive,
             Status::Unknown | Status::Ok => Outcome::Held,
         });
+        let holes = self.chain.holes.first().map(|_| Outcome::Inconclusive);
         let boots = self.records.iter().map(|record| record.judgement.outcome());
-        boots.chain(chain).max().unwrap_or(Outcome::Held)
+        boots.chain(chain).chain(holes).max().unwrap_or(Outcome::Held)
     }
+
+    /// Everything that keeps the chain from being a full proof, a sentence each; of each record, its judgement tells.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.chain.doubts();
+        let unknown = self.chain.verdicts.iter();
+        let unknown = unknown.filter(|verdict| verdict.status == Status::Unknown && !verdict.is_unwatched());
+        match unknown.count() {
+            0 => {}
+            unknown => doubts.push(format!("invariants over the updates that cannot be decided: {unknown}")),
+        }
+        doubts
+    }
+}
+
+/// Of several journals of one boot the one that tells the most, and the others' paths.
+fn without_repetition(mut read: Vec<(Boot, Record)>) -> (Vec<(Boot, Record)>, Vec<PathBuf>) {
+    read.sort_by_key(|(boot, _)| (Reverse(boot.departs()), boot.lost, Reverse(boot.events)));
+    let mut seen = BTreeSet::new();
+    let (kept, repeated): (Vec<_>, Vec<_>) = read
+        .into_iter()
+        .partition(|(boot, _)| boot.boot_id.is_empty() || seen.insert(boot.boot_id.clone()));
+    (kept, repeated.into_iter().map(|(_, record)| record.journal).collect())
 }
 
 /// What a judgement comes to.

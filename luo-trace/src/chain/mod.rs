@@ -2,23 +2,46 @@
 //!
 //! One boot's promises are the model's to judge; those that a live update makes from one kernel to the next are judged
 //! here, over [`Boot`]s, each gathered from one record. Pure: whatever is known of files and clocks came with the records.
+//!
+//! - `boot`, `lines`, `arrival`: the account of one boot, event by event, in bounded memory;
+//! - `join`: which boot followed which;
+//! - `conserve`, `account`, `arrive`: the invariants, and `ledger` keeps their accounts.
 
+mod account;
+mod arrival;
+mod arrive;
 mod boot;
+mod conserve;
+mod join;
+mod ledger;
+mod lines;
+#[cfg(test)]
+mod tests;
 
-pub use boot::{Boot, FileLine, FlbLine, SessionLine, Span};
+pub use account::{Files, Unclaimed};
+pub use arrival::Arrival;
+pub use boot::{Attempt, Boot, FlbLine, Pages, Span};
+pub use join::{Basis, Hole};
+pub use lines::{FileFate, FileLine, SessionLine, Sessions};
 
 use crate::model::{Finding, Verdict};
+use ledger::Ledger;
 
 /// Boots in the order they ran, and the live updates between them.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     /// The boots, in the order they ran.
     pub boots: Vec<Boot>,
+    /// For each boot its place among those that were given to be joined.
+    pub given: Vec<usize>,
     /// The live updates that were tried, in their order.
     pub updates: Vec<Update>,
+    /// Where boots are missing from the records.
+    pub holes: Vec<Hole>,
     /// What was found over the updates; what one boot proves is in its own judgement.
     pub findings: Vec<Finding>,
-    /// The verdicts on the invariants that take a chain.
+    /// The verdicts on the invariants that take a chain. One on the compatibility of the next kernel is among them only
+    /// where an update shows it.
     pub verdicts: Vec<Verdict>,
 }
 
@@ -33,10 +56,19 @@ pub struct Update {
     pub to: Option<usize>,
     /// What became of it.
     pub fate: Fate,
+    /// The attempt that it is, as its place in the [`Boot::attempts`] of the boot that left; `None`: there is no record of it.
+    pub attempt: Option<usize>,
+    /// What says that the one boot followed the other; `None` where there are not two.
+    pub basis: Option<Basis>,
+    /// What became of the files that arrived.
+    pub files: Files,
+    /// The first files that arrived and that nobody brought back: finished as they were, or pending. That is for who runs
+    /// the host to judge, and breaks no promise of the kernel's.
+    pub unclaimed: Vec<Unclaimed>,
 }
 
 /// What became of a live update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fate {
     /// The next kernel took over.
     Completed,
@@ -48,24 +80,97 @@ pub enum Fate {
     Arrived,
 }
 
+impl Fate {
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Aborted => "aborted",
+            Self::Departed => "departed",
+            Self::Arrived => "arrived",
+        }
+    }
+}
+
+impl Update {
+    /// An update of which nothing but this is known.
+    pub fn new(number: Option<u64>, fate: Fate) -> Self {
+        Self {
+            number,
+            from: None,
+            to: None,
+            fate,
+            attempt: None,
+            basis: None,
+            files: Files::default(),
+            unclaimed: Vec::new(),
+        }
+    }
+}
+
+/// A boot and its place in the chain.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    number: usize,
+    boot: &'a Boot,
+}
+
+/// One live update that was not given up, with the records of its two sides.
+#[derive(Clone, Copy, Debug)]
+struct Crossing<'a> {
+    update: &'a Update,
+    from: Option<Place<'a>>,
+    to: Option<Place<'a>>,
+    /// The next boot of which there is a record, where it is not the one that arrived.
+    next: Option<Place<'a>>,
+}
+
 impl Chain {
     /// Joins the records of boots, given in any order.
-    pub fn join(mut boots: Vec<Boot>) -> Self {
-        boots.sort_by(Boot::order);
-        let updates = boots
-            .windows(2)
-            .enumerate()
-            .map(|(from, pair)| Update {
-                number: pair[1].update_number,
-                from: Some(from),
-                to: Some(from + 1),
-                fate: Fate::Completed,
-            })
-            .collect();
+    pub fn join(boots: Vec<Boot>) -> Self {
+        let given = join::order(&boots);
+        let mut boots: Vec<_> = boots.into_iter().map(Some).collect();
+        let ordered = given.iter().filter_map(|&place| boots.get_mut(place)?.take());
+        let boots: Vec<_> = ordered.collect();
+        let (mut updates, holes) = join::updates(&boots);
+        for update in &mut updates {
+            if let Some(boot) = update.to.and_then(|to| boots.get(to)) {
+                (update.files, update.unclaimed) = account::unclaimed(boot);
+            }
+        }
+        let mut ledger = Ledger::default();
+        let place = |number: usize| boots.get(number).map(|boot| Place { number, boot });
+        for update in updates.iter().filter(|update| update.fate != Fate::Aborted) {
+            let crossing = Crossing {
+                update,
+                from: update.from.and_then(place),
+                to: update.to.and_then(place),
+                next: update
+                    .from
+                    .filter(|_| update.to.is_none())
+                    .and_then(|from| place(from + 1)),
+            };
+            conserve::sessions(&crossing, &mut ledger);
+            conserve::flb_data(&crossing, &mut ledger);
+            conserve::memory(&crossing, &mut ledger);
+            account::files(&crossing, &mut ledger);
+            arrive::number(&crossing, &mut ledger);
+            arrive::arrived(&crossing, &mut ledger);
+            arrive::compatible(&crossing, &mut ledger);
+        }
+        let (findings, verdicts) = ledger.close();
         Self {
             boots,
+            given,
             updates,
-            ..Self::default()
+            holes,
+            findings,
+            verdicts,
         }
+    }
+
+    /// What keeps the chain from being a full proof, a sentence each.
+    pub fn doubts(&self) -> Vec<String> {
+        self.holes.iter().map(ToString::to_string).collect()
     }
 }

@@ -16,6 +16,8 @@ use crate::expect::{Day, Expectations, MAX_FILE};
 use crate::judge::{Case, Judgement, Outcome, Record};
 use crate::model::{Status, Verdict};
 
+mod updates;
+
 /// Options of `luo-trace check`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -53,6 +55,15 @@ enum Format {
 /// With `--format json` the output is one object, stable from version to version but for keys that are added:
 ///
 /// - `result`: `held`, `violated` or `inconclusive`, over all journals;
+/// - `updates`: the live updates that the journals tell of, in their order: `number` (LUO's own, or null), `fate`
+///   (`completed`, `aborted`, `departed`: no record of its arrival, `arrived`: no record of its departure), `from` and `to` (the
+///   boots on both sides, as their places in `journals`, from 1, or null), `basis` (what says that the one followed the
+///   other: `number`, `count` or `clock`, or null), `files` (how many that arrived came to which end: `finished`,
+///   `retrieved`, `unclaimed`, `pending`, `lost`, `unknown`) and `unclaimed` (the first of those that nobody brought back:
+///   `session`, `token`, `handler`, `fate`, `age_ns`);
+/// - `findings`, `verdicts` and `doubts` over the updates, in the form of a journal's; `evidence` is `"boot/cpu:seq"`, the
+///   boot as its place in `journals`, from 1;
+/// - `repeated`: paths of journals that were left out, since another journal tells more of the same boot;
 /// - `journals`: for each, in the order the boots ran, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
 ///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
 ///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
@@ -79,17 +90,14 @@ pub fn run(args: &Args) -> Result<Exit> {
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => {
-            let journals: Vec<_> = case.records.iter().map(as_json).collect();
-            serde_json::to_writer_pretty(
-                &mut out,
-                &json!({"result": result, "journals": journals, "checks": checks}),
-            )?;
+            serde_json::to_writer_pretty(&mut out, &case_as_json(&case, &checks, result))?;
             writeln!(out)?;
         }
         Format::Text => {
             for record in &case.records {
                 as_text(&mut out, record, args.all)?;
             }
+            updates::as_text(&mut out, &case, args.all)?;
             if args.expect.is_some() {
                 expected(&mut out, &checks, result)?;
             }
@@ -145,6 +153,21 @@ fn expected(out: &mut impl Write, checks: &[Check], result: Outcome) -> io::Resu
     writeln!(out, "\n  {} as expected", result.name())
 }
 
+fn case_as_json(case: &Case, checks: &[Check], result: Outcome) -> Value {
+    let journals: Vec<_> = case.records.iter().map(as_json).collect();
+    let repeated = case.repeated.iter().map(|path| path.display().to_string());
+    json!({
+        "result": result,
+        "updates": case.chain.updates.iter().map(updates::as_json).collect::<Vec<_>>(),
+        "findings": case.chain.findings,
+        "verdicts": case.chain.verdicts,
+        "doubts": case.doubts(),
+        "repeated": repeated.collect::<Vec<_>>(),
+        "journals": journals,
+        "checks": checks,
+    })
+}
+
 fn as_json(record: &Record) -> Value {
     let judgement = &record.judgement;
     let Judgement { header, summary, .. } = judgement;
@@ -192,19 +215,7 @@ fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
     for finding in &judgement.findings {
         writeln!(out, "  finding   {finding}")?;
     }
-    let rows: Vec<_> = judgement
-        .verdicts
-        .iter()
-        .filter(|verdict| all || verdict.status != Status::Ok)
-        .collect();
-    if !rows.is_empty() {
-        writeln!(
-            out,
-            "\n  {:<24} {:<9} {:>8} {:>9} {:>12}",
-            "invariant", "verdict", "ok", "violated", "undecidable"
-        )?;
-        rows.iter().try_for_each(|verdict| row(out, verdict))?;
-    }
+    table(out, &judgement.verdicts, all)?;
     let (held, of) = (judgement.with(Status::Ok).count(), judgement.verdicts.len());
     let unwatched = judgement
         .verdicts
@@ -220,6 +231,19 @@ fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
         write!(out, ", {unwatched} not watched")?;
     }
     writeln!(out, "\n")
+}
+
+/// The verdicts that are not ok, or all of them.
+fn table(out: &mut impl Write, verdicts: &[Verdict], all: bool) -> io::Result<()> {
+    let shown = |verdict: &&Verdict| all || verdict.status != Status::Ok;
+    if verdicts.iter().any(|verdict| shown(&verdict)) {
+        writeln!(
+            out,
+            "\n  {:<24} {:<9} {:>8} {:>9} {:>12}",
+            "invariant", "verdict", "ok", "violated", "undecidable"
+        )?;
+    }
+    verdicts.iter().filter(shown).try_for_each(|verdict| row(out, verdict))
 }
 
 fn row(out: &mut impl Write, verdict: &Verdict) -> io::Result<()> {

@@ -49,10 +49,12 @@ pub fn run(args: &Args) -> Result<Exit> {
     writeln!(out, "\nWhy it matters: {}", invariant.why())?;
     writeln!(out, "When it is violated: {}", invariant.advice())?;
     if invariant.needs_chain() {
-        writeln!(out, "Takes the records of more than one boot.")?;
-    } else {
-        writeln!(out, "Needs the hooks: {}", ids(invariant.needs()))?;
+        writeln!(
+            out,
+            "Takes the records of both kernels: `luo-trace check` with the journals of both."
+        )?;
     }
+    writeln!(out, "Needs the hooks: {}", ids(invariant.needs()))?;
     if !invariant.also().is_empty() {
         writeln!(out, "To be called ok it also needs: {}", ids(invariant.also()))?;
     }

@@ -141,14 +141,10 @@ impl Account {
 fn sessions(from: Option<(&Boot, bool)>, to: Option<(&Boot, bool)>) -> BTreeMap<SessionName, Session> {
     let mut all: BTreeMap<SessionName, Session> = BTreeMap::new();
     if let Some((boot, clean)) = from {
-        let left = boot
-            .sessions
-            .iter()
-            .filter(|(_, line)| line.created.is_some() && line.abandoned.is_none());
-        for (name, line) in left {
-            let session = all.entry(*name).or_default();
+        for line in boot.outgoing.iter() {
+            let session = all.entry(line.name).or_default();
             session.whole = clean;
-            for (&token, file) in line.files.iter().filter(|(_, file)| file.preserve.is_some()) {
+            for (&token, file) in &line.files {
                 let known = session.files.entry(token).or_default();
                 known.handler = Some(file.handler).filter(|handler| !handler.is_empty());
                 known.size = Some(file.size);
@@ -157,7 +153,7 @@ fn sessions(from: Option<(&Boot, bool)>, to: Option<(&Boot, bool)>) -> BTreeMap<
     }
     let Some((boot, clean)) = to else { return all };
     for (name, session) in &mut all {
-        let line = boot.sessions.get(name);
+        let line = boot.incoming.get(name);
         session.arrived = if line.is_some() { Some(true) } else { None };
         let known = |happened: bool| if happened || clean { Some(happened) } else { None };
         for (token, file) in &mut session.files {

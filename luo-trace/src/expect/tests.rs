@@ -509,6 +509,7 @@ mod promises {
         Case {
             records: vec![record],
             chain: Chain::default(),
+            repeated: Vec::new(),
         }
     }
 

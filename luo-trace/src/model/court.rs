@@ -14,7 +14,7 @@ use crate::event::Body;
 
 /// How long a suspicion waits, in nanoseconds of event time, for the end of an operation that would clear it. Events are
 /// sent when operations end, so the one that clears may come after the one that looks wrong.
-pub(super) const SETTLE_NS: u64 = 1_000_000_000;
+pub(crate) const SETTLE_NS: u64 = 1_000_000_000;
 
 /// More suspicions than this do not wait at a time: a record that raises as many in a second is no kernel's.
 const MOST_SUSPICIONS: usize = 1024;
@@ -238,7 +238,7 @@ impl Court {
             Judgement::Undecidable => self.undecidable(finding.invariant),
             Judgement::Proved => {
                 finding.time_ns = scene.event.header.ktime;
-                finding.evidence.push(scene.event.id());
+                finding.evidence.push(scene.event.id().into());
                 self.violate(finding);
             }
             Judgement::Settled => {

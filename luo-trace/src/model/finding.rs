@@ -11,7 +11,7 @@ use super::invariants::Invariant;
 use crate::event::EventId;
 
 /// A violation of an invariant. Its JSON form is stable: `invariant`, `severity`, `object`, `expected`, `seen`, `advice`,
-/// `evidence` (`"cpu:seq"` of each event) and `time_ns`.
+/// `evidence` (`"cpu:seq"` of each event, and `"boot/cpu:seq"` where it takes more than one boot's) and `time_ns`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Which promise was broken.
@@ -25,9 +25,40 @@ pub struct Finding {
     /// What an operator should do.
     pub advice: &'static str,
     /// The events that prove it, the earliest first.
-    pub evidence: Vec<EventId>,
-    /// When it was certain, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub evidence: Vec<Evidence>,
+    /// When it was certain, in nanoseconds of `CLOCK_MONOTONIC`; where it takes two boots, of the later
+    /// one.
     pub time_ns: u64,
+}
+
+/// An event that proves something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Evidence {
+    /// Its boot's place in the chain, from 0, where several boots have a part in it. It is shown from 1.
+    pub boot: Option<usize>,
+    /// Which event of that boot's record.
+    pub event: EventId,
+}
+
+impl From<EventId> for Evidence {
+    fn from(event: EventId) -> Self {
+        Self { boot: None, event }
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.boot {
+            Some(boot) => write!(f, "{}/{}", boot + 1, self.event),
+            None => self.event.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Evidence {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// What a finding is about. Names are escaped where they are shown.

@@ -30,9 +30,13 @@ mod walk;
 
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
-pub use finding::{Finding, Subject};
+pub use finding::{Evidence, Finding, Subject};
 pub use invariants::{Invariant, Severity};
 pub use objects::{FileView, SessionState, SessionView, Task};
+
+pub(crate) use court::SETTLE_NS;
+pub(crate) use state::BLINK_NS;
+pub(crate) use walk::Walk;
 
 use court::Court;
 use invariants::Check;
@@ -66,6 +70,15 @@ impl Coverage {
     pub fn without(self, hook: Hook) -> Self {
         let covered = self.covered & !bit(hook);
         Self { covered, ..self }
+    }
+
+    /// What both told all of.
+    #[must_use]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            covered: self.covered & other.covered,
+            switched_off: self.switched_off | other.switched_off,
+        }
     }
 
     /// The same with these hooks switched off.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use luo_trace_common::events::{self as abi, FileCall};
 
 use super::counts::{Direction, HandlerId};
-use super::finding::{Finding, Subject};
+use super::finding::{Evidence, Finding, Subject};
 use super::invariants::Invariant;
 use super::objects::Session;
 use crate::event::{Body, Event, EventId};
@@ -86,7 +86,12 @@ impl Scene<'_> {
             expected: expected.into(),
             seen: seen.into(),
             advice: invariant.advice(),
-            evidence: evidence.iter().copied().chain([self.moment.id]).collect(),
+            evidence: evidence
+                .iter()
+                .copied()
+                .chain([self.moment.id])
+                .map(Evidence::from)
+                .collect(),
             time_ns: self.moment.at,
         }
     }

@@ -8,36 +8,36 @@ use super::counts::{Direction, HandlerId};
 use crate::event::{Body, Event, EventId};
 
 /// A session that a walk found.
-#[derive(Debug)]
-pub(super) struct Walked {
-    pub(super) record: SnapshotSession,
-    pub(super) direction: Direction,
-    pub(super) id: EventId,
-    pub(super) files: Vec<WalkedFile>,
+#[derive(Clone, Debug)]
+pub(crate) struct Walked {
+    pub(crate) record: SnapshotSession,
+    pub(crate) direction: Direction,
+    pub(crate) id: EventId,
+    pub(crate) files: Vec<WalkedFile>,
 }
 
 /// A file that a walk found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WalkedFile {
-    pub(super) record: SnapshotFile,
-    pub(super) handler: HandlerId,
-    pub(super) id: EventId,
+pub(crate) struct WalkedFile {
+    pub(crate) record: SnapshotFile,
+    pub(crate) handler: HandlerId,
+    pub(crate) id: EventId,
 }
 
 /// What a walk found so far.
-#[derive(Debug, Default)]
-pub(super) struct Walk {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Walk {
     number: u64,
     /// When it began.
-    pub(super) since: u64,
-    pub(super) sessions: Vec<Walked>,
+    pub(crate) since: u64,
+    pub(crate) sessions: Vec<Walked>,
     places: HashMap<u64, usize>,
-    pub(super) flbs: Vec<(SnapshotFlb, EventId)>,
+    pub(crate) flbs: Vec<(SnapshotFlb, EventId)>,
     handlers: HashMap<u64, HandlerId>,
     /// Which handlers' files use which FLBs, by their addresses.
     links: HashMap<u64, Vec<HandlerId>>,
     /// The lists may have changed meanwhile.
-    pub(super) disturbed: bool,
+    pub(crate) disturbed: bool,
 }
 
 /// What a walk that is over found.
@@ -54,7 +54,7 @@ pub(super) struct Survey {
 }
 
 impl Walk {
-    pub(super) fn begin(p: &SnapshotBegin, at: u64) -> Self {
+    pub(crate) fn begin(p: &SnapshotBegin, at: u64) -> Self {
         Self {
             number: p.walk,
             since: at,
@@ -63,12 +63,12 @@ impl Walk {
     }
 
     /// Whether this is its end.
-    pub(super) fn ends_with(&self, p: &SnapshotEnd) -> bool {
+    pub(crate) fn ends_with(&self, p: &SnapshotEnd) -> bool {
         self.number == p.walk
     }
 
     /// Takes a record of it, or what happens meanwhile.
-    pub(super) fn take(&mut self, event: &Event, handler: HandlerId) {
+    pub(crate) fn take(&mut self, event: &Event, handler: HandlerId) {
         let id = event.id();
         match &event.body {
             Body::SnapshotSession(p) => {
@@ -105,17 +105,17 @@ impl Walk {
     }
 
     /// The handlers whose files use this FLB.
-    pub(super) fn users_of(&self, flb: u64) -> &[HandlerId] {
+    pub(crate) fn users_of(&self, flb: u64) -> &[HandlerId] {
         self.links.get(&flb).map_or(&[], Vec::as_slice)
     }
 
     /// All handlers.
-    pub(super) fn handlers(&self) -> impl Iterator<Item = HandlerId> {
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = HandlerId> {
         self.handlers.values().copied()
     }
 
     /// Whether it found as many as the kernel counts, so that none of its records was lost.
-    pub(super) fn agrees(&self, end: &SnapshotEnd) -> bool {
+    pub(crate) fn agrees(&self, end: &SnapshotEnd) -> bool {
         let files = |s: &Walked| s.files.len() as u64 == s.record.files;
         self.count(Direction::Outgoing) as i64 == end.outgoing_sessions
             && self.count(Direction::Incoming) as i64 == end.incoming_sessions
@@ -123,12 +123,12 @@ impl Walk {
     }
 
     /// The session of this id.
-    pub(super) fn session(&self, id: u64) -> Option<&Walked> {
+    pub(crate) fn session(&self, id: u64) -> Option<&Walked> {
         self.sessions.get(*self.places.get(&id)?)
     }
 
     /// How many sessions it found of a direction.
-    pub(super) fn count(&self, direction: Direction) -> usize {
+    pub(crate) fn count(&self, direction: Direction) -> usize {
         self.sessions.iter().filter(|s| s.direction == direction).count()
     }
 }

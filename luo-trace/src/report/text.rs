@@ -129,7 +129,13 @@ impl Page {
         let names: BTreeSet<SessionName> = chain
             .boots
             .iter()
-            .flat_map(|boot| boot.sessions.keys().copied())
+            .flat_map(|boot| {
+                boot.incoming
+                    .iter()
+                    .chain(boot.outgoing.iter())
+                    .chain(&boot.outgoing.abandoned)
+            })
+            .map(|session| session.name)
             .collect();
         self.title("Sessions");
         if names.is_empty() {
@@ -146,7 +152,7 @@ impl Page {
             "retrieve"
         );
         for name in names.iter().take(SESSIONS) {
-            let sides: Vec<Option<&SessionLine>> = chain.boots.iter().map(|boot| boot.sessions.get(name)).collect();
+            let sides: Vec<Option<&SessionLine>> = chain.boots.iter().flat_map(|boot| sides_of(boot, name)).collect();
             let label = self.paint("1", &format!("{:<28}", shorten(&name.to_string(), 28)));
             let files: BTreeSet<u64> = sides
                 .iter()
@@ -162,9 +168,9 @@ impl Page {
                 "  {label} {:<14} {:>10} {:>10} {:>10}  {}",
                 count(files.len() as u64, "file"),
                 bytes(size),
-                total(&sides, |file| file.preserve),
-                total(&sides, |file| file.retrieve),
-                fate(&sides)
+                total(&sides, |file| file.preserve.map(|span| span.duration())),
+                total(&sides, |file| file.retrieve.map(|span| span.duration())),
+                fate(&sides, chain.boots.len() > 1)
             );
             for token in files.iter().take(FILES) {
                 self.file(*token, &side(&sides, |s| s.files.get(token)).collect::<Vec<_>>());
@@ -198,8 +204,8 @@ impl Page {
             format!("{token:#x}"),
             handler.to_string(),
             bytes(size),
-            time(|file| file.preserve),
-            time(|file| file.retrieve)
+            time(|file| file.preserve.map(|span| span.duration())),
+            time(|file| file.retrieve.map(|span| span.duration()))
         );
     }
 
@@ -295,6 +301,12 @@ impl Page {
     }
 }
 
+/// What one kernel knows of the sessions of this name.
+fn sides_of<'a>(boot: &'a Boot, name: &SessionName) -> [Option<&'a SessionLine>; 3] {
+    let abandoned = boot.outgoing.abandoned.iter().find(|session| session.name == *name);
+    [boot.incoming.get(name), abandoned, boot.outgoing.get(name)]
+}
+
 /// What each kernel knows of something that one session holds.
 fn side<'a, T>(
     sides: &'a [Option<&'a SessionLine>],
@@ -315,13 +327,13 @@ fn total(sides: &[Option<&SessionLine>], pick: fn(&FileLine) -> Option<u64>) -> 
 }
 
 /// What became of a session, in words.
-fn fate(sides: &[Option<&SessionLine>]) -> &'static str {
+fn fate(sides: &[Option<&SessionLine>], followed: bool) -> &'static str {
     let any = |pick: fn(&SessionLine) -> bool| sides.iter().flatten().copied().any(pick);
     let frozen = any(|session| session.frozen.is_some_and(|span| span.ok));
     match () {
         () if any(|session| session.finished.is_some()) => "came over and finished",
         () if any(|session| session.retrieved.is_some()) => "came over, not finished",
-        () if frozen && sides.len() > 1 => "left, and was not asked for",
+        () if frozen && followed => "left, and was not asked for",
         () if frozen => "left",
         () if any(|session| session.abandoned.is_some()) => "abandoned",
         () => "alive",

@@ -15,10 +15,9 @@ fn of(before: Boot, after: Boot) -> (Axis, Course) {
 
 fn only(boots: Vec<Boot>, from: Option<usize>, to: Option<usize>) -> (Axis, Course) {
     let update = Update {
-        number: None,
         from,
         to,
-        fate: Fate::Completed,
+        ..Update::new(None, Fate::Completed)
     };
     let updates = vec![update];
     let timeline = Timeline::of(&Chain {

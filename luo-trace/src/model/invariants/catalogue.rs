@@ -259,35 +259,35 @@ invariants! {
         statement: "The next kernel knows LUO's format and every handler and global state in use.",
         why: "What it does not know it cannot take: sessions are lost, and an unknown format stops it from booting.",
         advice: "Load a kernel that knows them, or close the sessions that use them.",
-        needs: [], judged: Chain;
+        needs: [SessionDeserialize], judged: Chain;
     KexecSessionsConserved "kexec-sessions-conserved" Reboot Critical
         statement: "The sessions, tokens and handlers serialized before the kexec are those that arrive after it.",
         why: "What does not arrive is lost, and nobody is told.",
         advice: "Restart the owners of what is missing from scratch, and report both kernels.",
-        needs: [], judged: Chain;
+        needs: [SessionCreate SessionRelease FilePreserve FilesUnpreserve SessionSerialize LiveupdateReboot], judged: Chain;
     KexecFilesAccounted "kexec-files-accounted" Reboot Error
         statement: "Each file that arrives is retrieved and finished, or reported as finished without being retrieved, or as pending.",
         why: "A file that nobody asks for is a workload that did not come back.",
         advice: "Ask the orchestrator why nobody retrieved it.",
-        needs: [], judged: Chain;
+        needs: [FileRetrieve FilesFinish], judged: Chain;
     KexecMemoryConserved "kexec-memory-conserved" Reboot Critical
         statement: "The pages preserved before the kexec are restored or freed after it.",
         why: "Pages that are neither stay locked in the new kernel until a cold boot.",
         advice: "Plan a cold boot, and report the handlers whose files are concerned.",
-        needs: [], judged: Chain;
+        needs: [KhoKeyAdd KhoKeyDel KhoRestorePage], judged: Chain;
     KexecFlbData "kexec-flb-data" Reboot Error
         statement: "The data of global state arrives unchanged.",
         why: "Its driver restores what lies at that place: with another place, it restores anything.",
         advice: "Do not trust what depends on this state, and report both kernels.",
-        needs: [], judged: Chain;
+        needs: [FlbSerialize LiveupdateReboot], judged: Chain;
     KexecNumber "kexec-number" Reboot Warning
         statement: "The number of the live update goes up by one, and the chain of boots has no hole.",
         why: "A hole is a boot that nobody watched, or a live update that ended in a cold boot.",
         advice: "Look for the missing boot's journal and for the console of that boot.",
-        needs: [], judged: Chain;
+        needs: [LiveupdateReboot], judged: Chain;
     KexecArrived "kexec-arrived" Reboot Critical
         statement: "An update that departs arrives within its deadline.",
         why: "A host that does not come back takes everything it preserved with it.",
         advice: "Look at the host's console: the next kernel did not boot, or stopped at what it was handed.",
-        needs: [], judged: Chain;
+        needs: [LiveupdateReboot], judged: Chain;
 }

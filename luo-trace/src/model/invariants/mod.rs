@@ -57,7 +57,7 @@ pub(super) type Check = fn(&State, &Scene, &mut Court);
 pub(super) enum Judged {
     /// The record of one boot.
     Boot(Check),
-    /// The records of a chain of boots, or a look at the next kernel: one boot's record never tells.
+    /// The records of a chain of boots: one boot's record never tells. See [`crate::chain`].
     Chain,
 }
 

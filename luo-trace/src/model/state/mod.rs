@@ -26,7 +26,7 @@ mod lists;
 /// How long after a gap a record may still be incomplete, in nanoseconds. A program reads the count of losses a moment
 /// after its event took its place in the record, so a loss is at times told one event early. (Skipped programs are told
 /// with the time up to which that may have been.)
-const BLINK_NS: u64 = 10_000_000;
+pub(crate) const BLINK_NS: u64 = 10_000_000;
 
 /// More sessions than this are not kept to wait for the end of their release: no machine has as many CPUs to be in one.
 const MOST_DEPARTING: usize = 1024;

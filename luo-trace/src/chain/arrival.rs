@@ -1,0 +1,200 @@
+//! What a kernel finds of what was there before: left by the previous kernel, or listed by a walk over its own lists.
+
+use std::collections::{BTreeSet, HashSet};
+
+use luo_trace_common::events::{
+    ARRIVAL_NOTHING, ARRIVAL_WHOLE, FlbRecord, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE,
+    SessionRef, SnapshotEnd,
+};
+use luo_trace_common::text::SessionName;
+
+use super::boot::{Boot, Pages, Span};
+use crate::event::{Body, Event, EventId};
+use crate::model::{BLINK_NS, Direction, Walk};
+
+/// More global states than this are not kept. No kernel has ten.
+const MOST_FLBS: usize = 256;
+
+/// What the previous kernel left for LUO, as it was found before anybody read it in. The sessions themselves are in
+/// [`Boot::incoming`], marked [`super::SessionLine::arrived`].
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    /// When the look was over; `None`: it is not.
+    pub at: Option<u64>,
+    /// The previous kernel left nothing.
+    pub nothing: bool,
+    /// Everything that it left was found.
+    pub whole: bool,
+    /// Global state that it left.
+    pub flbs: Vec<FlbRecord>,
+    pub(super) evidence: Option<EventId>,
+    sessions: u64,
+    files: u64,
+    holes: bool,
+}
+
+impl Arrival {
+    /// Whether the look is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// Events are missing.
+    pub(super) fn lose(&mut self) {
+        self.holes = true;
+    }
+}
+
+impl Boot {
+    /// A record of what the previous kernel left.
+    pub(super) fn arrive(&mut self, event: &Event) {
+        // The first look tells: whoever looks later looks at what was given back.
+        if self.arrival.as_ref().is_some_and(Arrival::is_over) {
+            return;
+        }
+        let id = event.id();
+        let arrival = self.arrival.get_or_insert_default();
+        arrival.holes |= event.header.ktime <= self.blind_until;
+        match &event.body {
+            Body::ArrivedSession(p) => {
+                arrival.sessions += 1;
+                if let Some(line) = self.incoming.meet(&by_name(p.name), id) {
+                    line.arrived = true;
+                    line.says = Some(p.files);
+                    line.listed = true;
+                }
+            }
+            Body::ArrivedFile(p) => {
+                arrival.files += 1;
+                if let Some(file) = self.incoming.file(&by_name(p.session), p.token, id) {
+                    file.learn(&p.handler, 0, p.data);
+                }
+            }
+            Body::ArrivedFlb(p) => {
+                if arrival.flbs.len() < MOST_FLBS {
+                    arrival.flbs.push(*p);
+                }
+            }
+            Body::Arrival(p) => {
+                self.update_number = p.known_update_number().or(self.update_number);
+                let found = (arrival.sessions, arrival.files, arrival.flbs.len() as u64);
+                let all = found == (p.sessions, p.files, p.flbs) && !arrival.holes;
+                arrival.at = Some(event.header.ktime);
+                arrival.evidence = Some(id);
+                arrival.nothing = p.flags & ARRIVAL_NOTHING != 0;
+                arrival.whole = all && (p.flags & ARRIVAL_WHOLE != 0 || arrival.nothing);
+                if !arrival.whole {
+                    self.incoming.iter_mut().for_each(|line| line.listed = false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Collects the records of a walk over the kernel's lists. Where nothing disturbed it, it tells all that there is.
+    pub(super) fn walk(&mut self, event: &Event) {
+        match &event.body {
+            Body::SnapshotBegin(p) => self.walk = Some(Walk::begin(p, event.header.ktime)),
+            Body::SnapshotEnd(p) => {
+                let sure = p.flags & (SNAPSHOT_CHANGED | SNAPSHOT_INCOMPLETE) == 0;
+                let walk = self.walk.take().filter(|walk| sure && walk.ends_with(p));
+                // A loss may be told a moment early, and by the time up to which it may have been.
+                let clear = |walk: &Walk| self.blind_until == 0 || walk.since > self.blind_until + BLINK_NS;
+                let counted = |walk: &Walk| walk.since >= self.blind_until && walk.agrees(p);
+                let sees = |walk: &Walk| !walk.disturbed && (clear(walk) || counted(walk));
+                if let Some(walk) = walk.filter(sees) {
+                    self.learn(&walk, p, event);
+                }
+            }
+            body => {
+                if let Some(walk) = &mut self.walk {
+                    walk.take(event, 0);
+                    if let Body::SnapshotHandler(p) = body
+                        && !self.handlers.contains(&p.name)
+                        && self.handlers.len() < MOST_FLBS
+                    {
+                        self.handlers.push(p.name);
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn(&mut self, walk: &Walk, end: &SnapshotEnd, event: &Event) {
+        self.known.handlers = true;
+        if !self.known.outgoing {
+            self.learn_outgoing(walk);
+        }
+        if end.flags & SNAPSHOT_INCOMING_UNREAD != 0 {
+            self.known.unread = self.known.gapless;
+        } else {
+            self.learn_incoming(walk, event.header.ktime);
+        }
+    }
+
+    /// The walk found all outgoing sessions: others that were believed to be there are gone.
+    fn learn_outgoing(&mut self, walk: &Walk) {
+        self.outgoing.retain(|id, line| {
+            let walked = walk
+                .session(id)
+                .filter(|walked| walked.record.session.name == line.name);
+            let Some(walked) = walked else { return false };
+            let tokens: BTreeSet<_> = walked.files.iter().map(|file| file.record.token).collect();
+            line.files.retain(|token, _| tokens.contains(token));
+            true
+        });
+        for walked in walk.sessions.iter().filter(|w| w.direction == Direction::Outgoing) {
+            self.outgoing.meet(&walked.record.session, walked.id);
+            for file in &walked.files {
+                let line = self.outgoing.file(&walked.record.session, file.record.token, file.id);
+                if let Some(line) = line {
+                    line.learn(&file.record.handler, file.record.object.size, file.record.data);
+                }
+            }
+        }
+        self.known.outgoing = true;
+        self.known.pages = self.outgoing.is_empty() && self.known.gapless && self.pages == Pages::default();
+    }
+
+    /// The walk found all incoming sessions, with the files that are not finished yet.
+    fn learn_incoming(&mut self, walk: &Walk, now: u64) {
+        let span = Span {
+            start: now,
+            end: now,
+            ok: true,
+        };
+        let incoming = || walk.sessions.iter().filter(|w| w.direction == Direction::Incoming);
+        for walked in incoming() {
+            let session = &walked.record.session;
+            for file in &walked.files {
+                let Some(line) = self.incoming.file(session, file.record.token, file.id) else {
+                    continue;
+                };
+                line.learn(&file.record.handler, file.record.object.size, file.record.data);
+                if file.record.retrieve_status > 0 {
+                    line.retrieve.get_or_insert(span);
+                }
+            }
+            if let Some(line) = self.incoming.meet(session, walked.id) {
+                let files = *line.says.get_or_insert(walked.record.files);
+                line.listed |= files == walked.record.files;
+            }
+        }
+        let there: HashSet<_> = incoming()
+            .filter(|walked| !walked.files.is_empty())
+            .map(|walked| walked.record.session.name)
+            .collect();
+        for line in self.incoming.iter_mut() {
+            // One without files has nothing that could be missed.
+            if line.finished.is_none() && !line.files.is_empty() && !there.contains(&line.name) {
+                line.missed.get_or_insert(now);
+            }
+        }
+        self.known.fates = true;
+    }
+}
+
+/// A session of which only its name is known.
+fn by_name(name: SessionName) -> SessionRef {
+    SessionRef { id: 0, name }
+}

@@ -1,0 +1,113 @@
+//! Whether an update arrived, under which number, and in a kernel that can take it.
+
+use super::ledger::{Breach, Ledger};
+use super::{Basis, Crossing};
+use crate::errno;
+use crate::model::{Invariant, Subject};
+
+/// A machine that departed and was then seen to boot cold did not arrive, if that was so soon that no other boot can have
+/// come in between unseen and have mattered. In nanoseconds of the wall clock.
+const COLD_BOOT_SOON_NS: u64 = 600_000_000_000;
+
+/// `ENOENT`: what reading in gives where a file's handler is not there. Mirrors `luo_file_deserialize_one` in
+/// `kernel/liveupdate/luo_file.c` (7.3).
+const NO_HANDLER: i64 = -2;
+
+/// LUO's number goes up by one from boot to boot.
+pub(super) fn number(crossing: &Crossing, ledger: &mut Ledger) {
+    const NUMBER: Invariant = Invariant::KexecNumber;
+    let (Some(from), Some(to)) = (crossing.from, crossing.to) else {
+        return ledger.doubt(NUMBER);
+    };
+    match (from.boot.update_number, to.boot.update_number) {
+        (Some(before), Some(after)) if before.checked_add(1) == Some(after) => ledger.hold(NUMBER),
+        (Some(before), Some(after)) => ledger.violate(
+            NUMBER,
+            Breach {
+                object: Subject::Update,
+                expected: format!("the next kernel is number {}", before.saturating_add(1)).into(),
+                seen: format!("it is number {after}").into(),
+                evidence: crossing.evidence(),
+                time_ns: crossing.moment(),
+            },
+        ),
+        // A kernel that does not tell LUO's number may tell KHO's count.
+        _ if crossing.update.basis == Some(Basis::Count) => ledger.hold(NUMBER),
+        _ => ledger.doubt(NUMBER),
+    }
+}
+
+/// An update that departs arrives. Where only the records tell, nothing after the departure proves nothing; a cold boot does.
+pub(super) fn arrived(crossing: &Crossing, ledger: &mut Ledger) {
+    const ARRIVED: Invariant = Invariant::KexecArrived;
+    if crossing.to.is_some() {
+        return ledger.hold(ARRIVED);
+    }
+    let cold = crossing
+        .next
+        .filter(|next| next.boot.update_number == Some(0) && next.boot.kexec_count.is_none());
+    let (Some(from), Some(next), Some(freeze)) = (crossing.from, cold, crossing.from.and_then(|from| from.boot.freeze))
+    else {
+        return ledger.doubt(ARRIVED);
+    };
+    let zero = |boot: &super::Boot| boot.clock.realtime_ns.checked_sub(boot.clock.monotonic_ns);
+    let departed = zero(from.boot).map(|zero| zero.saturating_add(freeze.end));
+    let after = zero(next.boot)
+        .zip(departed)
+        .and_then(|(began, departed)| began.checked_sub(departed));
+    match after.filter(|&after| after <= COLD_BOOT_SOON_NS) {
+        Some(after) => ledger.violate(
+            ARRIVED,
+            Breach {
+                object: Subject::Update,
+                expected: "the next kernel takes over".into(),
+                seen: format!(
+                    "the machine booted cold, {} s after it had departed",
+                    after / 1_000_000_000
+                )
+                .into(),
+                evidence: crossing.evidence(),
+                time_ns: crossing.moment(),
+            },
+        ),
+        None => ledger.doubt(ARRIVED),
+    }
+}
+
+/// The next kernel knows LUO's format, or there would be no record of it, and the handlers of what came. A handler that is not
+/// registered when the sessions are read in makes that fail.
+pub(super) fn compatible(crossing: &Crossing, ledger: &mut Ledger) {
+    const COMPATIBLE: Invariant = Invariant::TargetCompatible;
+    let Some(to) = crossing.to else { return };
+    let boot = to.boot;
+    let Some((result, id)) = boot.known.unreadable else {
+        if boot.deserialize.is_some_and(|span| span.ok) {
+            ledger.hold(COMPATIBLE);
+        }
+        return;
+    };
+    let mut missing: Vec<_> = boot
+        .incoming
+        .iter()
+        .flat_map(|session| session.files.values())
+        .collect();
+    missing.retain(|file| !file.handler.is_empty() && !boot.handlers.contains(&file.handler));
+    missing.sort_by_key(|file| file.handler);
+    let Some(file) = missing.first().filter(|_| result == NO_HANDLER && boot.known.handlers) else {
+        return;
+    };
+    ledger.violate(
+        COMPATIBLE,
+        Breach {
+            object: Subject::Update,
+            expected: format!("the next kernel has the handler \"{}\"", file.handler).into(),
+            seen: format!(
+                "it has not, and reading in what came failed with {}",
+                errno::result(result)
+            )
+            .into(),
+            evidence: vec![to.evidence(id)],
+            time_ns: boot.deserialize.map_or(boot.latest, |span| span.end),
+        },
+    );
+}

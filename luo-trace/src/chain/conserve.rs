@@ -1,0 +1,363 @@
+//! Whether what left is what arrived.
+
+use std::collections::BTreeMap;
+
+use luo_trace_common::events::{FlbRecord, Keys};
+use luo_trace_common::text::{Compatible, SessionName};
+
+use super::ledger::{Breach, Ledger};
+use super::{Attempt, Crossing, Place, SessionLine};
+use crate::errno;
+use crate::event::EventId;
+use crate::model::{Direction, Evidence, Invariant, Subject};
+
+const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
+
+/// Of a session so many differences are told one by one.
+const DIFFERENCES_TOLD: usize = 3;
+
+impl Place<'_> {
+    /// An event of this boot.
+    pub(super) fn evidence(&self, event: EventId) -> Evidence {
+        Evidence {
+            boot: Some(self.number),
+            event,
+        }
+    }
+
+    /// A session of this boot, from the previous kernel.
+    pub(super) fn incoming(&self, session: &SessionLine) -> Subject {
+        Subject::Session {
+            direction: Direction::Incoming,
+            name: session.name,
+        }
+    }
+}
+
+impl Crossing<'_> {
+    /// The attempt that departed, where its record tells.
+    fn attempt(&self) -> Option<&Attempt> {
+        self.from?.boot.attempts.get(self.update.attempt?)
+    }
+
+    /// When it was over, by the clock of the later boot.
+    pub(super) fn moment(&self) -> u64 {
+        let came = |to: Place| to.boot.arrived_at();
+        let left = |from: Place| from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
+        self.to.map(came).or(self.from.map(left)).unwrap_or(0)
+    }
+
+    /// The departure, and the arrival.
+    pub(super) fn evidence(&self) -> Vec<Evidence> {
+        let departure = self.from.zip(self.attempt().and_then(|attempt| attempt.evidence));
+        let arrival = self.to.and_then(|to| {
+            let arrival = to.boot.arrival.as_ref().and_then(|arrival| arrival.evidence);
+            Some((to, arrival?))
+        });
+        [departure, arrival]
+            .into_iter()
+            .flatten()
+            .map(|(place, id)| place.evidence(id))
+            .collect()
+    }
+}
+
+/// What left, as far as its record tells.
+struct Left<'a> {
+    sessions: Vec<&'a SessionLine>,
+    /// The freeze was seen, and nothing changed while it went on: these are the sessions that were serialized. Else they are
+    /// those that were there when the record ends.
+    sure: bool,
+    /// The image that was jumped into takes nothing along.
+    nowhere: bool,
+}
+
+impl<'a> Left<'a> {
+    /// `None`: events are missing, or began before the record, that would tell.
+    fn of(crossing: &Crossing<'a>) -> Option<Self> {
+        let boot = crossing.from?.boot;
+        if !boot.known.outgoing || boot.outgoing.dropped > 0 {
+            return None;
+        }
+        let serialized = crossing.attempt().and_then(|attempt| attempt.serialize);
+        Some(Self {
+            sessions: boot.outgoing.sorted(),
+            sure: serialized.is_some_and(|span| span.ok && span.start < span.end && boot.known.changed <= span.start),
+            nowhere: crossing
+                .attempt()
+                .is_some_and(|attempt| attempt.departs() && attempt.carries_nothing()),
+        })
+    }
+}
+
+/// What came, as far as its record tells.
+pub(super) struct Came<'a> {
+    sessions: Vec<&'a SessionLine>,
+    /// Nothing that came is missing.
+    pub(super) whole: bool,
+}
+
+impl<'a> Came<'a> {
+    pub(super) fn of(crossing: &Crossing<'a>, to: Place<'a>) -> Self {
+        let boot = to.boot;
+        let found = boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        // LUO counts from 0 where it was handed nothing.
+        let nothing = boot.update_number == Some(0) && crossing.update.basis != Some(super::Basis::Number);
+        let mut sessions = boot.incoming.sorted();
+        if found {
+            sessions.retain(|session| session.arrived);
+        }
+        Self {
+            sessions,
+            whole: (found || nothing || boot.known.incoming) && boot.incoming.dropped == 0,
+        }
+    }
+}
+
+/// The sessions, tokens and handlers that were serialized are those that arrive.
+pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
+    let Some(from) = crossing.from else {
+        return ledger.doubt(CONSERVED);
+    };
+    if !ledger.covers(CONSERVED, [from]) {
+        return;
+    }
+    let Some(left) = Left::of(crossing) else {
+        return ledger.doubt(CONSERVED);
+    };
+    if left.sure && left.nowhere {
+        return all_lost(
+            crossing,
+            ledger,
+            from,
+            &left,
+            "the image it jumped into carries nothing",
+        );
+    }
+    let Some(to) = crossing.to else {
+        return ledger.doubt(CONSERVED);
+    };
+    if let Some((result, id)) = to.boot.known.unreadable
+        && left.sure
+        && !left.sessions.is_empty()
+    {
+        return ledger.violate(
+            CONSERVED,
+            Breach {
+                object: Subject::Update,
+                expected: "the next kernel reads in what was serialized".into(),
+                seen: format!(
+                    "that failed with {}: {} sessions are lost",
+                    errno::result(result),
+                    left.sessions.len()
+                )
+                .into(),
+                evidence: vec![to.evidence(id)],
+                time_ns: to.boot.deserialize.map_or(to.boot.latest, |span| span.end),
+            },
+        );
+    }
+    let came = Came::of(crossing, to);
+    if !came.whole {
+        return ledger.doubt(CONSERVED);
+    }
+    compare(crossing, ledger, from, to, &left, &came);
+}
+
+fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place, left: &Left, why: &'static str) {
+    if left.sessions.is_empty() {
+        ledger.hold(CONSERVED);
+    }
+    for session in &left.sessions {
+        ledger.violate(CONSERVED, lost(crossing, from, session, why.into()));
+    }
+}
+
+fn lost(crossing: &Crossing, from: Place, session: &SessionLine, seen: String) -> Breach {
+    let origin = session.evidence.map(|id| from.evidence(id));
+    Breach {
+        object: Subject::Session {
+            direction: Direction::Outgoing,
+            name: session.name,
+        },
+        expected: format!("it arrives, with its {}", files(session.files.len())).into(),
+        seen: seen.into(),
+        evidence: origin.into_iter().chain(crossing.evidence()).collect(),
+        time_ns: crossing.moment(),
+    }
+}
+
+fn files(number: usize) -> String {
+    format!("{number} file{}", if number == 1 { "" } else { "s" })
+}
+
+/// Compares what left with what came, session by session.
+fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, left: &Left, came: &Came) {
+    // Where the freeze was not seen, what is different may have become so before it.
+    let differs = |ledger: &mut Ledger, breach: Breach| match left.sure {
+        true => ledger.violate(CONSERVED, breach),
+        false => ledger.doubt(CONSERVED),
+    };
+    let mut arrived: BTreeMap<SessionName, &SessionLine> =
+        came.sessions.iter().map(|line| (line.name, *line)).collect();
+    if left.sessions.is_empty() && arrived.is_empty() {
+        ledger.hold(CONSERVED);
+    }
+    for session in &left.sessions {
+        let Some(there) = arrived.remove(&session.name) else {
+            differs(ledger, lost(crossing, from, session, "it did not".into()));
+            continue;
+        };
+        match differences(session, there) {
+            None => ledger.doubt(CONSERVED),
+            Some(differences) if differences.is_empty() => ledger.hold(CONSERVED),
+            Some(differences) => {
+                let mut breach = lost(crossing, from, session, tell(&differences));
+                breach.evidence.extend(there.evidence.map(|id| to.evidence(id)));
+                differs(ledger, breach);
+            }
+        }
+    }
+    for session in arrived.values() {
+        let evidence = session.evidence.map(|id| to.evidence(id));
+        differs(
+            ledger,
+            Breach {
+                object: to.incoming(session),
+                expected: "what arrives is what left".into(),
+                seen: "it arrived, and had not left".into(),
+                evidence: crossing.evidence().into_iter().chain(evidence).collect(),
+                time_ns: crossing.moment(),
+            },
+        );
+    }
+}
+
+/// How the files of a session differ; `None`: those that arrived were not listed.
+fn differences(left: &SessionLine, came: &SessionLine) -> Option<Vec<String>> {
+    if !came.listed {
+        let (before, after) = (left.files.len() as u64, came.says?);
+        return (before != after).then(|| vec![format!("{before} files left and {after} arrived")]);
+    }
+    let mut differences = Vec::new();
+    for (token, file) in &left.files {
+        match came.files.get(token) {
+            None => differences.push(format!("file {token:#x} did not arrive")),
+            Some(there) if differ(&file.handler, &there.handler) => differences.push(format!(
+                "file {token:#x} left with the handler \"{}\" and arrived with \"{}\"",
+                file.handler, there.handler
+            )),
+            Some(_) => {}
+        }
+    }
+    let extra = came.files.keys().filter(|token| !left.files.contains_key(token));
+    differences.extend(extra.map(|token| format!("file {token:#x} arrived and had not left")));
+    Some(differences)
+}
+
+fn differ(left: &Compatible, came: &Compatible) -> bool {
+    !left.is_empty() && !came.is_empty() && left != came
+}
+
+fn tell(differences: &[String]) -> String {
+    let told = differences.iter().take(DIFFERENCES_TOLD).map(String::as_str);
+    let mut told = told.collect::<Vec<_>>().join(", ");
+    if differences.len() > DIFFERENCES_TOLD {
+        told += &format!(", and {} more differences", differences.len() - DIFFERENCES_TOLD);
+    }
+    told
+}
+
+/// The data handle and the users of a global state arrive unchanged.
+pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
+    const DATA: Invariant = Invariant::KexecFlbData;
+    let (Some(from), Some(to)) = (crossing.from, crossing.to) else {
+        return ledger.doubt(DATA);
+    };
+    if !ledger.covers(DATA, [from]) {
+        return;
+    }
+    let whole = |attempt: &&Attempt| attempt.whole && attempt.departs();
+    let came = to
+        .boot
+        .arrival
+        .as_ref()
+        .filter(|arrival| arrival.whole && !arrival.nothing);
+    let (Some(attempt), Some(came)) = (crossing.attempt().filter(whole), came) else {
+        // Where nothing arrived at all, it is the sessions that are lost.
+        if !crossing.attempt().is_some_and(Attempt::carries_nothing) {
+            ledger.doubt(DATA);
+        }
+        return;
+    };
+    let mut arrived: BTreeMap<Compatible, FlbRecord> = came.flbs.iter().map(|record| (record.name, *record)).collect();
+    let mut violate = |name: Compatible, expected: String, seen: String| {
+        let object = Subject::Flb {
+            direction: Direction::Incoming,
+            name,
+        };
+        let breach = Breach {
+            object,
+            expected: expected.into(),
+            seen: seen.into(),
+            evidence: crossing.evidence(),
+            time_ns: crossing.moment(),
+        };
+        ledger.violate(DATA, breach);
+    };
+    let mut same = 0;
+    for left in &attempt.flbs {
+        let show = |record: &FlbRecord| format!("data {:#x} and {} users", record.data, record.users);
+        match arrived.remove(&left.name) {
+            Some(there) if (there.data, there.users) == (left.data, left.users) => same += 1,
+            Some(there) => violate(left.name, format!("{}, as it left", show(left)), show(&there)),
+            None => violate(left.name, "it arrives".into(), "it did not".into()),
+        }
+    }
+    for name in arrived.into_keys() {
+        violate(
+            name,
+            "what arrives is what left".into(),
+            "it arrived, and had not left".into(),
+        );
+    }
+    for _ in 0..same {
+        ledger.hold(DATA);
+    }
+}
+
+/// The pages that were preserved are restored after. Decided only where both kernels' accounts are whole and everything is
+/// finished.
+pub(super) fn memory(crossing: &Crossing, ledger: &mut Ledger) {
+    const MEMORY: Invariant = Invariant::KexecMemoryConserved;
+    let (Some(from), Some(to)) = (crossing.from, crossing.to) else {
+        let watched = crossing
+            .from
+            .or(crossing.to)
+            .is_some_and(|place| ledger.covers(MEMORY, [place]));
+        if watched {
+            ledger.doubt(MEMORY);
+        }
+        return;
+    };
+    if !ledger.covers(MEMORY, [from, to]) {
+        return;
+    }
+    let (before, after) = (from.boot, to.boot);
+    let all_finished = after.incoming.iter().all(|session| session.finished.is_some());
+    let whole = before.known.pages && after.known.gapless && all_finished && Came::of(crossing, to).whole;
+    let left = minus(before.pages.added, before.pages.removed);
+    if whole && left == after.pages.restored {
+        ledger.hold(MEMORY);
+    } else {
+        ledger.doubt(MEMORY);
+    }
+}
+
+fn minus(a: Keys, b: Keys) -> Keys {
+    Keys {
+        calls: a.calls.wrapping_sub(b.calls),
+        pages: a.pages.wrapping_sub(b.pages),
+        sum: a.sum.wrapping_sub(b.sum),
+    }
+}

@@ -1,0 +1,141 @@
+//! Keeps account of what is decided about the invariants that take a chain.
+
+use std::borrow::Cow;
+
+use luo_trace_common::hooks::Hook;
+
+use super::Place;
+use crate::model::{Coverage, Evidence, Finding, Invariant, Status, Subject, Verdict};
+
+/// Of each invariant so many findings are told; of the rest only the number.
+const MOST_FINDINGS: usize = 64;
+
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    ok: u64,
+    violated: u64,
+    undecidable: u64,
+    missing: Vec<&'static str>,
+    switched_off: Vec<&'static str>,
+}
+
+/// What is decided, invariant by invariant.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    tallies: Vec<(Invariant, Tally)>,
+    findings: Vec<Finding>,
+}
+
+/// What a finding says.
+#[derive(Debug)]
+pub(super) struct Breach {
+    pub(super) object: Subject,
+    pub(super) expected: Cow<'static, str>,
+    pub(super) seen: Cow<'static, str>,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) time_ns: u64,
+}
+
+impl Ledger {
+    fn tally(&mut self, invariant: Invariant) -> &mut Tally {
+        let place = self
+            .tallies
+            .iter()
+            .position(|(of, _)| *of == invariant)
+            .unwrap_or_else(|| {
+                self.tallies.push((invariant, Tally::default()));
+                self.tallies.len() - 1
+            });
+        &mut self.tallies[place].1
+    }
+
+    /// Whether these boots have every hook without which nothing can be said about an invariant.
+    pub(super) fn covers<'a>(&mut self, invariant: Invariant, boots: impl IntoIterator<Item = Place<'a>>) -> bool {
+        let mut covers = true;
+        for Place { boot, .. } in boots {
+            let absent = |coverage: Coverage, hook: &Hook| !coverage.has(*hook);
+            for hook in invariant.needs().iter().filter(|hook| absent(boot.coverage, hook)) {
+                covers = false;
+                let tally = self.tally(invariant);
+                let ids = if boot.coverage.is_switched_off(*hook) {
+                    &mut tally.switched_off
+                } else {
+                    &mut tally.missing
+                };
+                if !ids.contains(&hook.id()) {
+                    ids.push(hook.id());
+                }
+            }
+        }
+        covers
+    }
+
+    /// It held for one object.
+    pub(super) fn hold(&mut self, invariant: Invariant) {
+        self.tally(invariant).ok += 1;
+    }
+
+    /// It cannot be told for one object.
+    pub(super) fn doubt(&mut self, invariant: Invariant) {
+        self.tally(invariant).undecidable += 1;
+    }
+
+    /// It was broken.
+    pub(super) fn violate(&mut self, invariant: Invariant, breach: Breach) {
+        self.tally(invariant).violated += 1;
+        let told = self.findings.iter().filter(|finding| finding.invariant == invariant);
+        if told.count() >= MOST_FINDINGS {
+            return;
+        }
+        let Breach {
+            object,
+            expected,
+            seen,
+            evidence,
+            time_ns,
+        } = breach;
+        self.findings.push(Finding {
+            invariant,
+            object,
+            expected,
+            seen,
+            advice: invariant.advice(),
+            evidence,
+            time_ns,
+        });
+    }
+
+    /// What was found, and what is known about each invariant that takes a chain, in the order of the catalogue.
+    pub(super) fn close(mut self) -> (Vec<Finding>, Vec<Verdict>) {
+        let all = Invariant::ALL
+            .iter()
+            .copied()
+            .filter(|invariant| invariant.needs_chain());
+        let verdicts: Vec<_> = all.map(|invariant| self.verdict(invariant)).collect();
+        let shown = |verdict: &Verdict| {
+            // Without a look into the image it takes an update to tell.
+            verdict.invariant != Invariant::TargetCompatible || verdict.ok + verdict.violated > 0
+        };
+        (self.findings, verdicts.into_iter().filter(shown).collect())
+    }
+
+    fn verdict(&mut self, invariant: Invariant) -> Verdict {
+        let tally = std::mem::take(self.tally(invariant));
+        let blind = !tally.missing.is_empty() || !tally.switched_off.is_empty();
+        let status = match (tally.violated, tally.undecidable) {
+            (1.., _) => Status::Violated,
+            (0, 0) if !blind => Status::Ok,
+            _ => Status::Unknown,
+        };
+        Verdict {
+            invariant,
+            status,
+            ok: tally.ok,
+            violated: tally.violated,
+            undecidable: tally.undecidable,
+            open: 0,
+            missing_hooks: tally.missing,
+            switched_off_hooks: tally.switched_off,
+        }
+    }
+}
