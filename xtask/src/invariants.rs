@@ -74,7 +74,9 @@ fn breaks(scenario: &Scenario, id: &str) -> bool {
 fn without(invariant: Invariant) -> String {
     let reason = match invariant.no_kernel() {
         Some(reason) => reason,
-        None if invariant.needs_chain() => "it takes the records of more than one boot, which nothing joins yet",
+        None if invariant.needs_chain() => {
+            "it takes the records of both kernels; a story of two boots in the chain's tests breaks it"
+        }
         None => "there is no scenario yet; a story in the model's tests breaks it",
     };
     format!("none: {reason}")

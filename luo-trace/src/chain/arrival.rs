@@ -70,13 +70,9 @@ impl Boot {
                     file.learn(&p.handler, 0, p.data);
                 }
             }
-            Body::ArrivedFlb(p) => {
-                if arrival.flbs.len() < MOST_FLBS {
-                    arrival.flbs.push(*p);
-                }
-            }
+            Body::ArrivedFlb(p) if arrival.flbs.len() < MOST_FLBS => arrival.flbs.push(*p),
             Body::Arrival(p) => {
-                self.update_number = p.known_update_number().or(self.update_number);
+                self.update_number = self.update_number.or(p.known_update_number());
                 let found = (arrival.sessions, arrival.files, arrival.flbs.len() as u64);
                 let all = found == (p.sessions, p.files, p.flbs) && !arrival.holes;
                 arrival.at = Some(event.header.ktime);

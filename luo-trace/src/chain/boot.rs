@@ -365,7 +365,7 @@ impl Boot {
             Body::ImageCarrier(p) if span.ok => self.command_line = Some(Box::new(p.command_line)),
             Body::SnapshotBegin(p) => {
                 self.image = p.image;
-                self.update_number = p.known_update_number().or(self.update_number);
+                self.update_number = self.update_number.or(p.known_update_number());
             }
             Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Arrival(_) => {
                 self.arrive(event);

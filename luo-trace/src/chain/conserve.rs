@@ -277,18 +277,16 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
     if !ledger.covers(DATA, [from]) {
         return;
     }
-    let whole = |attempt: &&Attempt| attempt.whole && attempt.departs();
-    let came = to
-        .boot
-        .arrival
-        .as_ref()
-        .filter(|arrival| arrival.whole && !arrival.nothing);
-    let (Some(attempt), Some(came)) = (crossing.attempt().filter(whole), came) else {
-        // Where nothing arrived at all, it is the sessions that are lost.
+    let whole = |attempt: &&Attempt| attempt.whole && attempt.departs() && !attempt.carries_nothing();
+    let Some(attempt) = crossing.attempt().filter(whole) else {
+        // Where nothing is carried at all, it is the sessions that are told as lost.
         if !crossing.attempt().is_some_and(Attempt::carries_nothing) {
             ledger.doubt(DATA);
         }
         return;
+    };
+    let Some(came) = to.boot.arrival.as_ref().filter(|arrival| arrival.whole) else {
+        return as_restored(attempt, to, ledger);
     };
     let mut arrived: BTreeMap<Compatible, FlbRecord> = came.flbs.iter().map(|record| (record.name, *record)).collect();
     let mut violate = |name: Compatible, expected: String, seen: String| {
@@ -323,6 +321,17 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
     }
     for _ in 0..same {
         ledger.hold(DATA);
+    }
+}
+
+/// Where nobody looked at what came before it was read in, what a state is brought back from shows its data.
+fn as_restored(attempt: &Attempt, to: Place, ledger: &mut Ledger) {
+    for left in &attempt.flbs {
+        let restored = to.boot.flbs.get(&left.name).and_then(|flb| flb.restored_data);
+        match restored == Some(left.data) {
+            true => ledger.hold(Invariant::KexecFlbData),
+            false => ledger.doubt(Invariant::KexecFlbData),
+        }
     }
 }
 

@@ -122,7 +122,7 @@ impl Sessions {
     /// The sessions, by name.
     pub fn sorted(&self) -> Vec<&SessionLine> {
         let mut lines: Vec<_> = self.iter().collect();
-        lines.sort_by(|a, b| a.name.cmp(&b.name));
+        lines.sort_by_key(|line| line.name);
         lines
     }
 

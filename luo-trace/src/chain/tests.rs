@@ -1,1 +1,148 @@
+//! Stories of live updates, told by the records of the kernels on both sides.
 
+use luo_trace_common::hooks::Hook;
+
+use super::{Boot, Chain, Fate};
+use crate::event::Event;
+use crate::journal::{Clock, Header, HookState, Kexec};
+use crate::model::{Finding, Invariant, Status};
+use crate::testing::{IMAGE, Story, memfd, session};
+
+mod conserve;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The record of one boot: what its header says, and its events.
+#[derive(Clone, Debug)]
+struct Record {
+    header: Header,
+    events: Vec<Event>,
+}
+
+/// The record of the boot of this number in a chain of live updates: 0 is a cold boot. A minute lies between two boots.
+fn record(number: u64, tell: impl FnOnce(&mut Story)) -> Record {
+    let mut story = Story::new();
+    tell(&mut story);
+    let kexec = Kexec {
+        previous_release: Some("7.3.4".into()),
+        count: Some(number),
+    };
+    let watched = Hook::ALL.iter().map(|hook| HookState {
+        id: hook.id().into(),
+        attached: true,
+        ..HookState::default()
+    });
+    let header = Header {
+        boot_id: format!("boot-{number}"),
+        kernel_release: "7.3.4".into(),
+        update_number: Some(number),
+        kexec: Some(kexec).filter(|_| number > 0),
+        clock: Clock {
+            realtime_ns: (1000 + 60 * number) * SECOND,
+            ..Clock::default()
+        },
+        hooks: watched.collect(),
+        ..Header::default()
+    };
+    Record {
+        header,
+        events: story.events,
+    }
+}
+
+/// What the records prove together.
+fn join(records: &[Record]) -> Chain {
+    let boots = records.iter().map(|record| {
+        let mut boot = Boot::new(&record.header);
+        record.events.iter().for_each(|event| boot.apply(event));
+        boot
+    });
+    Chain::join(boots.collect())
+}
+
+fn status(chain: &Chain, invariant: Invariant) -> Option<Status> {
+    let verdict = chain.verdicts.iter().find(|verdict| verdict.invariant == invariant);
+    verdict.map(|verdict| verdict.status)
+}
+
+/// Asserts that this invariant, and no other, is found broken, and gives the findings.
+#[track_caller]
+fn broken(chain: &Chain, invariant: Invariant) -> &[Finding] {
+    let others: Vec<_> = chain
+        .findings
+        .iter()
+        .filter(|finding| finding.invariant != invariant)
+        .collect();
+    assert!(others.is_empty(), "{others:#?}");
+    assert_eq!(
+        status(chain, invariant),
+        Some(Status::Violated),
+        "{:#?}",
+        chain.verdicts
+    );
+    &chain.findings
+}
+
+/// Asserts that nothing is found broken, and that of this invariant it is known.
+#[track_caller]
+fn kept(chain: &Chain, invariant: Invariant) {
+    assert_eq!(chain.findings, []);
+    assert_eq!(status(chain, invariant), Some(Status::Ok), "{:#?}", chain.verdicts);
+}
+
+/// Asserts that nothing is found broken, and that of this invariant it is not known.
+#[track_caller]
+fn open(chain: &Chain, invariant: Invariant) {
+    assert_eq!(chain.findings, []);
+    assert_eq!(status(chain, invariant), Some(Status::Unknown), "{:#?}", chain.verdicts);
+}
+
+/// A kernel that preserves two sessions, `vm` with two files and `db` with one, and leaves.
+fn leaves(s: &mut Story) {
+    let (vm, db) = (session(1, "vm"), session(2, "db"));
+    s.orderly()
+        .create(vm)
+        .preserve(vm, 1, memfd(1))
+        .preserve(vm, 2, memfd(2));
+    s.create(db).preserve(db, 7, memfd(3));
+    s.reboot_with(IMAGE, |s| {
+        s.freeze_files(vm, 2)
+            .freeze_files(db, 1)
+            .flb_record("iommu-v1", 3)
+            .serialize();
+    });
+}
+
+/// A kernel that finds these sessions, and whose orchestrator retrieves and finishes all of it.
+fn arrives(s: &mut Story) {
+    let (vm, db) = (session(1, "vm"), session(2, "db"));
+    s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+    s.look(|look| _ = look.unread());
+    s.arrive(vm, 2).arrive(db, 1).read_in();
+    for (vm, tokens) in [(vm, &[1, 2][..]), (db, &[7])] {
+        s.retrieve_session(vm);
+        for &token in tokens {
+            s.retrieve(vm, token, memfd(token));
+        }
+        s.finish_files(vm, tokens.len() as u64, |_| ());
+    }
+}
+
+#[test]
+fn an_update_that_brings_everything_over_keeps_every_promise() {
+    // Given a kernel that leaves with two sessions, and one that finds them and whose owners finish them,
+    let chain = join(&[record(0, leaves), record(1, arrives)]);
+    // then it is one update, complete, and nothing about it is in doubt but what was not watched.
+    let [update] = &chain.updates[..] else {
+        panic!("{:#?}", chain.updates)
+    };
+    assert_eq!(
+        (update.number, update.fate, update.files.finished),
+        (Some(1), Fate::Completed, 3)
+    );
+    assert_eq!((update.from, update.to), (Some(0), Some(1)));
+    assert_eq!(chain.findings, []);
+    assert_eq!(chain.doubts(), Vec::<String>::new());
+    let doubted = chain.verdicts.iter().filter(|verdict| verdict.status != Status::Ok);
+    assert_eq!(doubted.map(|verdict| verdict.invariant).collect::<Vec<_>>(), []);
+}

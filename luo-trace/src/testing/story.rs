@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
-    CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp, FlbRecord, FlbUse, Header,
-    IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, Kexec, Keys, KhoBalance, OUTGOING, Object, Outcome, Plain,
-    SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    ARRIVAL_WHOLE, Arrival, ArrivedFile, ArrivedSession, CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall,
+    FlbCallback, FlbOp, FlbRecord, FlbUse, Header, IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, Kexec, Keys,
+    KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::{Comm, Compatible, SessionName};
@@ -393,18 +393,24 @@ impl Story {
     pub fn reboot_into(&mut self, image: Image) -> &mut Self {
         let result = self.result;
         self.result = 0;
+        self.reboot_with(image, |s| {
+            s.result = result;
+            s.serialize();
+            s.result = result;
+        })
+    }
+
+    /// `reboot(LINUX_REBOOT_CMD_KEXEC)` into this image, and what happens inside; it fails where the last of that is told to.
+    pub fn reboot_with(&mut self, image: Image, inside: impl FnOnce(&mut Self)) -> &mut Self {
         self.push(Body::KexecEnter(Kexec {
             image,
             ..Kexec::default()
         }));
-        self.result = result;
-        self.operation(
-            |s| {
-                s.result = result;
-                s.serialize();
-            },
-            |outcome| Body::LiveupdateReboot(Plain { outcome }),
-        )
+        self.now += STEP;
+        let start = self.now;
+        inside(self);
+        self.since(start)
+            .simple(|outcome| Body::LiveupdateReboot(Plain { outcome }))
     }
 
     /// `kernel_kexec` comes back.
@@ -439,10 +445,36 @@ impl Story {
 
     /// The next kernel is told that the FLB of this name has so many users.
     pub fn flb_record(&mut self, name: &str, users: u64) -> &mut Self {
-        self.push(Body::FlbRecord(FlbRecord {
-            name: Compatible::new(name),
-            data: 1,
-            users,
+        self.push(Body::FlbRecord(flb_record(name, users)))
+    }
+
+    /// What the previous kernel left, as it lies in memory: sessions with their tokens, and FLBs with their users.
+    pub fn arrival(&mut self, sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> &mut Self {
+        for (name, tokens) in sessions {
+            let name = SessionName::new(name);
+            self.push(Body::ArrivedSession(ArrivedSession {
+                name,
+                files: tokens.len() as u64,
+            }));
+            for &token in *tokens {
+                self.push(Body::ArrivedFile(ArrivedFile {
+                    session: name,
+                    token,
+                    handler: Compatible::new(MEMFD),
+                    data: data(token),
+                }));
+            }
+        }
+        for (name, users) in flbs {
+            self.push(Body::ArrivedFlb(flb_record(name, *users)));
+        }
+        self.push(Body::Arrival(Arrival {
+            update_number: u64::MAX,
+            sessions: sessions.len() as u64,
+            files: sessions.iter().map(|(_, tokens)| tokens.len() as u64).sum(),
+            flbs: flbs.len() as u64,
+            flags: ARRIVAL_WHOLE,
+            reserved: 0,
         }))
     }
 
@@ -492,6 +524,14 @@ fn file_op(session: SessionRef, token: u64, object: Object, outcome: Outcome) ->
         object,
         data: data(token),
         outcome,
+    }
+}
+
+fn flb_record(name: &str, users: u64) -> FlbRecord {
+    FlbRecord {
+        name: Compatible::new(name),
+        data: 1,
+        users,
     }
 }
 
