@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use luo_trace::journal;
 use testbed_guest::scenario::{
-    Bench, Build, Expect, How, Kexec, Measurement, Nothing, Operation, Root, Scenario, Size, Step, Tracer,
+    Bench, Build, Expect, How, Kexec, Measurement, Next, Nothing, Operation, Root, Scenario, Size, Step, Tracer,
 };
 
 use crate::demo::journals;
@@ -174,6 +174,8 @@ fn scenario() -> Scenario {
         allow_warnings: false,
         payload: Vec::new(),
         kexec: Kexec::None,
+        updates: 1,
+        next: Next::default(),
         before: vec![Step::Bench(Nothing {})],
         after: Vec::new(),
         expect: Expect::default(),

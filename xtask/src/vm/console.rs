@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use testbed_guest::protocol::Message;
+use testbed_guest::scenario::Scenario;
 
 /// How many lines before a trouble are shown with it, and how many after it at most.
 const BEFORE: usize = 12;
@@ -76,7 +77,11 @@ pub(super) enum End {
 pub(super) struct Watch {
     boots: u32,
     allow_warnings: bool,
+    /// What the kernel after the last one that boots is to panic with.
+    panics: Option<String>,
     boot: u32,
+    /// Whether the last kernel that boots has been left.
+    left: bool,
     progress: String,
     done: bool,
     recent: VecDeque<String>,
@@ -84,11 +89,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Follows a scenario that boots this many kernels.
-    pub(super) fn new(boots: u32, allow_warnings: bool) -> Watch {
+    /// Follows the console of this scenario.
+    pub(super) fn new(scenario: &Scenario) -> Watch {
         Watch {
-            boots,
-            allow_warnings,
+            boots: scenario.boots(),
+            allow_warnings: scenario.allow_warnings,
+            panics: scenario.next.panics.clone(),
+            left: false,
             boot: 0,
             progress: "before the guest's init ran".into(),
             done: false,
@@ -115,12 +122,22 @@ impl Watch {
             Line::Message(message) => self.message(message),
             Line::Torn => Some(self.failed(format!("cannot read the guest's message {line:?}"))),
             Line::Trouble(Trouble::Warning) if self.allow_warnings => None,
+            Line::Trouble(Trouble::Panic) if self.is_wanted(line) => {
+                self.done = true;
+                self.progress = "the panic that this scenario is about".into();
+                None
+            }
             Line::Trouble(trouble) => {
                 self.trouble = Some((trouble, self.recent.iter().cloned().collect()));
                 None
             }
             Line::Other => None,
         }
+    }
+
+    /// Whether this panic is the one that the scenario ends in.
+    fn is_wanted(&self, line: &str) -> bool {
+        self.left && self.panics.as_ref().is_some_and(|text| line.contains(text))
     }
 
     /// Whether lines that belong to a trouble are still coming, so that a short silence means the end.
@@ -170,6 +187,9 @@ impl Watch {
                 let expected = self.boot + 1;
                 self.boot = boot;
                 self.progress = format!("kernel {boot} ({release})");
+                if boot > self.boots && self.panics.is_some() {
+                    return Some(self.failed(format!("kernel {boot} booted, and it had to panic")));
+                }
                 (boot != expected).then(|| self.failed(format!("kernel {boot} booted instead of kernel {expected}")))
             }
             Message::Step { doing } => {
@@ -177,11 +197,12 @@ impl Watch {
                 None
             }
             Message::Kexec => {
+                self.left = self.boot == self.boots;
                 self.progress = format!("kernel {}, kexec", self.boot);
                 None
             }
             Message::Failed { why } => Some(End::Failed(why)),
-            Message::Done if self.boot == self.boots => {
+            Message::Done if self.boot == self.boots && self.panics.is_none() => {
                 self.done = true;
                 self.progress = "powering off".into();
                 None
@@ -233,6 +254,18 @@ fn kernel_text(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn kernels(boots: u32) -> Watch {
+        Watch::new(&scenario(if boots == 1 { "none" } else { "file" }, ""))
+    }
+
+    fn tolerant() -> Watch {
+        Watch::new(&scenario("none", "allow_warnings = true"))
+    }
+
+    fn scenario(kexec: &str, keys: &str) -> Scenario {
+        toml::from_str(&format!("summary = 's'\nkexec = '{kexec}'\n{keys}")).unwrap()
+    }
+
     fn say(message: Message) -> String {
         format!("[    1.500000] {}", message.line())
     }
@@ -276,13 +309,13 @@ mod tests {
             boot(2),
             say(Message::Done),
         ];
-        assert_eq!(play(Watch::new(2, false), lines), End::Done);
+        assert_eq!(play(kernels(2), lines), End::Done);
     }
 
     #[test]
     fn a_guest_that_fails_says_why() {
         let lines = [boot(1), say(Message::Failed { why: "EEXIST".into() })];
-        assert_eq!(play(Watch::new(1, false), lines), End::Failed("EEXIST".into()));
+        assert_eq!(play(kernels(1), lines), End::Failed("EEXIST".into()));
     }
 
     #[test]
@@ -304,7 +337,7 @@ mod tests {
                 kernel("after"),
                 kernel("---[ end trace ]---"),
             ];
-            let why = why(play(Watch::new(1, false), lines));
+            let why = why(play(kernels(1), lines));
             assert!(why.contains(told) && why.contains("7.3.4-luo"), "{why}");
             assert!(
                 why.contains("before") && why.contains(text) && why.contains("after"),
@@ -315,12 +348,12 @@ mod tests {
 
     #[test]
     fn a_trouble_is_told_though_its_end_never_comes() {
-        let mut watch = Watch::new(1, false);
+        let mut watch = kernels(1);
         assert_eq!(watch.line(&kernel("Kernel panic - not syncing: x")), None);
         assert!(watch.in_trouble());
         assert!(why(watch.quiet().unwrap()).contains("panicked"));
 
-        let mut watch = Watch::new(1, false);
+        let mut watch = kernels(1);
         watch.line(&kernel("BUG: x"));
         let end = (0..1000).find_map(|n| watch.line(&kernel(&format!("line {n}"))));
         assert!(end.is_some(), "endless lines are cut off");
@@ -333,15 +366,15 @@ mod tests {
             say(Message::Done),
             kernel("BUG: Bad page state in process init"),
         ];
-        assert!(why(play(Watch::new(1, false), lines)).contains("bug"));
+        assert!(why(play(kernels(1), lines)).contains("bug"));
     }
 
     #[test]
     fn a_warning_passes_where_it_is_allowed_and_an_oops_does_not() {
         let lines = [boot(1), kernel("WARNING: x"), say(Message::Done)];
-        assert_eq!(play(Watch::new(1, true), lines), End::Done);
+        assert_eq!(play(tolerant(), lines), End::Done);
         let lines = [boot(1), kernel("BUG: x"), say(Message::Done)];
-        assert!(why(play(Watch::new(1, true), lines)).contains("bug"));
+        assert!(why(play(tolerant(), lines)).contains("bug"));
     }
 
     #[test]
@@ -358,18 +391,37 @@ mod tests {
 
     #[test]
     fn a_guest_that_skips_a_kernel_stops_too_early_or_vanishes_has_failed() {
-        assert!(why(play(Watch::new(2, false), [boot(2)])).contains("instead of kernel 1"));
-        assert!(why(play(Watch::new(2, false), [boot(1), boot(1)])).contains("kernel 1 booted instead of kernel 2"));
-        assert!(why(play(Watch::new(2, false), [boot(1), say(Message::Done)])).contains("in kernel 1 of 2"));
-        assert!(why(play(Watch::new(1, false), [boot(1), kernel("last")])).contains("last"));
-        let mut watch = Watch::new(1, false);
+        assert!(why(play(kernels(2), [boot(2)])).contains("instead of kernel 1"));
+        assert!(why(play(kernels(2), [boot(1), boot(1)])).contains("kernel 1 booted instead of kernel 2"));
+        assert!(why(play(kernels(2), [boot(1), say(Message::Done)])).contains("in kernel 1 of 2"));
+        assert!(why(play(kernels(1), [boot(1), kernel("last")])).contains("last"));
+        let mut watch = kernels(1);
         watch.line(&boot(1));
         assert!(why(watch.late(9)).contains("not done within 9 s"));
+    }
+
+    /// A first kernel that leaves, and a second one that does this.
+    fn second_kernel(line: String) -> End {
+        let watch = Watch::new(&scenario("file", "next = { panics = 'initialize properly' }"));
+        play(watch, [boot(1), say(Message::Kexec), line])
+    }
+
+    #[test]
+    fn a_panic_ends_well_only_the_scenario_that_wants_it_after_the_kexec() {
+        let panic = kernel("Kernel panic - not syncing: The incoming tree failed to initialize properly");
+        assert_eq!(second_kernel(panic.clone()), End::Done);
+
+        let other = kernel("Kernel panic - not syncing: Attempted to kill init!");
+        assert!(why(second_kernel(other)).contains("panicked"));
+        assert!(why(second_kernel(boot(2))).contains("it had to panic"));
+        assert!(why(second_kernel(kernel("Linux version 7"))).contains("went away"));
+        let early = Watch::new(&scenario("file", "next = { panics = 'initialize properly' }"));
+        assert!(why(play(early, [boot(1), panic])).contains("panicked"));
     }
 
     #[test]
     fn a_torn_message_is_a_failure() {
         let torn = kernel("testbed: {\"step\":{\"doi");
-        assert!(why(play(Watch::new(1, false), [boot(1), torn])).contains("cannot read the guest's message"));
+        assert!(why(play(kernels(1), [boot(1), torn])).contains("cannot read the guest's message"));
     }
 }

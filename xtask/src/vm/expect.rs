@@ -6,53 +6,124 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use luo_trace::journal;
-use luo_trace::judge::judge;
+use luo_trace::judge::Case;
 use luo_trace::model::Status;
 use serde_json::Value;
-use testbed_guest::scenario::{EventPattern, Expect, Scenario, Verdict};
+use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Verdict};
+
+use super::blackout::{self, Blackout};
+use super::check;
+use crate::demo::journals;
 
 /// How many events of the right name a failure shows.
 const SHOWN: usize = 8;
 
-/// What the output directory of a scenario lacks, or has too much of; nothing when all is as expected.
-///
-/// # Errors
-/// A journal cannot be read at all.
-pub(super) fn check(scenario: &Scenario, output: &Path) -> Result<Vec<String>> {
-    if !scenario.agent {
-        return Ok(Vec::new());
-    }
-    let said = said(output);
-    let mut failures = not_said_once(&scenario.expect.agent_says, &said);
-    // An agent that refused to work has recorded nothing, and said why in one line.
-    if scenario.agent_refuses.is_some() {
-        if said.lines().count() != 1 {
-            failures.push(format!("the agent did not refuse in one line, but said {said:?}"));
-        }
-    } else {
-        let seen = Seen::read(&output.join("journal"))?;
-        if seen.journals != scenario.boots() {
-            let (boots, journals) = (scenario.boots(), seen.journals);
-            failures.push(format!(
-                "{boots} kernels booted, but the agent left {journals} journals"
-            ));
-        }
-        let live = reported(output);
-        if live != seen.findings {
-            let judged = &seen.findings;
-            failures.push(format!(
-                "the agents reported findings of {live:?}, but their journals prove {judged:?}"
-            ));
-        }
-        failures.extend(seen.compare(&scenario.expect));
-    }
-    Ok(failures)
+/// What came of comparing.
+#[derive(Default)]
+pub(super) struct Compared {
+    /// What the output directory lacks, or has too much of; nothing when all is as expected.
+    pub(super) failures: Vec<String>,
+    /// What else is worth telling.
+    pub(super) notes: Vec<String>,
 }
 
-/// Everything that the agents wrote, in all kernels.
-fn said(output: &Path) -> String {
-    let logs = (1..=2).map(|boot| fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default());
-    logs.map(|log| String::from_utf8_lossy(&log).into_owned()).collect()
+/// Compares what a scenario left in its output directory with what it expects.
+///
+/// # Errors
+/// A journal cannot be read at all, or the agent not be started to check them.
+pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) -> Result<Compared> {
+    if !scenario.agent {
+        return Ok(Compared::default());
+    }
+    let logs = Logs::read(output, scenario.boots());
+    let case = Case::of(&journals(&output.join("journal"))?)?;
+    let mut failures = wrong_logs(scenario, &logs);
+    failures.extend(wrong_records(scenario, &logs, &case));
+    failures.extend(Seen::of(&case)?.compare(&scenario.expect));
+    let mut notes = Vec::new();
+    if let Some(limit) = scenario.expect.blackout_within_ms {
+        let blackouts = blackout::all(&case, output)?;
+        failures.extend(wrong_blackouts(scenario, limit, &blackouts));
+        notes.extend(blackouts.iter().map(Blackout::to_string));
+    }
+    if let Some(agent) = agent {
+        failures.extend(check::all(&scenario.expect.check, agent, &case, output)?);
+    }
+    Ok(Compared { failures, notes })
+}
+
+/// What is wrong with the agent's words.
+fn wrong_logs(scenario: &Scenario, logs: &Logs) -> Vec<String> {
+    let mut failures = not_said_once(&scenario.expect.agent_says, &logs.said());
+    let boots = (1..=scenario.boots()).zip(&logs.0);
+    // An agent that refused to work has recorded nothing, and said why in one line.
+    let refused = boots.filter(|(boot, _)| matches!(scenario.agent_in(*boot), AgentIn::Refuses(_)));
+    for (_, log) in refused.filter(|(_, log)| log.lines().count() != 1) {
+        failures.push(format!("the agent did not refuse in one line, but said {log:?}"));
+    }
+    failures
+}
+
+/// What is wrong with the records: one of each kernel, in which the same is found that the agents told live.
+fn wrong_records(scenario: &Scenario, logs: &Logs, case: &Case) -> Vec<String> {
+    let mut failures = Vec::new();
+    let ran = (1..=scenario.boots()).filter(|boot| scenario.agent_in(*boot) == AgentIn::Runs);
+    let (kernels, journals) = (ran.count(), case.records.len());
+    if journals != kernels {
+        failures.push(format!(
+            "the agent ran in {kernels} kernels, but it left {journals} journals"
+        ));
+    }
+    let live = logs.findings();
+    // What it takes several boots to see, no live agent could report.
+    let boots = case.records.iter().flat_map(|record| &record.judgement.findings);
+    let judged: Vec<_> = boots.map(|finding| finding.invariant.id()).collect();
+    if live != judged {
+        failures.push(format!(
+            "the agents reported findings of {live:?}, but their journals prove {judged:?}"
+        ));
+    }
+    failures
+}
+
+/// What is wrong with the blackouts of a scenario that wants them within so many milliseconds of the host's.
+fn wrong_blackouts(scenario: &Scenario, limit: u32, blackouts: &[Blackout]) -> Vec<String> {
+    let far = |blackout: &&Blackout| blackout.error() > u128::from(limit) * 1_000_000;
+    let mut wrong: Vec<_> = blackouts.iter().filter(far).map(Blackout::to_string).collect();
+    if blackouts.len() != scenario.updates as usize {
+        let (updates, told) = (scenario.updates, blackouts.len());
+        wrong.push(format!("of {updates} updates, {told} have a blackout on both clocks"));
+    }
+    wrong
+}
+
+/// What the agent wrote in each kernel.
+struct Logs(Vec<String>);
+
+impl Logs {
+    /// The logs of this many kernels; that of a kernel without an agent is empty.
+    fn read(output: &Path, boots: u32) -> Logs {
+        let log = |boot| fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default();
+        Logs(
+            (1..=boots)
+                .map(|boot| String::from_utf8_lossy(&log(boot)).into_owned())
+                .collect(),
+        )
+    }
+
+    /// Everything that the agents wrote.
+    fn said(&self) -> String {
+        self.0.concat()
+    }
+
+    /// The invariants that the agents reported while they ran, in the order of their logs.
+    fn findings(&self) -> Vec<String> {
+        let lines = self.0.iter().flat_map(|log| log.lines());
+        lines
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter_map(|line| line["invariant"].as_str().map(str::to_owned))
+            .collect()
+    }
 }
 
 /// The texts that are not in exactly one line of what was said.
@@ -71,7 +142,6 @@ fn not_said_once(texts: &[String], said: &str) -> Vec<String> {
 /// What the journals show.
 #[derive(Default)]
 struct Seen {
-    journals: u32,
     /// Each event as JSON, with the kernel it happened in, in the order of the journals.
     events: Vec<(u32, Value)>,
     /// The invariants that have findings.
@@ -79,50 +149,31 @@ struct Seen {
     verdicts: BTreeMap<String, Verdict>,
 }
 
-/// The invariants that the agents reported while they ran, in the order of their logs.
-fn reported(output: &Path) -> Vec<String> {
-    let logs = (1..=2).map(|boot| fs::read_to_string(output.join(format!("agent-{boot}.log"))).unwrap_or_default());
-    let ids = |log: String| {
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines
-            .filter_map(|line| line["invariant"].as_str().map(str::to_owned))
-            .collect::<Vec<_>>()
-    };
-    logs.flat_map(ids).collect()
-}
-
 impl Seen {
-    /// Reads every journal in a directory; the order in which they were begun numbers the kernels.
-    fn read(directory: &Path) -> Result<Seen> {
-        let mut journals = Vec::new();
-        for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
-            let path = entry?.path();
-            let events = journal::events(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            journals.push((events.header().clock.realtime_ns, events));
-        }
-        journals.sort_by_key(|(begun, _)| *begun);
-        let mut seen = Seen::default();
-        for (_, journal) in journals {
-            seen.journals += 1;
-            let mut events = Vec::new();
-            let judgement = judge(journal, |event| events.push(serde_json::to_value(event)));
+    /// What a case shows, whose records number the kernels.
+    fn of(case: &Case) -> Result<Seen> {
+        let mut seen = Seen {
+            findings: case
+                .findings()
+                .map(|finding| finding.invariant.id().to_owned())
+                .collect(),
+            ..Seen::default()
+        };
+        for (boot, record) in (1..).zip(&case.records) {
+            let path = &record.journal;
+            let events = journal::events(path).with_context(|| format!("cannot read {}", path.display()))?;
             for event in events {
-                seen.events.push((seen.journals, event?));
-            }
-            seen.findings.extend(
-                judgement
-                    .findings
-                    .iter()
-                    .map(|finding| finding.invariant.id().to_owned()),
-            );
-            for verdict in &judgement.verdicts {
-                seen.verdict(verdict);
+                seen.events.push((boot, serde_json::to_value(event)?));
             }
         }
+        let boots = case.records.iter().flat_map(|record| &record.judgement.verdicts);
+        boots
+            .chain(&case.chain.verdicts)
+            .for_each(|verdict| seen.verdict(verdict));
         Ok(seen)
     }
 
-    /// Counts one kernel's verdict: of two kernels', the worse one stands.
+    /// Counts one kernel's verdict: of several kernels', the worst one stands.
     fn verdict(&mut self, verdict: &luo_trace::model::Verdict) {
         let new = match verdict.status {
             Status::Ok => Verdict::Ok,
@@ -254,7 +305,6 @@ mod tests {
             (2, json!({"event": "file-retrieve", "token": "0x1", "result": "ok"})),
         ];
         Seen {
-            journals: 2,
             events: events.into(),
             ..Seen::default()
         }
@@ -333,7 +383,7 @@ mod tests {
         fs::create_dir_all(&output).unwrap();
         fs::write(output.join("agent-1.log"), "the port is taken\n").unwrap();
         fs::write(output.join("agent-2.log"), "no LUO, no LUO here\nthe port is taken\n").unwrap();
-        let said = said(&output);
+        let said = Logs::read(&output, 2).said();
         fs::remove_dir_all(output).unwrap();
         let told = not_said_once(&["no LUO".into(), "liveupdate=on".into(), "port".into()], &said);
         assert_eq!(

@@ -1,8 +1,10 @@
-//! Boots a kernel in QEMU and runs a scenario on it, over a real kexec where it has one.
+//! Boots a kernel in QEMU and runs a scenario on it, over a real kexec where it has one, or over several.
 //!
 //! A scenario's output directory ends up with everything there is to look at afterwards; its files are
 //! listed in `xtask/testbed/README.md`.
 
+mod blackout;
+mod check;
 mod console;
 mod expect;
 pub(crate) mod guest;
@@ -19,12 +21,13 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use testbed_guest::scenario::{Build, Root, Scenario};
+use testbed_guest::scenario::{Build, Root, Scenario, changed_words};
 
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
 
 use console::{End, Watch};
+use expect::Compared;
 pub(crate) use guest::{Agent, Guest};
 use initramfs::Initramfs;
 pub(crate) use qemu::Accel;
@@ -65,6 +68,9 @@ pub(crate) struct Args {
     /// Take this static agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    /// Run it so many times, as long as it passes
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "keep")]
+    times: u32,
 }
 
 /// How a scenario is to be run.
@@ -103,6 +109,8 @@ impl Options {
 pub(crate) struct Outcome {
     /// What went wrong; nothing when the scenario passed.
     pub failures: Vec<String>,
+    /// What else is worth telling of it.
+    pub notes: Vec<String>,
     /// How long QEMU ran.
     pub took: Duration,
 }
@@ -127,23 +135,34 @@ pub(crate) fn command(args: Args) -> Result<()> {
         None => Agent::Built,
     };
     let guest = guest::build(&agent)?;
-    let output = match args.keep {
-        Some(directory) => empty(directory)?,
-        None => fresh(&name, &kernel)?,
-    };
-    eprintln!("{name} on Linux {kernel}: {}", scenario.summary);
-    let outcome = run(
-        &scenario,
-        &kernel,
-        &Options {
-            accel: args.accel,
-            talk: true,
-            ..Options::new(guest, output.clone())
-        },
-    )?;
+    for _ in 0..args.times {
+        let output = match &args.keep {
+            Some(directory) => empty(directory.clone())?,
+            None => fresh(&name, &kernel)?,
+        };
+        once(
+            &name,
+            &scenario,
+            &kernel,
+            Options {
+                accel: args.accel,
+                talk: true,
+                ..Options::new(guest.clone(), output)
+            },
+        )?;
+    }
+    Ok(())
+}
 
+/// Runs a scenario for a person who watches.
+fn once(name: &str, scenario: &Scenario, kernel: &Kernel, options: Options) -> Result<()> {
+    eprintln!("{name} on Linux {kernel}: {}", scenario.summary);
+    let outcome = run(scenario, kernel, &options)?;
     let seconds = outcome.took.as_secs_f64();
-    eprintln!("console, journals and logs: {}", output.display());
+    for note in &outcome.notes {
+        eprintln!("{note}");
+    }
+    eprintln!("console, journals and logs: {}", options.output.display());
     if outcome.failures.is_empty() {
         eprintln!("{name} passed in {seconds:.1} s");
         return Ok(());
@@ -185,26 +204,25 @@ fn empty(directory: PathBuf) -> Result<PathBuf> {
 /// # Errors
 /// It could not be run. A scenario that ran and failed is an [`Outcome`].
 pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
-    let kernel = &match scenario.kernel {
-        Build::Testbed => kernel.clone(),
-        Build::WithoutLuo => kernel.without_luo()?,
-    };
+    let first = &build_of(kernel, scenario.kernel)?;
     let boot = options.output.join("boot");
     fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     fs::create_dir_all(options.output.join("journal"))?;
     let image = boot.join("kernel");
+    link(&first.image, &image)?;
     // The guest's kexec reads kernel and initramfs from here.
-    fs::hard_link(&kernel.image, &image)
-        .or_else(|_| fs::copy(&kernel.image, &image).map(drop))
-        .with_context(|| format!("cannot copy {}", kernel.image.display()))?;
+    link(
+        &build_of(kernel, scenario.next.kernel)?.image,
+        &boot.join("next-kernel"),
+    )?;
     let initrd = boot.join("initrd");
     let disk = options.output.join("disk.ext4");
     match scenario.root {
-        Root::Init => fs::write(&initrd, pack(scenario, kernel, options)?)?,
+        Root::Init => fs::write(&initrd, pack(scenario, first, options)?)?,
         Root::Systemd => systemd::write_disk(&options.guest, &disk)?,
     }
 
-    let cmdline = cmdline(&scenario.cmdline);
+    let cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
     let machine = Machine {
         kernel: &image,
         initrd: (scenario.root == Root::Init).then_some(&initrd),
@@ -214,21 +232,43 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         accel: options.accel,
         memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
         log: options.output.join("qemu.log"),
+        clock: options.output.join("clock.log"),
     };
     let start = Instant::now();
     let end = watch(scenario, machine.start()?, options)?;
     let took = start.elapsed();
 
-    let failures = match end {
+    let compared = match end {
         End::Done => {
             if machine.disk.is_some() {
                 fs::remove_file(&disk).with_context(|| format!("cannot remove {}", disk.display()))?;
             }
-            expect::check(scenario, &options.output)?
+            expect::compare(scenario, options.guest.agent.as_deref(), &options.output)?
         }
-        End::Failed(why) => vec![with_agents_last_words(why, &options.output)],
+        End::Failed(why) => Compared {
+            failures: vec![with_agents_last_words(why, scenario.boots(), &options.output)],
+            notes: Vec::new(),
+        },
     };
-    Ok(Outcome { failures, took })
+    Ok(Outcome {
+        failures: compared.failures,
+        notes: compared.notes,
+        took,
+    })
+}
+
+/// A build of the kernel that the scenarios run on.
+fn build_of(kernel: &Kernel, build: Build) -> Result<Kernel> {
+    match build {
+        Build::Testbed => Ok(kernel.clone()),
+        Build::WithoutLuo => kernel.without_luo(),
+    }
+}
+
+fn link(from: &Path, to: &Path) -> Result<()> {
+    fs::hard_link(from, to)
+        .or_else(|_| fs::copy(from, to).map(drop))
+        .with_context(|| format!("cannot copy {}", from.display()))
 }
 
 fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u8>> {
@@ -256,23 +296,11 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
     initramfs.pack()
 }
 
-/// The default command line with a scenario's words: one that begins with `!` takes the rest of itself out.
-fn cmdline(changes: &[String]) -> String {
-    let removed: Vec<_> = changes.iter().filter_map(|word| word.strip_prefix('!')).collect();
-    let added = changes.iter().map(String::as_str).filter(|word| !word.starts_with('!'));
-    CMDLINE
-        .into_iter()
-        .filter(|word| !removed.contains(word))
-        .chain(added)
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 /// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
 fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
     let deadline = Instant::now() + Duration::from_secs(scenario.deadline_seconds);
     let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
-    let mut watch = Watch::new(scenario.boots(), scenario.allow_warnings);
+    let mut watch = Watch::new(scenario);
     let mut progress = String::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -315,8 +343,8 @@ fn with_complaints(end: End, complaints: &str) -> End {
 }
 
 /// A failure, with the end of each agent's log, since the agent is what most failures are about.
-fn with_agents_last_words(why: String, output: &Path) -> String {
-    (1..=2).fold(why, |why, boot| {
+fn with_agents_last_words(why: String, boots: u32, output: &Path) -> String {
+    (1..=boots).fold(why, |why, boot| {
         let log = fs::read(output.join(format!("agent-{boot}.log"))).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
@@ -335,13 +363,6 @@ fn with_agents_last_words(why: String, output: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_scenario_adds_words_to_the_command_line_and_takes_others_out() {
-        let changed = cmdline(&["!liveupdate=on".into(), "quiet".into()]);
-        assert_eq!(changed, cmdline(&[]).replace(" liveupdate=on", "") + " quiet");
-        assert!(!changed.contains("liveupdate") && changed.contains("kho=on"));
-    }
 
     #[test]
     fn a_directory_with_something_in_it_is_not_written_to() {

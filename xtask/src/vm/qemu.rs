@@ -2,17 +2,20 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
-use std::time::SystemTime;
+use std::thread::{self, JoinHandle};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use testbed_guest::clock::PORT;
 
 /// How QEMU executes the guest's instructions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -61,6 +64,8 @@ pub(super) struct Machine<'a> {
     pub(super) memory_mib: u64,
     /// Where QEMU's own complaints go.
     pub(super) log: PathBuf,
+    /// Where the readings of the guest's clock go, each line after the host's.
+    pub(super) clock: PathBuf,
 }
 
 /// A line of the serial console, and when its end arrived.
@@ -74,6 +79,7 @@ pub(super) struct Qemu {
     child: Child,
     log: PathBuf,
     lines: Receiver<ConsoleLine>,
+    clock: Option<JoinHandle<()>>,
 }
 
 impl Machine<'_> {
@@ -83,17 +89,24 @@ impl Machine<'_> {
     /// QEMU is not installed, or its log cannot be written.
     pub(super) fn start(&self) -> Result<Qemu> {
         let log = File::create(&self.log).with_context(|| format!("cannot write {}", self.log.display()))?;
-        let mut command = self.command();
+        let clock = File::create(&self.clock).with_context(|| format!("cannot write {}", self.clock.display()))?;
+        let (readings, port) = io::pipe().context("cannot make a pipe for the guest's clock")?;
+        let mut command = self.command(port.as_raw_fd());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing. It keeps `port` open.
         unsafe {
             // However this process ends, by a panic, Ctrl-C or SIGKILL, the kernel ends QEMU with it. It is
             // the thread that counts as parent: `Qemu` must not outlive the one that called this.
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || {
+                fcntl_setfd(&port, FdFlags::empty())?;
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
         }
         let mut child = command
             .spawn()
             .context("cannot start qemu-system-x86_64: run `cargo xtask setup`")?;
+        // With it goes this process's end of the pipe, which would keep it open.
+        drop(command);
         let (sender, lines) = mpsc::channel();
         if let Some(console) = child.stdout.take() {
             thread::spawn(move || read_console(console, &sender));
@@ -102,10 +115,12 @@ impl Machine<'_> {
             child,
             log: self.log.clone(),
             lines,
+            clock: Some(thread::spawn(move || keep_readings(readings, clock))),
         })
     }
 
-    fn command(&self) -> Command {
+    /// QEMU's command line, with the descriptor that the guest's clock is told to.
+    fn command(&self, port: RawFd) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         let cpu = match self.accel {
             Accel::Tcg | Accel::Icount => "max",
@@ -122,6 +137,11 @@ impl Machine<'_> {
         if let Some(initrd) = self.initrd {
             command.arg("-initrd").arg(initrd);
         }
+        command
+            .args(["-add-fd", &format!("fd={port},set=1")])
+            // Without appending QEMU would truncate it, which a pipe refuses.
+            .args(["-chardev", "file,id=clock,path=/dev/fdset/1,append=on"])
+            .args(["-device", &format!("isa-debugcon,iobase={PORT:#x},chardev=clock")]);
         // A comma in a path is doubled, or QEMU takes it for the end of the path.
         let in_option = |path: &Path| path.display().to_string().replace(',', ",,");
         if let Some(disk) = self.disk.map(in_option) {
@@ -152,6 +172,25 @@ impl Drop for Qemu {
         // Both fail only when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The pipe has ended with QEMU; a thread that panicked has said so.
+        let _ = self.clock.take().map(JoinHandle::join);
+    }
+}
+
+/// Writes each line that the guest tells its clock in after the moment, in seconds of this host's own clock, at which
+/// the line began to come. What cannot be written is missed by whoever reads the file.
+fn keep_readings(readings: impl Read, mut clock: impl Write) {
+    let begun = Instant::now();
+    let mut readings = BufReader::new(readings);
+    let mut line = String::new();
+    while let Ok(bytes @ [_, ..]) = readings.fill_buf() {
+        let at = begun.elapsed();
+        let first = String::from_utf8_lossy(&bytes[..1]).into_owned();
+        readings.consume(1);
+        line.clear();
+        if readings.read_line(&mut line).is_err() || write!(clock, "{:.9} {first}{line}", at.as_secs_f64()).is_err() {
+            return;
+        }
     }
 }
 

@@ -29,6 +29,11 @@ pub(crate) fn find(name: &str) -> Result<Scenario> {
     read(&file_of(name))
 }
 
+/// Where a file of expectations for `luo-trace check` is.
+pub(super) fn expectations(file: &str) -> PathBuf {
+    directory().join("expect").join(file)
+}
+
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/scenarios")
 }

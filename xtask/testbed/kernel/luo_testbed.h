@@ -27,6 +27,7 @@
 	X(retrieve_fails)	/* ERRNO: retrieve, before it has touched anything */ \
 	X(restore_twice)	/* COUNT: retrieve restores its first folio twice */ \
 	X(can_finish_refuses)	/* LEVEL: can_finish says no */			\
+	X(finish_leaks)		/* COUNT: finish leaves the file's header where it is */ \
 	X(unpreserve_leaks)	/* COUNT: unpreserve leaves a folio preserved */ \
 	X(unpreserve_order)	/* COUNT: unpreserve takes the largest folio for one of order 0 */ \
 	X(unpreserve_twice)	/* COUNT: unpreserve unpreserves a folio twice */ \

@@ -30,6 +30,7 @@
 #include <linux/liveupdate.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
+#include <linux/moduleparam.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -466,7 +467,8 @@ static void luo_testbed_finish(struct liveupdate_file_op_args *args)
 			testbed_file_free(f);
 		}
 	}
-	kho_restore_free(ser);
+	if (!luo_testbed_goes_wrong(finish_leaks))
+		kho_restore_free(ser);
 }
 
 static const struct liveupdate_file_ops testbed_file_ops = {
@@ -605,6 +607,11 @@ static struct testbed_type testbed_types[] = {
 	TESTBED_TYPE("nvme", "nvme-v1", one_page),
 };
 
+/* A kernel that has a handler less than the one before it. */
+static char *without = "";
+module_param(without, charp, 0444);
+MODULE_PARM_DESC(without, "compatible string of a handler that this kernel is not to have");
+
 static int __init testbed_register(struct testbed_type *type)
 {
 	int err = misc_register(&type->device);
@@ -621,8 +628,11 @@ static int __init luo_testbed_handlers_init(void)
 	if (!liveupdate_enabled())
 		return 0;
 	for (int i = 0; i < ARRAY_SIZE(testbed_types); i++) {
-		int err = testbed_register(&testbed_types[i]);
+		int err;
 
+		if (!strcmp(testbed_types[i].handler.compatible, without))
+			continue;
+		err = testbed_register(&testbed_types[i]);
 		if (err) {
 			pr_err("cannot register %s: %pe\n", testbed_types[i].handler.compatible, ERR_PTR(err));
 			return err;

@@ -20,8 +20,10 @@
 #include <linux/debugfs.h>
 #include <linux/fs.h>
 #include <linux/init.h>
+#include <linux/io.h>
 #include <linux/kallsyms.h>
 #include <linux/kexec_handover.h>
+#include <linux/kho/abi/luo.h>
 #include <linux/kprobes.h>
 #include <linux/liveupdate.h>
 #include <linux/miscdevice.h>
@@ -59,6 +61,12 @@ struct luo_session_global {
 };
 
 /* Mirrors luo_core.c, 7.2 and 7.3. */
+struct luo_global {
+	bool enabled;
+	struct luo_ser *luo_ser_out;
+	u64 liveupdate_num;
+};
+
 struct luo_device_state {
 	struct miscdevice miscdev;
 	atomic_t in_use;
@@ -368,6 +376,75 @@ static int add_subtree_twice(void)
 	return kho_add_subtree(name, second, SZ_4K);
 }
 
+/* What the next kernel is told */
+
+static struct luo_ser *outgoing(void)
+{
+	struct luo_global *global = (void *)kallsyms_lookup_name("luo_global");
+
+	return global ? global->luo_ser_out : NULL;
+}
+
+/* The next kernel knows no such ABI, and panics. */
+static int change_abi(void)
+{
+	struct luo_ser *ser = outgoing();
+
+	if (!ser)
+		return -ENOENT;
+	ser->compatible[0] ^= OTHER_NAME;
+	return 0;
+}
+
+static int skip_number(void)
+{
+	struct luo_ser *ser = outgoing();
+
+	if (!ser)
+		return -ENOENT;
+	ser->liveupdate_num++;
+	return 0;
+}
+
+/* Takes the last entry out of the first block. */
+static void drop_entry(u64 block_pa)
+{
+	struct kho_block_header_ser *block = phys_to_virt(block_pa);
+
+	if (block_pa && block->count)
+		block->count--;
+}
+
+static void drop_session(struct pt_regs *regs, void **kept)
+{
+	drop_entry(outgoing()->sessions_pa);
+}
+
+static void keep_serialized_set(struct pt_regs *regs, void **kept)
+{
+	*kept = ARG(void *, 1);
+}
+
+static void drop_file(struct pt_regs *regs, void **kept)
+{
+	struct luo_file_set_ser *set = *kept;
+
+	if (!set->count)
+		return;
+	set->count--;
+	drop_entry(set->files);
+}
+
+/* Moves the handle of every FLB's data on by a word. */
+static void change_flb_data(struct pt_regs *regs, void **kept)
+{
+	struct luo_flb_header_ser *header = phys_to_virt(outgoing()->flbs_pa);
+	struct luo_flb_ser *flbs = (void *)(header + 1);
+
+	for (u64 i = 0; i < header->count; i++)
+		flbs[i].data += sizeof(u64);
+}
+
 static struct tamper tampers[] = {
 	{ .name = "device_not_in_use", .symbol = "luo_open", .enter = free_device },
 	{ .name = "session_name_free", .symbol = "luo_session_insert", .enter = rename_session, .leave = rename_back },
@@ -393,6 +470,11 @@ static struct tamper tampers[] = {
 	{ .name = "flb_serialized_users", .symbol = "luo_flb_serialize", .enter = serialize_more_users },
 	{ .name = "flb_retrieve_forgotten", .now = forget_flb_retrieved },
 	{ .name = "subtree_twice", .now = add_subtree_twice },
+	{ .name = "abi_changed", .now = change_abi },
+	{ .name = "number_skipped", .now = skip_number },
+	{ .name = "session_not_serialized", .symbol = "luo_session_serialize", .enter = nothing, .leave = drop_session },
+	{ .name = "file_not_serialized", .symbol = "luo_file_freeze", .enter = keep_serialized_set, .leave = drop_file },
+	{ .name = "flb_data_changed", .symbol = "luo_flb_serialize", .enter = nothing, .leave = change_flb_data },
 };
 
 static int tamper_enter(struct kretprobe_instance *instance, struct pt_regs *regs)

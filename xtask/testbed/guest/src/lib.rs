@@ -2,12 +2,14 @@
 //!
 //! - [`scenario`]: the types of a scenario file; xtask reads the TOML, the guest gets it as JSON.
 //! - [`protocol`]: the lines by which the guest tells the host how far it is.
+//! - [`clock`]: readings of the guest's clock beside the host's.
 //! - [`content`]: the bytes that memfds are filled with, made from a seed and compared after the kexec.
 //! - [`luo`]: the ioctls of `/dev/liveupdate`.
 //!
 //! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario. In a guest with
 //! systemd the binary `workload` is a service that does.
 
+pub mod clock;
 pub mod content;
 pub mod luo;
 pub mod protocol;

@@ -26,6 +26,29 @@ pub struct Expect {
     /// The verdicts that invariants must have; one that is not named may be ok or unknown.
     #[serde(default)]
     pub verdicts: BTreeMap<String, Verdict>,
+    /// How far, in milliseconds, each blackout that luo-trace tells may be from the one by the host's clock.
+    #[serde(default)]
+    pub blackout_within_ms: Option<u32>,
+    /// What `luo-trace check` must say of the journals.
+    #[serde(default)]
+    pub check: Vec<Check>,
+}
+
+/// One call of `luo-trace check`, and what must come of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// The kernels whose journals it gets; all of them when left out.
+    #[serde(default)]
+    pub journals: Vec<u32>,
+    /// The file of expectations that it gets, in the directory `expect` beside the scenarios.
+    #[serde(default)]
+    pub expect: Option<String>,
+    /// The exit status it must have.
+    pub exits: i32,
+    /// Texts that its output must have.
+    #[serde(default)]
+    pub says: Vec<String>,
 }
 
 /// Events of one name in one kernel, by their fields as the agent's `--format json` shows them.

@@ -1,22 +1,24 @@
-//! The language of scenario files: what the guest does before and after the kexec, and what must be found.
+//! The language of scenario files: what the guest does before and after each kexec, and what must be found.
 //!
 //! `xtask/testbed/README.md` describes it for authors. Every table refuses keys it does not know.
 
 mod bench;
 mod expect;
+mod next;
 mod steps;
 mod values;
 
 use serde::{Deserialize, Serialize};
 
 pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
-pub use expect::{EventPattern, Expect, Verdict};
+pub use expect::{Check, EventPattern, Expect, Verdict};
+pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
     ManySessions, Memfd, Nothing, OpenTwice, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
     RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
 };
-pub use values::{ErrnoName, SessionName, Size};
+pub use values::{ErrnoName, SessionName, Size, changed_words};
 
 /// One scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,12 +62,18 @@ pub struct Scenario {
     /// Programs of the kernel's own selftests that the guest needs, as `/payload/NAME`.
     #[serde(default)]
     pub payload: Vec<String>,
-    /// How the second kernel is loaded, if there is one.
+    /// How each next kernel is loaded, if there is one.
     pub kexec: Kexec,
-    /// What happens in the first kernel.
+    /// How many live updates there are, one after the other.
+    #[serde(default = "one")]
+    pub updates: u32,
+    /// What is different in the kernels after the first.
+    #[serde(default)]
+    pub next: Next,
+    /// What happens in every kernel that another one follows, and in the only one.
     #[serde(default)]
     pub before: Vec<Step>,
-    /// What happens in the second kernel.
+    /// What happens in every kernel but the first; where another one follows, before the steps of `before`.
     #[serde(default)]
     pub after: Vec<Step>,
     /// What the journals must show. The guest has no use for it.
@@ -73,7 +81,7 @@ pub struct Scenario {
     pub expect: Expect,
 }
 
-/// How the second kernel is loaded.
+/// How a next kernel is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kexec {
@@ -131,8 +139,16 @@ impl Scenario {
     /// # Errors
     /// A sentence for the scenario's author.
     pub fn check(&self) -> Result<(), String> {
-        if self.kexec == Kexec::None && !self.after.is_empty() {
-            return Err("`after` has steps, but with kexec = \"none\" there is no second kernel to run them".into());
+        if self.kexec == Kexec::None && !(self.after.is_empty() && self.updates == 1 && self.next == Next::default()) {
+            return Err(
+                "`after`, `updates` and `next` are of a second kernel, but with kexec = \"none\" there is none".into(),
+            );
+        }
+        if self.updates == 0 {
+            return Err("`updates` is 1 or more; a scenario without one has kexec = \"none\"".into());
+        }
+        if self.next.panics.is_some() && self.updates == 1 && !self.after.is_empty() {
+            return Err("`after` has steps, but the second kernel panics before it could run them".into());
         }
         if (self.agent_refuses.is_some() || self.agent_without.is_some()) && !self.agent {
             return Err("`agent_refuses` and `agent_without` need the agent, but agent = false".into());
@@ -146,10 +162,63 @@ impl Scenario {
         Ok(())
     }
 
-    /// How many kernels this scenario boots.
+    /// How many kernels this scenario boots to where steps can be done.
     pub fn boots(&self) -> u32 {
-        if self.kexec == Kexec::None { 1 } else { 2 }
+        self.kernels() - u32::from(self.next.panics.is_some())
     }
+
+    /// The number of the last kernel: they count from 1.
+    fn kernels(&self) -> u32 {
+        if self.kexec == Kexec::None { 1 } else { 1 + self.updates }
+    }
+
+    /// Whether another kernel follows this one.
+    pub fn is_followed(&self, boot: u32) -> bool {
+        boot < self.kernels()
+    }
+
+    /// What is done in this kernel.
+    pub fn steps(&self, boot: u32) -> impl Iterator<Item = &Step> {
+        let after = if boot > 1 { self.after.as_slice() } else { &[] };
+        let before = if boot == 1 || self.is_followed(boot) {
+            self.before.as_slice()
+        } else {
+            &[]
+        };
+        after.iter().chain(before)
+    }
+
+    /// What the agent does in this kernel when it is started first.
+    pub fn agent_in(&self, boot: u32) -> AgentIn {
+        let runs = match self.agent_refuses {
+            Some(status) => AgentIn::Refuses(status),
+            None => AgentIn::Runs,
+        };
+        match self.next.agent {
+            _ if !self.agent => AgentIn::Nowhere,
+            NextAgent::None if boot > 1 => AgentIn::Nowhere,
+            NextAgent::Refuses if boot > 1 => AgentIn::Refuses(CANNOT_WORK),
+            _ => runs,
+        }
+    }
+}
+
+/// The agent's exit status where it cannot work.
+const CANNOT_WORK: i32 = 4;
+
+/// The agent in one kernel of a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentIn {
+    /// It runs, and leaves a journal.
+    Runs,
+    /// It refuses to work, with this exit status and one line.
+    Refuses(i32),
+    /// Nobody starts it.
+    Nowhere,
+}
+
+fn one() -> u32 {
+    1
 }
 
 fn yes() -> bool {

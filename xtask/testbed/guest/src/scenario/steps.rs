@@ -209,15 +209,15 @@ pub struct OpenTwice {
     pub fails: Option<ErrnoName>,
 }
 
-/// Loads an image to be jumped into, and does not jump.
+/// Loads the next kernel, and does not jump.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// `"file"`: this kernel, as the scenario's own kexec loads it. `"legacy"`: an image that cannot run.
+    /// How it is loaded: not `"none"`.
     pub how: Kexec,
-    /// Words to take out of the command line that the image gets.
+    /// Words of the image's command line, as in the scenario's `next.cmdline`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub without: Vec<String>,
+    pub cmdline: Vec<String>,
 }
 
 /// Calls `reboot(LINUX_REBOOT_CMD_KEXEC)`, which must fail; the scenario goes on.

@@ -49,7 +49,7 @@ before = [
     { preserve-device = { session = "vm", token = 1, device = { node = "vfio", name = "gpu", size = "3000 B", seed = 2 } } },
     { fault = { name = "unpreserve_leaks" } },
     { fault = { name = "freeze_fails", value = 16 } },
-    { load = { how = "file", without = ["liveupdate=on"] } },
+    { load = { how = "file", cmdline = ["!liveupdate=on"] } },
     { reboot = { fails = "EBUSY" } },
     { fail-nth = { operation = "preserve-memfd", prefix = "vm", count = 60 } },
     { open-twice = {} },
@@ -134,7 +134,15 @@ fn a_mistake_is_told_with_its_line() {
 #[test]
 fn what_makes_no_sense_together_is_refused() {
     for (wrong, told) in [
-        (SMALL.replace("\"file\"", "\"none\""), "there is no second kernel"),
+        (
+            SMALL.replace("\"file\"", "\"none\""),
+            "with kexec = \"none\" there is none",
+        ),
+        (format!("updates = 0\n{SMALL}"), "`updates` is 1 or more"),
+        (
+            format!("next = {{ panics = \"abi\" }}\n{SMALL}"),
+            "the second kernel panics",
+        ),
         (format!("root = \"systemd\"\n{SMALL}"), "nobody does the steps"),
         (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "need the agent"),
         (
@@ -157,4 +165,67 @@ fn what_makes_no_sense_together_is_refused() {
         let error = parse(&wrong).unwrap_err();
         assert!(error.contains(told), "{error}");
     }
+}
+
+/// A scenario that begins with this.
+fn small(keys: &str) -> Scenario {
+    parse(&format!("{keys}\n{SMALL}")).unwrap()
+}
+
+fn names<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<&'static str> {
+    steps
+        .map(|step| match step {
+            Step::CreateSession(_) => "create",
+            Step::RetrieveSession(_) => "retrieve",
+            _ => "other",
+        })
+        .filter(|name| *name != "other")
+        .collect()
+}
+
+#[test]
+fn with_more_updates_the_kernels_between_do_what_the_last_one_does_and_then_what_the_first_one_does() {
+    let scenario = small("updates = 2");
+    assert_eq!(scenario.boots(), 3);
+    assert_eq!(names(scenario.steps(1)), ["create"]);
+    assert_eq!(names(scenario.steps(2)), ["retrieve", "create"]);
+    assert_eq!(names(scenario.steps(3)), ["retrieve"]);
+    assert!(scenario.is_followed(2) && !scenario.is_followed(3));
+}
+
+#[test]
+fn the_steps_of_a_scenario_without_a_kexec_are_done_in_its_only_kernel() {
+    let scenario = parse("summary = 's'\nkexec = 'none'\nbefore = [{ create-session = { name = 'a' } }]").unwrap();
+    assert_eq!(names(scenario.steps(1)), ["create"]);
+    assert!(!scenario.is_followed(1));
+}
+
+#[test]
+fn the_agent_of_the_kernels_after_the_first_can_be_missing_or_refuse() {
+    for (keys, agents) in [
+        ("", [AgentIn::Runs, AgentIn::Runs]),
+        ("next = { agent = 'none' }", [AgentIn::Runs, AgentIn::Nowhere]),
+        ("next = { agent = 'refuses' }", [AgentIn::Runs, AgentIn::Refuses(4)]),
+        ("agent = false", [AgentIn::Nowhere, AgentIn::Nowhere]),
+        ("agent_refuses = 2", [AgentIn::Refuses(2), AgentIn::Refuses(2)]),
+    ] {
+        let scenario = small(keys);
+        assert_eq!([1, 2].map(|boot| scenario.agent_in(boot)), agents, "{keys}");
+    }
+}
+
+#[test]
+fn a_kernel_that_panics_boots_to_no_step() {
+    let scenario = parse("summary = 's'\nkexec = 'file'\nnext = { panics = 'abi' }").unwrap();
+    assert_eq!(scenario.boots(), 1);
+    assert!(scenario.is_followed(1));
+}
+
+#[test]
+fn words_are_added_to_a_command_line_and_taken_out_of_it() {
+    let changes = ["!kho=on".to_owned(), "quiet".to_owned()];
+    assert_eq!(
+        changed_words("kho=on kho=only panic=-1", &changes),
+        "kho=only panic=-1 quiet"
+    );
 }

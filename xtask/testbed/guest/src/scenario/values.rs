@@ -67,6 +67,17 @@ fn bytes_of_hex(hex: &str) -> Result<Vec<u8>, String> {
     Ok(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
 }
 
+/// The words of a command line with a scenario's changes: one that begins with `!` takes the rest of itself out.
+pub fn changed_words(line: &str, changes: &[String]) -> String {
+    let removed: Vec<_> = changes.iter().filter_map(|word| word.strip_prefix('!')).collect();
+    let added = changes.iter().map(String::as_str).filter(|word| !word.starts_with('!'));
+    line.split_whitespace()
+        .filter(|word| !removed.contains(word))
+        .chain(added)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 /// A size in bytes, written with its unit: `"4 KiB"`, `"64 MiB"`, `"100 B"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
-use testbed_guest::scenario::{Scenario, Without};
+use testbed_guest::scenario::{AgentIn, Scenario, Without};
 
 use crate::{bpf, without};
 
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Agent<'a> {
     boot: u32,
     scenario: &'a Scenario,
+    /// The exit status it must refuse with.
+    refuses: Option<i32>,
     child: Option<Child>,
     /// Its port, where a scenario wants it taken.
     port: Option<TcpListener>,
@@ -36,9 +38,14 @@ pub(crate) struct Agent<'a> {
 impl Agent<'_> {
     /// An agent that does not run yet.
     pub(crate) fn new(boot: u32, scenario: &Scenario) -> Agent<'_> {
+        let refuses = match scenario.agent_in(boot) {
+            AgentIn::Refuses(status) => Some(status),
+            AgentIn::Runs | AgentIn::Nowhere => None,
+        };
         Agent {
             boot,
             scenario,
+            refuses,
             child: None,
             port: None,
         }
@@ -73,7 +80,7 @@ impl Agent<'_> {
             }
         }
         self.child = Some(child);
-        match self.scenario.agent_refuses {
+        match self.refuses {
             Some(wanted) => bail!("the agent got ready, but it had to refuse with exit status {wanted}"),
             None => Ok(()),
         }
@@ -276,7 +283,7 @@ impl Agent<'_> {
     }
 
     fn judge_refusal(&self, status: ExitStatus) -> Result<()> {
-        match self.scenario.agent_refuses {
+        match self.refuses {
             Some(wanted) if status.code() == Some(wanted) => Ok(()),
             Some(wanted) => bail!("the agent had to refuse with exit status {wanted}, and ended with {status}"),
             None => {

@@ -106,7 +106,7 @@ impl<'a, 's> Driver<'a, 's> {
                 let opened = Device::open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
                 expect(opened, step.fails).map(drop)
             }
-            Step::Load(step) => system::load_next_kernel(step.how, &step.without),
+            Step::Load(step) => system::load_next_kernel(step.how, &step.cmdline),
             Step::Reboot(step) => expect(system::kexec(), Some(step.fails)).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
             Step::FailNth(step) => {

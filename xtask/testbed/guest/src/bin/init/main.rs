@@ -1,4 +1,4 @@
-//! PID 1 of the virtual machine, in both kernels of a scenario.
+//! PID 1 of the virtual machine, in every kernel of a scenario.
 //!
 //! It mounts what is needed, starts the agent, does the scenario's steps, and either loads the next kernel
 //! and jumps into it or stops the agent and powers off. Session descriptors are held by this process, as an
@@ -9,6 +9,7 @@ mod bench;
 mod bpf;
 mod driver;
 mod faults;
+mod legacy;
 mod sweep;
 mod system;
 mod without;
@@ -18,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result, anyhow};
 use testbed_guest::protocol::Message;
-use testbed_guest::scenario::{Kexec, Scenario, Step};
+use testbed_guest::scenario::{AgentIn, Scenario, Step};
 
 use crate::agent::Agent;
 use crate::driver::Driver;
@@ -48,19 +49,20 @@ fn run() -> Result<()> {
 
     let found = bpf::Objects::now().context("cannot list the BPF objects that exist at boot")?;
     let mut agent = Agent::new(boot, &scenario);
-    if scenario.agent {
+    if scenario.agent_in(boot) != AgentIn::Nowhere {
         agent.start(&[])?;
     }
     let mut driver = Driver::new(boot, &mut agent, &found);
-    for step in if boot == 1 { &scenario.before } else { &scenario.after } {
+    for step in scenario.steps(boot) {
         let doing = describe(step);
         system::say(&Message::Step { doing: doing.clone() });
         driver
             .perform(step)
             .with_context(|| format!("kernel {boot}, {doing}"))?;
     }
-    if boot == 1 && scenario.kexec != Kexec::None {
-        system::load_next_kernel(scenario.kexec, &[])?;
+    system::tell_clock(boot)?;
+    if scenario.is_followed(boot) {
+        system::load_next_kernel(scenario.kexec, &scenario.next.cmdline)?;
         system::say(&Message::Kexec);
         // The sessions are still open, in `driver`: closing them now would abandon them.
         return system::jump();

@@ -3,6 +3,8 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
@@ -10,11 +12,18 @@ use rustix::mount::{MountFlags, mount};
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
+use testbed_guest::clock::{APART, READINGS};
 pub(crate) use testbed_guest::protocol::say;
-use testbed_guest::scenario::Kexec;
+use testbed_guest::scenario::{Kexec, changed_words};
 
-/// The word that [`load_next_kernel`] adds to the second kernel's command line.
-const SECOND_BOOT: &str = "luo_testbed.boot=2";
+use crate::legacy;
+
+/// The word that [`load_next_kernel`] puts before the number of the next kernel, on its command line.
+const BOOT: &str = "luo_testbed.boot=";
+
+/// What the next kernel is loaded from.
+const NEXT_KERNEL: &str = "/host/boot/next-kernel";
+const INITRD: &str = "/host/boot/initrd";
 
 /// Source, target, type, and options of everything that is mounted, in order.
 const MOUNTS: [(&str, &str, &str, &str); 10] = [
@@ -73,13 +82,29 @@ pub(crate) fn bring_loopback_up() -> Result<()> {
     }
 }
 
-/// Which kernel of the scenario this is: 1, or 2 after the kexec.
+/// Which kernel of the scenario this is: 1, and one more after each kexec.
 pub(crate) fn boot_number() -> Result<u32> {
-    Ok(if command_line()?.split_whitespace().any(|word| word == SECOND_BOOT) {
-        2
-    } else {
-        1
+    let line = command_line()?;
+    let number = line.split_whitespace().find_map(|word| word.strip_prefix(BOOT));
+    number.map_or(Ok(1), |number| {
+        number
+            .parse()
+            .with_context(|| format!("cannot understand {BOOT}{number}"))
     })
+}
+
+/// Has the kernel tell the host, over and over, what its clock says. One that was built without the testbed's own file
+/// has no such switch, and tells nothing.
+pub(crate) fn tell_clock(boot: u32) -> Result<()> {
+    let clock = Path::new("/sys/kernel/debug/luo_testbed/clock");
+    if !clock.exists() {
+        return Ok(());
+    }
+    for _ in 0..READINGS {
+        fs::write(clock, boot.to_string()).context("the kernel cannot tell its clock")?;
+        thread::sleep(APART);
+    }
+    Ok(())
 }
 
 /// This kernel's release.
@@ -87,23 +112,24 @@ pub(crate) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Loads an image to be jumped into by [`jump`]: by `kexec_file_load(2)` the kernel and the initramfs that this one
-/// came from, their command line without some words; by `kexec_load(2)` one that cannot run.
-pub(crate) fn load_next_kernel(how: Kexec, without: &[String]) -> Result<()> {
+/// Loads the kernel to be jumped into by [`jump`], with this one's initramfs and its command line with some changes.
+pub(crate) fn load_next_kernel(how: Kexec, changes: &[String]) -> Result<()> {
+    let boot = boot_number()?;
+    let mut changes = changes.to_vec();
+    changes.extend([format!("!{BOOT}{boot}"), format!("{BOOT}{}", boot + 1)]);
+    let line = changed_words(&command_line()?, &changes);
     match how {
-        Kexec::File => load_file(without),
-        Kexec::Legacy => load_legacy(),
-        Kexec::None => bail!("there is no image to load with kexec = \"none\""),
+        Kexec::File => load_file(&line),
+        Kexec::Legacy => legacy::load(NEXT_KERNEL, INITRD, &line),
+        Kexec::None => bail!("there is no kernel to load with kexec = \"none\""),
     }
 }
 
-fn load_file(without: &[String]) -> Result<()> {
-    let kernel = File::open("/host/boot/kernel").context("cannot open the second kernel's image")?;
-    let initrd = File::open("/host/boot/initrd").context("cannot open the second kernel's initramfs")?;
-    let command_line = command_line()?;
-    let words = command_line.split_whitespace();
-    let words: Vec<_> = words.filter(|word| !without.iter().any(|out| out == word)).collect();
-    let command_line = CString::new(format!("{} {SECOND_BOOT}", words.join(" ")))?;
+/// By `kexec_file_load(2)`.
+fn load_file(command_line: &str) -> Result<()> {
+    let kernel = File::open(NEXT_KERNEL).context("cannot open the next kernel's image")?;
+    let initrd = File::open(INITRD).context("cannot open the next kernel's initramfs")?;
+    let command_line = CString::new(command_line)?;
     // SAFETY: both descriptors are open, and the length is that of the string with its NUL.
     let result = unsafe {
         libc::syscall(
@@ -117,36 +143,7 @@ fn load_file(without: &[String]) -> Result<()> {
     };
     match result {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).context("kexec_file_load refused the second kernel"),
-    }
-}
-
-/// `struct kexec_segment` of `include/uapi/linux/kexec.h`.
-#[repr(C)]
-struct Segment {
-    from: *const u8,
-    from_size: usize,
-    to: usize,
-    to_size: usize,
-}
-
-/// An image of one page of zeroes: to be loaded, never to be jumped into.
-fn load_legacy() -> Result<()> {
-    const PAGE: usize = 4096;
-    /// Free memory on every machine that this runs on.
-    const ADDRESS: usize = 0x0400_0000;
-    let page = [0_u8; PAGE];
-    let segment = Segment {
-        from: page.as_ptr(),
-        from_size: PAGE,
-        to: ADDRESS,
-        to_size: PAGE,
-    };
-    // SAFETY: the kernel reads one segment, and the page that it points to; both live through the call.
-    let result = unsafe { libc::syscall(libc::SYS_kexec_load, ADDRESS, 1, &raw const segment, 0) };
-    match result {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).context("kexec_load refused the image"),
+        _ => Err(std::io::Error::last_os_error()).context("kexec_file_load refused the next kernel"),
     }
 }
 
