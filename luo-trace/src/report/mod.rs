@@ -1,27 +1,24 @@
-//! What `luo-trace report` and `luo-trace demo` show of an update.
+//! What `luo-trace report` and `luo-trace demo` tell of live updates.
+//!
+//! `gather` makes a [`Report`] of what the records hold, and the formats draw it: `text` for a terminal, `html` as one page,
+//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself.
 
+mod gather;
+#[cfg(feature = "agent")]
+mod html;
+pub mod json;
+mod otlp;
+mod perfetto;
 mod text;
 mod units;
 
+#[cfg(feature = "agent")]
+pub use html::html;
+pub use json::Report;
+pub use otlp::otlp;
+pub use perfetto::perfetto;
 pub use text::{Style, render};
 pub use units::{bytes, count, span};
 
-use crate::judge::Case;
-use crate::timeline::Timeline;
-
-/// A chain of boots, and when what happened in it.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The boots, and what came of checking their records.
-    pub case: Case,
-    /// The boots on one axis.
-    pub timeline: Timeline,
-}
-
-impl Report {
-    /// The report of a case.
-    pub fn of(case: Case) -> Self {
-        let timeline = Timeline::of(&case.chain);
-        Self { case, timeline }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,11 @@
 //! The report for a terminal.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use luo_trace_common::text::SessionName;
-
 use super::Report;
+use super::json::{File, Flb, Kernel, Session, Stretch, Update};
 use super::units::{bytes, count, span};
-use crate::chain::{Boot, Chain, FileLine, SessionLine};
-use crate::model::Status;
-use crate::timeline::Course;
+use crate::judge::Outcome;
 
 /// How a report is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -20,12 +16,18 @@ pub struct Style {
     pub width: usize,
 }
 
+/// How many updates are told in full; of more, only the last is.
+const UPDATES: usize = 2;
 /// How many sessions are listed one by one.
 const SESSIONS: usize = 20;
 /// How many files of a session are listed one by one.
 const FILES: usize = 8;
-/// Columns that a bar of the timeline leaves to name, kernel and duration.
-const BAR_MARGIN: usize = 36;
+/// How many findings are listed one by one.
+const FINDINGS: usize = 50;
+/// Columns that a bar of the timeline leaves to name and duration.
+const BAR_MARGIN: usize = 38;
+/// Columns that a bar of the trend leaves to number, kernels, fate and duration.
+const TREND_MARGIN: usize = 68;
 
 /// Draws a report.
 pub fn render(report: &Report, style: Style) -> String {
@@ -33,12 +35,23 @@ pub fn render(report: &Report, style: Style) -> String {
         out: String::new(),
         style,
     };
-    page.head(&report.case.chain);
-    for course in &report.timeline.updates {
-        page.phases(course);
+    page.head(report);
+    page.trend(report);
+    let told = match report.updates.len() {
+        all @ ..=UPDATES => all,
+        _ => 1,
+    };
+    for update in &report.updates[report.updates.len() - told..] {
+        if report.updates.len() > 1 {
+            page.update(report, update);
+        }
+        page.phases(update);
+        page.sessions(&update.sessions);
+        page.global_state(&update.flbs);
     }
-    page.sessions(&report.case.chain);
-    page.global_state(&report.case.chain);
+    for kernel in &report.kernels {
+        page.stayed(report, kernel);
+    }
     page.verdicts(report);
     page.records(report);
     page.out
@@ -70,30 +83,85 @@ impl Page {
         line!(self, "{title}");
     }
 
-    fn head(&mut self, chain: &Chain) {
-        let releases: Vec<&str> = chain.boots.iter().map(|boot| boot.release.as_str()).collect();
-        let what = match chain.boots.len() {
-            0 => "Nothing was recorded".to_owned(),
-            1 => format!("One kernel: {}", releases[0]),
-            _ => format!(
+    fn head(&mut self, report: &Report) {
+        let releases: Vec<&str> = report.kernels.iter().map(|kernel| kernel.release.as_str()).collect();
+        let what = match (report.updates.len(), releases.len()) {
+            (_, 0) => "Nothing was recorded".to_owned(),
+            (0, 1) => format!("One kernel: {}", releases[0]),
+            (0, kernels) => format!("{kernels} kernels, and no live update between them"),
+            (1, 1) => format!("A live update, seen from one kernel: {}", releases[0]),
+            (1, _) => format!(
                 "A live update over {} kernels: {}",
                 releases.len(),
                 releases.join(" → ")
+            ),
+            (updates, kernels) => format!(
+                "{} over {}",
+                count(updates as u64, "live update"),
+                count(kernels as u64, "kernel")
             ),
         };
         let head = self.paint("1;36", &what);
         line!(self, "{head}");
     }
 
-    fn phases(&mut self, course: &Course) {
-        let (Some(first), Some(whole)) = (course.phases.first(), course.whole()) else {
+    /// One line an update, so that many can be compared.
+    fn trend(&mut self, report: &Report) {
+        if report.updates.len() < 2 {
+            return;
+        }
+        self.title("Updates");
+        let longest = report.updates.iter().filter_map(|update| update.blackout_ns).max();
+        let room = self.style.width.saturating_sub(TREND_MARGIN).clamp(10, 60);
+        line!(
+            self,
+            "  {:<8} {:<36} {:<10} {:>10}",
+            "number",
+            "kernels",
+            "",
+            "blackout"
+        );
+        for update in &report.updates {
+            let blackout = update.blackout_ns;
+            let length = (blackout.unwrap_or(0) as f64 / longest.unwrap_or(0).max(1) as f64 * room as f64).ceil();
+            let bar = self.paint("33", &"█".repeat(length as usize));
+            line!(
+                self,
+                "  {:<8} {:<36} {:<10} {:>10}  {bar}",
+                number(update),
+                shorten(&kernels(report, update), 36),
+                update.fate.name(),
+                blackout.map_or("-".into(), span),
+            );
+        }
+        for hole in &report.holes {
+            let hole = self.paint("33", hole);
+            line!(self, "  {hole}");
+        }
+    }
+
+    fn update(&mut self, report: &Report, update: &Update) {
+        let what = format!(
+            "Update {}: {}, {}",
+            number(update),
+            kernels(report, update),
+            update.fate.name()
+        );
+        let what = self.paint("1;36", &what);
+        line!(self);
+        line!(self, "{what}");
+    }
+
+    fn phases(&mut self, update: &Update) {
+        let (Some(first), Some(whole)) = (update.phases.first(), update.whole_ns) else {
             return;
         };
         let room = self.style.width.saturating_sub(BAR_MARGIN).clamp(20, 120);
         self.title("Timeline");
-        for phase in course.phases.iter().filter(|phase| phase.duration() > 0) {
-            let column = |time: i128| ((time - first.start) as f64 / whole.max(1) as f64 * room as f64) as usize;
-            let (start, end) = (column(phase.start).min(room - 1), column(phase.end));
+        let column = |ns: i64| ((ns - first.start_ns) as f64 / whole.max(1) as f64 * room as f64) as usize;
+        for phase in update.phases.iter().filter(|phase| phase.duration_ns > 0) {
+            let start = column(phase.start_ns).min(room - 1);
+            let end = column(phase.start_ns.saturating_add_unsigned(phase.duration_ns)).min(room);
             // A phase too short for a column still shows where it is.
             let bar = if end > start {
                 "█".repeat(end - start)
@@ -101,242 +169,245 @@ impl Page {
                 "▏".to_owned()
             };
             let blank = room - start - bar.chars().count();
-            let bar = self.paint(if phase.is_blackout() { "33" } else { "32" }, &bar);
+            let bar = self.paint(if phase.blackout { "33" } else { "32" }, &bar);
             line!(
                 self,
-                "  {:<12} {}{bar}{} {:>10}",
-                phase.name(),
+                "  {:<20} {}{bar}{} {:>10}",
+                phase.name,
                 " ".repeat(start),
                 " ".repeat(blank),
-                span(phase.duration())
+                span(phase.duration_ns)
             );
         }
-        line!(self, "  {:<12} {} {:>10}", "in all", " ".repeat(room), span(whole));
-        if let Some(blackout) = course.blackout {
+        line!(self, "  {:<20} {} {:>10}", "in all", " ".repeat(room), span(whole));
+        if let Some(blackout) = update.blackout_ns {
             let blackout = self.paint("1;33", &span(blackout));
             line!(
                 self,
                 "  Blackout {blackout}: from the beginning of the freeze to the last file brought back."
             );
         }
-        if let Some(link) = course.link {
-            let basis = link.basis.describe();
-            line!(self, "  Time between kernels: {basis}, ± {}.", span(link.uncertainty));
+        if let Some(clock) = update.clock {
+            let uncertainty = span(clock.uncertainty_ns);
+            line!(self, "  Time between kernels: {}, ± {uncertainty}.", clock.describe);
         }
     }
 
-    fn sessions(&mut self, chain: &Chain) {
-        let names: BTreeSet<SessionName> = chain
-            .boots
-            .iter()
-            .flat_map(|boot| {
-                boot.incoming
-                    .iter()
-                    .chain(boot.outgoing.iter())
-                    .chain(&boot.outgoing.abandoned)
-            })
-            .map(|session| session.name)
-            .collect();
+    fn sessions(&mut self, sessions: &[Session]) {
         self.title("Sessions");
-        if names.is_empty() {
+        if sessions.is_empty() {
             line!(self, "  none");
             return;
         }
         line!(
             self,
-            "  {:<28} {:<14} {:>10} {:>10} {:>10}  what became of it",
+            "  {:<28} {:<14} {:>10} {:>10} {:>10} {:>10}  what became of it",
             "",
             "handler",
             "size",
             "preserve",
-            "retrieve"
+            "retrieve",
+            "blackout"
         );
-        for name in names.iter().take(SESSIONS) {
-            let sides: Vec<Option<&SessionLine>> = chain.boots.iter().flat_map(|boot| sides_of(boot, name)).collect();
-            let label = self.paint("1", &format!("{:<28}", shorten(&name.to_string(), 28)));
-            let files: BTreeSet<u64> = sides
-                .iter()
-                .flatten()
-                .flat_map(|side| side.files.keys().copied())
-                .collect();
-            let size: u64 = files
-                .iter()
-                .map(|token| side(&sides, |s| s.files.get(token)).map(|f| f.size).max().unwrap_or(0))
-                .sum();
+        for session in sessions.iter().take(SESSIONS) {
+            let name = if session.name.is_empty() { "?" } else { &session.name };
+            let label = self.paint("1", &format!("{:<28}", shorten(name, 28)));
+            let fate = session.fate.describe();
+            let fate = if session.fate.is_good() {
+                fate.to_owned()
+            } else {
+                self.paint("1;31", fate)
+            };
             line!(
                 self,
-                "  {label} {:<14} {:>10} {:>10} {:>10}  {}",
-                count(files.len() as u64, "file"),
-                bytes(size),
-                total(&sides, |file| file.preserve.map(|span| span.duration())),
-                total(&sides, |file| file.retrieve.map(|span| span.duration())),
-                fate(&sides, chain.boots.len() > 1)
+                "  {label} {:<14} {:>10} {:>10} {:>10} {:>10}  {fate}",
+                count(session.files.len() as u64, "file"),
+                bytes(session.bytes),
+                total(session, |file| file.preserve),
+                total(session, |file| file.retrieve),
+                session.blackout_ns.map_or("-".into(), span),
             );
-            for token in files.iter().take(FILES) {
-                self.file(*token, &side(&sides, |s| s.files.get(token)).collect::<Vec<_>>());
+            for file in session.files.iter().take(FILES) {
+                self.file(file);
             }
-            if files.len() > FILES {
-                line!(self, "    and {}", count((files.len() - FILES) as u64, "file"));
+            if session.files.len() > FILES {
+                line!(
+                    self,
+                    "    and {} more",
+                    count((session.files.len() - FILES) as u64, "file")
+                );
             }
         }
-        if names.len() > SESSIONS {
-            line!(self, "  and {}", count((names.len() - SESSIONS) as u64, "session"));
+        if sessions.len() > SESSIONS {
+            line!(
+                self,
+                "  and {} more",
+                count((sessions.len() - SESSIONS) as u64, "session")
+            );
         }
     }
 
-    fn file(&mut self, token: u64, sides: &[&FileLine]) {
-        let handler = sides
-            .iter()
-            .map(|file| file.handler)
-            .find(|handler| !handler.is_empty())
-            .unwrap_or_default();
-        let size = sides.iter().map(|file| file.size).max().unwrap_or(0);
-        let time = |pick: fn(&FileLine) -> Option<u64>| sides.iter().copied().find_map(pick).map_or("-".into(), span);
-        let failures: u32 = sides.iter().map(|file| file.failures).sum();
-        let note = if failures > 0 {
-            count(failures.into(), "refusal")
-        } else {
-            String::new()
-        };
+    fn file(&mut self, file: &File) {
+        let time = |stretch: Option<Stretch>| stretch.map_or("-".into(), |stretch| span(stretch.duration_ns));
         line!(
             self,
-            "    token {:<20} {:<14} {:>10} {:>10} {:>10}  {note}",
-            format!("{token:#x}"),
-            handler.to_string(),
-            bytes(size),
-            time(|file| file.preserve.map(|span| span.duration())),
-            time(|file| file.retrieve.map(|span| span.duration()))
+            "    {}",
+            format!(
+                "token {:<20} {:<14} {:>10} {:>10} {:>10} {:>10}  {}",
+                file.token,
+                file.handler,
+                bytes(file.bytes),
+                time(file.preserve),
+                time(file.retrieve),
+                "",
+                file.note()
+            )
+            .trim_end()
         );
     }
 
-    fn global_state(&mut self, chain: &Chain) {
-        let names: BTreeSet<_> = chain.boots.iter().flat_map(|boot| boot.flbs.keys().copied()).collect();
-        if names.is_empty() {
+    fn global_state(&mut self, flbs: &[Flb]) {
+        if flbs.is_empty() {
             return;
         }
         self.title("Global state");
-        for name in names {
-            let tell = |boot: &Boot| {
-                let Some(flb) = boot.flbs.get(&name) else {
-                    return "not touched".to_owned();
-                };
-                let mut told = Vec::new();
-                for (times, what) in [
-                    (flb.created, "created"),
-                    (flb.restored, "restored"),
-                    (flb.destroyed, "destroyed"),
-                ] {
-                    match times {
-                        0 => {}
-                        1 => told.push(format!("{what} once")),
-                        times => told.push(format!("{what} {times} times")),
-                    }
-                }
-                if flb.joined > 0 {
-                    told.push(format!("used by {}", count(flb.joined.into(), "file")));
-                }
-                told.join(", ")
-            };
-            let sides: Vec<String> = chain.boots.iter().map(tell).collect();
-            line!(self, "  {:<28} {}", shorten(&name.to_string(), 28), sides.join("  →  "));
+        for flb in flbs {
+            let sides = [
+                side(&[(flb.created, "created")], flb.users),
+                side(&[(flb.restored, "restored"), (flb.destroyed, "destroyed")], None),
+            ];
+            let sides: Vec<String> = sides.into_iter().flatten().collect();
+            line!(self, "  {:<28} {}", shorten(&flb.name, 28), sides.join("  →  "));
         }
+    }
+
+    /// Sessions that no update took along.
+    fn stayed(&mut self, report: &Report, kernel: &Kernel) {
+        if kernel.sessions.is_empty() {
+            return;
+        }
+        if report.kernels.len() > 1 {
+            let what = self.paint("1;36", &format!("What stayed in {}", kernel.release));
+            line!(self);
+            line!(self, "{what}");
+        }
+        self.sessions(&kernel.sessions);
     }
 
     fn verdicts(&mut self, report: &Report) {
         self.title("Findings");
-        for finding in report.case.findings() {
-            let finding = self.paint("31", &finding.to_string());
+        for found in report.findings.iter().take(FINDINGS) {
+            let finding = self.paint("31", &found.finding.to_string());
             line!(self, "  {finding}");
         }
-        let with = |status, unwatched: bool| {
-            let boots = report.case.records.iter().flat_map(|record| &record.judgement.verdicts);
-            let verdicts = boots.chain(&report.case.chain.verdicts);
-            let verdicts = verdicts.filter(move |verdict| verdict.status == status);
-            let wanted = verdicts.filter(move |verdict| verdict.is_unwatched() == unwatched);
-            wanted.map(|verdict| verdict.invariant).collect::<BTreeSet<_>>()
+        if report.findings.len() > FINDINGS {
+            line!(
+                self,
+                "  and {} more",
+                count((report.findings.len() - FINDINGS) as u64, "finding")
+            );
+        }
+        let with = |status| {
+            let verdicts = report.verdicts.iter().filter(move |verdict| verdict.status == status);
+            verdicts.map(|verdict| verdict.invariant).collect::<Vec<_>>()
         };
-        let (violated, unknown) = (with(Status::Violated, false), with(Status::Unknown, false));
-        let unwatched = with(Status::Unknown, true);
-        let held = with(Status::Ok, false)
-            .iter()
-            .filter(|id| ![&violated, &unknown, &unwatched].iter().any(|set| set.contains(id)))
-            .count();
+        let (held, violated, unknown) = (with("ok"), with("violated"), with("unknown"));
+        let unwatched = with("unwatched");
         let mut verdict = format!(
             "{} held, {} violated, {} unknown",
-            count(held as u64, "invariant"),
+            count(held.len() as u64, "invariant"),
             violated.len(),
             unknown.len()
         );
         if !unwatched.is_empty() {
             verdict += &format!(", {} not watched without --kho keys", unwatched.len());
         }
-        let (colour, none) = if violated.is_empty() {
-            ("32", "none: ")
-        } else {
-            ("1;31", "")
+        let (colour, none) = match (violated.is_empty(), report.findings.is_empty()) {
+            (true, true) => ("32", "none: "),
+            (true, false) => ("33", ""),
+            (false, _) => ("1;31", ""),
         };
         let verdict = self.paint(colour, &verdict);
         line!(self, "  {none}{verdict}");
         if !unknown.is_empty() {
-            let unknown: Vec<&str> = unknown.iter().map(|invariant| invariant.id()).collect();
             line!(self, "  unknown: {}", unknown.join(", "));
+        }
+        if report.result != Outcome::Held {
+            line!(self, "  In all: {}.", report.result.name());
         }
     }
 
     fn records(&mut self, report: &Report) {
         self.title("Records");
-        for (boot, record) in report.case.chain.boots.iter().zip(&report.case.records) {
+        for kernel in &report.kernels {
             line!(
                 self,
                 "  {}, {} lost  {}",
-                count(boot.events, "event"),
-                boot.lost,
-                record.journal.display()
+                count(kernel.events, "event"),
+                kernel.lost,
+                kernel.journal
             );
-            for doubt in record.judgement.doubts() {
-                let doubt = self.paint("33", &doubt);
+            for doubt in &kernel.doubts {
+                let doubt = self.paint("33", doubt);
                 line!(self, "    {doubt}");
             }
+        }
+        for hole in &report.holes {
+            let hole = self.paint("33", hole);
+            line!(self, "  {hole}");
         }
     }
 }
 
-/// What one kernel knows of the sessions of this name.
-fn sides_of<'a>(boot: &'a Boot, name: &SessionName) -> [Option<&'a SessionLine>; 3] {
-    let abandoned = boot.outgoing.abandoned.iter().find(|session| session.name == *name);
-    [boot.incoming.get(name), abandoned, boot.outgoing.get(name)]
+fn number(update: &Update) -> String {
+    update.number.map_or("?".into(), |number| number.to_string())
 }
 
-/// What each kernel knows of something that one session holds.
-fn side<'a, T>(
-    sides: &'a [Option<&'a SessionLine>],
-    pick: impl Fn(&'a SessionLine) -> Option<T> + 'a,
-) -> impl Iterator<Item = T> + 'a {
-    sides.iter().flatten().filter_map(move |session| pick(session))
+fn kernels(report: &Report, update: &Update) -> String {
+    let [from, to] = report.releases(update).map(|release| release.unwrap_or("?"));
+    match update.to {
+        None if update.fate == crate::chain::Fate::Aborted => from.to_owned(),
+        _ => format!("{from} → {to}"),
+    }
 }
 
-fn total(sides: &[Option<&SessionLine>], pick: fn(&FileLine) -> Option<u64>) -> String {
-    let times: Vec<u64> = side(sides, |session| Some(session.files.values().filter_map(pick)))
-        .flatten()
+fn side(counts: &[(Option<u32>, &str)], users: Option<u32>) -> Option<String> {
+    let known: Vec<(u32, &str)> = counts
+        .iter()
+        .filter_map(|&(times, what)| Some((times?, what)))
+        .collect();
+    if known.is_empty() {
+        return None;
+    }
+    let mut told = Vec::new();
+    for (times, what) in known {
+        match times {
+            0 => {}
+            1 => told.push(format!("{what} once")),
+            times => told.push(format!("{what} {times} times")),
+        }
+    }
+    if let Some(users) = users.filter(|&users| users > 0) {
+        told.push(format!("used by {}", count(users.into(), "file")));
+    }
+    Some(if told.is_empty() {
+        "not touched".into()
+    } else {
+        told.join(", ")
+    })
+}
+
+fn total(session: &Session, pick: fn(&File) -> Option<Stretch>) -> String {
+    let times: Vec<u64> = session
+        .files
+        .iter()
+        .filter_map(pick)
+        .map(|stretch| stretch.duration_ns)
         .collect();
     if times.is_empty() {
         "-".into()
     } else {
-        span(times.iter().sum())
-    }
-}
-
-/// What became of a session, in words.
-fn fate(sides: &[Option<&SessionLine>], followed: bool) -> &'static str {
-    let any = |pick: fn(&SessionLine) -> bool| sides.iter().flatten().copied().any(pick);
-    let frozen = any(|session| session.frozen.is_some_and(|span| span.ok));
-    match () {
-        () if any(|session| session.finished.is_some()) => "came over and finished",
-        () if any(|session| session.retrieved.is_some()) => "came over, not finished",
-        () if frozen && followed => "left, and was not asked for",
-        () if frozen => "left",
-        () if any(|session| session.abandoned.is_some()) => "abandoned",
-        () => "alive",
+        span(times.iter().fold(0, |sum, &time| sum.saturating_add(time)))
     }
 }
 

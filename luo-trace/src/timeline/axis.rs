@@ -23,15 +23,6 @@ impl Basis {
             Self::Realtime => "realtime",
         }
     }
-
-    /// What it is, in words.
-    pub const fn describe(self) -> &'static str {
-        match self {
-            Self::Monotonic => "one kernel's own clock",
-            Self::Counter => "the CPU's counter, which runs on over the kexec",
-            Self::Realtime => "the wall clock",
-        }
-    }
 }
 
 /// How one boot's times are told in another's.
@@ -39,6 +30,9 @@ impl Basis {
 pub struct Link {
     /// What it rests on.
     pub basis: Basis,
+    /// Whether it is promised: where it is not, the CPU's counter is not known to run at one rate, and the wall clock only
+    /// says that it did no worse than a second or two.
+    pub promised: bool,
     /// How far off it may be, in nanoseconds, either way.
     pub uncertainty: u64,
 }
@@ -47,13 +41,27 @@ impl Link {
     /// Times of one boot need no link.
     const OWN: Self = Self {
         basis: Basis::Monotonic,
+        promised: true,
         uncertainty: 0,
     };
+
+    /// What it rests on, in words.
+    pub const fn describe(self) -> &'static str {
+        match (self.basis, self.promised) {
+            (Basis::Monotonic, _) => "one kernel's own clock",
+            (Basis::Counter, true) => "the CPU's counter, which runs on over the kexec",
+            (Basis::Counter, false) => {
+                "the CPU's counter, which runs on over the kexec, though the CPU does not promise that its rate is constant"
+            }
+            (Basis::Realtime, _) => "the wall clock, which the new kernel reads from a clock that ticks in seconds",
+        }
+    }
 
     /// One link after the other: the weaker basis, and both uncertainties.
     fn then(self, next: Self) -> Self {
         Self {
             basis: self.basis.max(next.basis),
+            promised: self.promised && next.promised,
             uncertainty: self.uncertainty.saturating_add(next.uncertainty),
         }
     }
@@ -113,6 +121,7 @@ fn by_wall_clock(before: &Boot, after: &Boot) -> (i128, Link) {
     let zero = |clock: &Clock| i128::from(clock.realtime_ns) - i128::from(clock.monotonic_ns);
     let link = Link {
         basis: Basis::Realtime,
+        promised: true,
         uncertainty: WALL_CLOCK,
     };
     (zero(&after.clock) - zero(latest(before)), link)
@@ -129,11 +138,20 @@ fn by_counter(before: &Boot, after: &Boot) -> Option<(i128, Link)> {
     let since_zero = u128::from(first.monotonic_ns);
     let zero = i128::try_from(elapsed).ok()? - i128::try_from(since_zero).ok()?;
     (elapsed + uncertainty >= since_zero).then_some(())?;
+    let invariant = [before, after].map(|boot| boot.clock.counter_invariant);
+    if invariant.contains(&Some(false)) {
+        return None;
+    }
+    let zero = zero + i128::from(last.monotonic_ns);
+    let promised = invariant == [Some(true); 2];
+    let apart = (by_wall_clock(before, after).0 - zero).unsigned_abs();
+    (promised || apart <= u128::from(2 * WALL_CLOCK)).then_some(())?;
     let link = Link {
         basis: Basis::Counter,
+        promised,
         uncertainty: u64::try_from(uncertainty).ok()?,
     };
-    Some((zero + i128::from(last.monotonic_ns), link))
+    Some((zero, link))
 }
 
 /// How fast the counter runs.

@@ -9,7 +9,10 @@ mod phases;
 pub use axis::{Axis, Basis, Link};
 pub use phases::{PHASES, Phase};
 
-use crate::chain::{Boot, Chain, Update};
+use luo_trace_common::OWN_SESSION;
+use luo_trace_common::text::SessionName;
+
+use crate::chain::{Boot, Chain, SessionLine, Sessions, Span, Update};
 
 /// The live updates of a chain on one axis of time.
 #[derive(Clone, Debug, Default)]
@@ -48,16 +51,19 @@ impl Timeline {
 impl Course {
     fn of(chain: &Chain, update: &Update, axis: &Axis) -> Self {
         let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
-        let (from, to) = (side(update.from), side(update.to));
-        let frozen = from.and_then(|(place, boot)| Some(axis.at(place, boot.freeze?.start)));
-        let retrieved = to.and_then(|(place, boot)| Some(axis.at(place, boot.last_retrieve?)));
+        let to = side(update.to).map(|(place, boot)| Arrival::of(place, boot));
+        let from = side(update.from).map(|(place, boot)| Departure::of(place, boot, update.attempt));
+        let frozen = from
+            .as_ref()
+            .and_then(|from| Some(axis.at(from.place, from.freeze?.start)));
+        let retrieved = to.as_ref().and_then(|to| Some(axis.at(to.place, to.retrieved?)));
         Self {
-            link: from.zip(to).map(|((from, _), (to, _))| axis.link(from, to)),
-            phases: phases::between(&moments(axis, from, to)),
+            link: update.from.zip(update.to).map(|(from, to)| axis.link(from, to)),
+            phases: phases::between(&moments(axis, from.as_ref(), to.as_ref())),
             blackout: frozen
                 .zip(retrieved)
                 .and_then(|(from, to)| u64::try_from(to - from).ok()),
-            last_heard: from.and_then(|(place, boot)| last_heard(axis, place, boot)),
+            last_heard: from.and_then(|from| Some(axis.at(from.place, from.last_heard?))),
         }
     }
 
@@ -74,39 +80,95 @@ impl Course {
     }
 }
 
-/// The last sign of life of a kernel after it froze everything for the jump.
-fn last_heard(axis: &Axis, place: usize, boot: &Boot) -> Option<i128> {
-    let freeze = boot.freeze.filter(|freeze| freeze.ok)?;
-    let heard = boot.late_clock.map(|clock| clock.monotonic_ns);
-    let heard = heard.filter(|&time| time > freeze.end)?;
-    Some(axis.at(place, heard))
+/// What one kernel's record tells of its leaving, on its own clock.
+struct Departure {
+    place: usize,
+    created: Option<u64>,
+    preserved: Option<u64>,
+    loaded: Option<u64>,
+    freeze: Option<Span>,
+    /// The last sign of life after LUO had frozen everything.
+    last_heard: Option<u64>,
+}
+
+impl Departure {
+    fn of(place: usize, boot: &Boot, attempt: Option<usize>) -> Self {
+        let freeze = attempt.and_then(|attempt| boot.attempts.get(attempt)?.reboot);
+        // Later attempts have stamps of their own.
+        let before = |time: Option<u64>| time.filter(|&time| freeze.is_none_or(|freeze| time <= freeze.start));
+        // Sessions that were closed without a live update are no part of it.
+        let sessions = || others(&boot.outgoing);
+        let files = sessions().flat_map(|session| session.files.values());
+        let preserved = before(files.filter_map(|file| Some(file.preserve?.end)).max());
+        let departed = freeze.filter(|freeze| freeze.ok);
+        let heard = boot.late_clock.map_or(0, |clock| clock.monotonic_ns).max(boot.latest);
+        Self {
+            place,
+            created: before(sessions().filter_map(|session| session.created).min()),
+            preserved,
+            // What is preserved after the image was loaded puts off the end of the loading, as it were.
+            loaded: before(boot.armed.max(preserved)).filter(|_| boot.armed.is_some()),
+            freeze,
+            last_heard: departed.and_then(|freeze| Some(heard).filter(|&heard| heard > freeze.end)),
+        }
+    }
+}
+
+/// What the next kernel's record tells of its coming, on its own clock.
+struct Arrival<'a> {
+    place: usize,
+    boot: &'a Boot,
+    /// When the last file was brought back.
+    retrieved: Option<u64>,
+    /// When the last session was finished.
+    finished: Option<u64>,
+}
+
+impl<'a> Arrival<'a> {
+    fn of(place: usize, boot: &'a Boot) -> Self {
+        let files = others(&boot.incoming).flat_map(|session| session.files.values());
+        Self {
+            place,
+            boot,
+            retrieved: files.filter_map(|file| Some(file.retrieve?.end)).max(),
+            finished: others(&boot.incoming).filter_map(|session| session.finished).max(),
+        }
+    }
+}
+
+/// The sessions that a host's guests live in: all but the recorder's own.
+fn others(sessions: &Sessions) -> impl Iterator<Item = &SessionLine> {
+    let own = SessionName::new(OWN_SESSION);
+    sessions.iter().filter(move |session| session.name != own)
 }
 
 /// When each of [`PHASES`] began, and when the last of them ended, as far as that is known.
-fn moments(axis: &Axis, from: Option<(usize, &Boot)>, to: Option<(usize, &Boot)>) -> [Option<i128>; PHASES.len() + 1] {
-    let before = |pick: fn(&Boot) -> Option<u64>| from.and_then(|(place, boot)| Some(axis.at(place, pick(boot)?)));
-    let after = |pick: fn(&Boot) -> Option<u64>| to.and_then(|(place, boot)| Some(axis.at(place, pick(boot)?)));
-    let jump = match (from, to) {
-        (_, Some(_)) => after(|_| Some(0)),
-        (Some((place, boot)), None) => last_heard(axis, place, boot),
-        (None, None) => None,
-    };
-    let attached = |boot: &Boot| Some(boot.attached).filter(|&time| time > 0);
+fn moments(axis: &Axis, from: Option<&Departure>, to: Option<&Arrival>) -> [Option<i128>; PHASES.len() + 1] {
+    let before = |pick: fn(&Departure) -> Option<u64>| from.and_then(|from| Some(axis.at(from.place, pick(from)?)));
+    let after = |pick: fn(&Arrival) -> Option<u64>| to.and_then(|to| Some(axis.at(to.place, pick(to)?)));
     [
-        before(|boot| boot.first_create),
-        before(|boot| boot.last_preserve),
-        before(|boot| boot.last_preserve),
-        before(|boot| Some(boot.freeze?.start)),
-        before(|boot| Some(boot.freeze?.end)),
-        jump,
-        after(|boot| boot.userspace),
-        after(|boot| Some(boot.started).filter(|&time| time > 0)),
-        after(attached),
-        after(|boot| Some(boot.deserialize?.start)),
-        after(|boot| Some(boot.deserialize?.end)),
-        after(|boot| boot.last_retrieve),
-        after(|boot| boot.last_finish),
+        before(|from| from.created),
+        before(|from| from.preserved),
+        before(|from| from.loaded),
+        before(|from| Some(from.freeze?.start)),
+        before(|from| Some(from.freeze?.end)),
+        match to {
+            Some(_) => after(|_| Some(0)),
+            None => before(|from| from.last_heard),
+        },
+        after(|to| to.boot.userspace),
+        after(|to| known(to.boot.started)),
+        after(|to| known(to.boot.attached)),
+        after(|to| Some(to.boot.deserialize?.start)),
+        after(|to| Some(to.boot.deserialize?.end)),
+        after(|to| to.retrieved),
+        after(|to| to.finished),
     ]
+}
+
+/// A time of the header; 0: not known.
+fn known(time: u64) -> Option<u64> {
+    Some(time).filter(|&time| time > 0)
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ pub const PHASES: [&str; 12] = [
     "finish",
 ];
 
+/// Places in [`PHASES`].
+const FREEZE: usize = 3;
+const BOOT: usize = 5;
+const FINISH: usize = 11;
+
 /// A stretch of the update, from one known moment to the next. Where the moment between two phases is not known, one
 /// stretch covers both: how long each took cannot be told, only how long they took together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +63,12 @@ impl Phase {
 
     /// Whether guests have no service in it, going by its beginning.
     pub fn is_blackout(&self) -> bool {
-        (3..=10).contains(&self.first)
+        (FREEZE..FINISH).contains(&self.first)
+    }
+
+    /// Whether it begins in the kernel that arrived.
+    pub fn is_after_jump(&self) -> bool {
+        self.first >= BOOT
     }
 
     /// Its name: a phase's, or `boot…wait` for what cannot be told apart.

@@ -1,10 +1,13 @@
 //! Stories of updates, told by the stamps that make a timeline.
 
+use luo_trace_common::events::{IMAGE_FILE, Outcome, Plain};
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::{Fate, Span};
-use crate::journal::Clock;
+use crate::chain::{Fate, Files};
+use crate::event::Body;
+use crate::journal::{Clock, Header};
+use crate::testing::{IMAGE, Story, memfd, session};
 
 const MS: u64 = 1_000_000;
 
@@ -15,9 +18,14 @@ fn of(before: Boot, after: Boot) -> (Axis, Course) {
 
 fn only(boots: Vec<Boot>, from: Option<usize>, to: Option<usize>) -> (Axis, Course) {
     let update = Update {
+        number: None,
         from,
         to,
-        ..Update::new(None, Fate::Completed)
+        fate: Fate::Completed,
+        attempt: Some(0),
+        basis: None,
+        files: Files::default(),
+        unclaimed: Vec::new(),
     };
     let updates = vec![update];
     let timeline = Timeline::of(&Chain {
@@ -42,52 +50,67 @@ fn clock(monotonic_ms: u64, counter_ms: u64, realtime_ms: u64) -> Clock {
         boottime_ns: monotonic_ms * MS,
         tsc: Some(counter_ms * MS),
         tsc_khz: Some(1_000_000),
-        ..Clock::default()
+        counter_invariant: Some(true),
     }
 }
 
-fn span(start_ms: u64, end_ms: u64) -> Option<Span> {
-    Some(Span {
-        start: start_ms * MS,
-        end: end_ms * MS,
-        ok: true,
-    })
+/// The next operation begins and ends at these times.
+fn at(s: &mut Story, start_ms: u64, end_ms: u64) -> &mut Story {
+    // An operation of a story takes three steps of a microsecond.
+    let time = end_ms * MS - s.now() - 3_000;
+    s.wait(time).since(start_ms * MS)
 }
 
-/// The kernel that leaves: sessions at 2 s, files until 3 s, frozen from 4.000 to 4.010 s.
+/// LUO's part of a `reboot(LINUX_REBOOT_CMD_KEXEC)`.
+fn freezes(s: &mut Story, start_ms: u64, end_ms: u64, result: i64) {
+    let time = end_ms * MS - s.now();
+    let duration = (end_ms - start_ms) * MS;
+    let outcome = Outcome { result, duration };
+    s.wait(time).push(Body::LiveupdateReboot(Plain { outcome }));
+}
+
+/// A boot with this header's clock, and what happened in it.
+fn boot(clock: Clock, story: &Story) -> Boot {
+    let mut boot = Boot::new(&Header {
+        clock,
+        ..Header::default()
+    });
+    story.events.iter().for_each(|event| boot.apply(event));
+    boot
+}
+
+/// A session at 2 s, its file until 3 s, an image at 3.5 s.
+fn prepares() -> Story {
+    let (mut story, vm) = (Story::new(), session(1, "vm"));
+    at(&mut story, 1_990, 2_000).create(vm);
+    at(&mut story, 2_100, 3_000).preserve_with(vm, 1, memfd(1), |_| ());
+    at(&mut story, 3_100, 3_500).load_image(IMAGE_FILE, IMAGE);
+    story
+}
+
+/// The kernel that leaves, frozen from 4.000 to 4.010 s.
 fn before() -> Boot {
-    Boot {
-        clock: clock(1_000, 1_000, 50_000),
-        started: 500 * MS,
-        attached: 1_000 * MS,
-        first_create: Some(2_000 * MS),
-        last_preserve: Some(3_000 * MS),
-        freeze: span(4_000, 4_010),
-        ..Boot::default()
-    }
+    let mut story = prepares();
+    freezes(&mut story, 4_000, 4_010, 0);
+    boot(clock(1_000, 1_000, 50_000), &story)
 }
 
 /// The kernel that arrives 500 ms after the freeze: attached at 1.0 s, done at 1.3 s of its own clock.
 fn after() -> Boot {
-    Boot {
-        // Its clock was zero at 4.510 s of the first one.
-        clock: clock(1_000, 5_510, 54_000),
-        userspace: Some(700 * MS),
-        started: 900 * MS,
-        attached: 1_000 * MS,
-        deserialize: span(1_100, 1_105),
-        last_retrieve: Some(1_200 * MS),
-        last_finish: Some(1_300 * MS),
-        ..Boot::default()
-    }
+    let (mut story, vm) = (Story::new(), session(1, "vm"));
+    at(&mut story, 1_100, 1_105).read_in();
+    at(&mut story, 1_190, 1_200).retrieve_again(vm, 1, memfd(1));
+    at(&mut story, 1_290, 1_300).finish_files(vm, 1, |_| ());
+    comes(&story)
 }
 
-/// The same, one update later.
-fn later() -> Boot {
-    Boot {
-        clock: clock(1_000, 15_510, 64_000),
-        ..after()
-    }
+/// The kernel that arrives, and what happens in it.
+fn comes(story: &Story) -> Boot {
+    // Its clock was zero at 4.510 s of the first one.
+    let mut boot = boot(clock(1_000, 5_510, 54_510), story);
+    boot.userspace = Some(700 * MS);
+    boot.started = 900 * MS;
+    boot
 }
 
 #[test]
@@ -95,8 +118,8 @@ fn an_update_is_told_from_its_first_session_to_its_last_finish() {
     let (_, course) = of(before(), after());
     let phases = [
         ("preserve", 1_000),
-        ("load", 0),
-        ("arm", 1_000),
+        ("load", 500),
+        ("arm", 500),
         ("freeze", 10),
         ("shutdown", 500),
         ("boot", 700),
@@ -122,8 +145,11 @@ fn the_blackout_is_from_the_freeze_to_the_last_file_brought_back() {
 
 #[test]
 fn a_moment_that_is_not_known_joins_the_phases_on_both_its_sides() {
-    let mut after = after();
-    (after.userspace, after.last_retrieve) = (None, None);
+    let mut story = Story::new();
+    at(&mut story, 1_100, 1_105).read_in();
+    at(&mut story, 1_290, 1_300).finish_files(session(1, "vm"), 1, |_| ());
+    let mut after = comes(&story);
+    after.userspace = None;
     let (_, course) = of(before(), after);
     assert_eq!(course.blackout, None);
     let told = told(&course);
@@ -135,9 +161,9 @@ fn a_moment_that_is_not_known_joins_the_phases_on_both_its_sides() {
 
 #[test]
 fn what_has_no_end_is_left_out() {
-    let mut after = after();
-    (after.last_retrieve, after.last_finish) = (None, None);
-    let (_, course) = of(before(), after);
+    let mut story = Story::new();
+    at(&mut story, 1_100, 1_105).read_in();
+    let (_, course) = of(before(), comes(&story));
     assert_eq!(course.phases.last().map(Phase::name).as_deref(), Some("deserialize"));
 }
 
@@ -165,7 +191,7 @@ fn without_a_first_record_the_update_begins_with_the_second_kernel() {
 #[test]
 fn without_a_common_counter_the_wall_clock_serves_and_says_so() {
     let mut after = after();
-    after.clock.tsc = None;
+    (after.clock.tsc, after.clock.realtime_ns) = (None, 54_000 * MS);
     let (_, course) = of(before(), after);
     let link = course.link.unwrap();
     assert_eq!((link.basis, link.uncertainty), (Basis::Realtime, 1_000 * MS));
@@ -191,6 +217,100 @@ fn a_counter_that_began_anew_is_not_trusted() {
 }
 
 #[test]
+fn a_counter_that_promises_nothing_is_held_against_the_wall_clock() {
+    let link = |promise, counter_ms| {
+        let (mut before, mut after) = (before(), after());
+        before.clock.counter_invariant = promise;
+        after.clock.tsc = Some(counter_ms * MS);
+        of(before, after).1.link.unwrap()
+    };
+    // The wall clock agrees, or says that the counter stood still for five seconds.
+    assert_eq!(
+        (link(None, 5_510).basis, link(None, 5_510).promised),
+        (Basis::Counter, false)
+    );
+    assert_eq!(link(None, 10_510).basis, Basis::Realtime);
+    // Where the counter is known to be constant, the wall clock may have been set.
+    assert_eq!(
+        (link(Some(true), 10_510).basis, link(Some(true), 10_510).promised),
+        (Basis::Counter, true)
+    );
+    // Where it is known not to be, it is never used.
+    assert_eq!(link(Some(false), 5_510).basis, Basis::Realtime);
+}
+
+#[test]
+fn what_is_preserved_after_the_image_was_loaded_ends_the_loading() {
+    let (mut story, vm) = (Story::new(), session(1, "vm"));
+    at(&mut story, 1_000, 1_100).load_image(IMAGE_FILE, IMAGE);
+    at(&mut story, 1_990, 2_000).create(vm);
+    at(&mut story, 2_100, 3_000).preserve_with(vm, 1, memfd(1), |_| ());
+    freezes(&mut story, 4_000, 4_010, 0);
+    let (_, course) = of(boot(clock(1_000, 1_000, 50_000), &story), after());
+    let phase = |name| course.phase(name).map(|ns| ns / MS);
+    assert_eq!(
+        [phase("preserve"), phase("load"), phase("arm")],
+        [Some(1_000), Some(0), Some(1_000)]
+    );
+}
+
+#[test]
+fn an_attempt_that_failed_has_its_own_course_and_no_blackout() {
+    // Given a freeze that failed, another file, and a freeze that did not
+    let (mut story, vm) = (prepares(), session(1, "vm"));
+    freezes(&mut story, 4_000, 4_010, -5);
+    at(&mut story, 4_100, 4_500).preserve_with(vm, 2, memfd(2), |_| ());
+    freezes(&mut story, 5_000, 5_020, 0);
+    let boots = vec![boot(clock(1_000, 1_000, 50_000), &story)];
+    // When both are told
+    let update = |attempt, fate| Update {
+        number: None,
+        from: Some(0),
+        to: None,
+        fate,
+        attempt: Some(attempt),
+        basis: None,
+        files: Files::default(),
+        unclaimed: Vec::new(),
+    };
+    let updates = vec![update(0, Fate::Aborted), update(1, Fate::Departed)];
+    let timeline = Timeline::of(&Chain {
+        boots,
+        updates,
+        ..Chain::default()
+    });
+    let freeze = |place: usize| timeline.updates[place].phase("freeze");
+    // Then each has its freeze, the first ends with it, and what came later is no part of it.
+    assert_eq!([freeze(0), freeze(1)], [Some(10 * MS), Some(20 * MS)]);
+    assert_eq!(
+        timeline.updates[0].phases.last().map(Phase::name).as_deref(),
+        Some("freeze")
+    );
+    assert_eq!(timeline.updates[1].phase("preserve"), Some(2_500 * MS));
+    assert_eq!(timeline.updates[0].last_heard, None);
+}
+
+#[test]
+fn the_recorders_own_session_is_no_part_of_the_update() {
+    // Given a recorder that carries its journal over, made first and finished last
+    let (mut story, vm, own) = (Story::new(), session(1, "vm"), session(2, OWN_SESSION));
+    at(&mut story, 1_500, 1_600).create(own);
+    at(&mut story, 1_990, 2_000).create(vm);
+    at(&mut story, 2_100, 3_000).preserve_with(vm, 1, memfd(1), |_| ());
+    freezes(&mut story, 4_000, 4_010, 0);
+    let mut next = Story::new();
+    at(&mut next, 1_190, 1_200).retrieve_again(vm, 1, memfd(1));
+    at(&mut next, 1_490, 1_500).retrieve_again(own, 1, memfd(2));
+    at(&mut next, 1_590, 1_600).finish_files(own, 1, |_| ());
+    // When the update is told
+    let (axis, course) = of(boot(clock(1_000, 1_000, 50_000), &story), comes(&next));
+    // Then it is about the guest alone.
+    assert_eq!(course.phases[0].start, axis.at(0, 2_000 * MS));
+    assert_eq!(course.blackout, Some((510 + 1_200) * MS));
+    assert_eq!(course.phase("finish"), None);
+}
+
+#[test]
 fn clocks_read_near_the_jump_make_it_surer() {
     let mut before = before();
     // A rate that is told in kHz by two kernels that do not quite agree: one part in 100,000 over 4.5 s is 45 µs.
@@ -208,12 +328,10 @@ fn every_link_of_a_chain_rests_on_its_own_clocks() {
     // Given three boots, of which the second and the third have a counter in common
     let mut first = before();
     first.clock.tsc_khz = None;
-    let middle = Boot {
-        freeze: span(9_000, 9_010),
-        ..after()
-    };
+    let mut last = after();
+    last.clock = clock(1_000, 15_510, 64_510);
     // When they are laid on one axis
-    let axis = Axis::of(&[first, middle, later()]);
+    let axis = Axis::of(&[first, after(), last]);
     // Then the later link is as good as it can be, and only what spans both is as weak as the weaker one.
     assert_eq!(axis.link(0, 1).basis, Basis::Realtime);
     assert_eq!(axis.link(1, 2).basis, Basis::Counter);

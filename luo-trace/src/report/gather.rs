@@ -1,0 +1,350 @@
+//! Gathers what a report says from the records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use luo_trace_common::OWN_SESSION;
+use luo_trace_common::text::{Compatible, Name, SessionName};
+
+use super::json::{
+    Clock, Durations, File, Finding, Flb, Kernel, Phase, Report, Session, SessionFate, Stretch, Update, Verdict,
+};
+use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
+use crate::judge::{Case, Record};
+use crate::model::{Invariant, Status};
+use crate::timeline::{Axis, Course, Timeline};
+
+impl Report {
+    /// The report of a case.
+    pub fn of(case: &Case) -> Self {
+        let timeline = Timeline::of(&case.chain);
+        let axis = &timeline.axis;
+        let updates = case.chain.updates.iter().zip(&timeline.updates);
+        let kernels = case.chain.boots.iter().zip(&case.records).enumerate();
+        Self {
+            result: case.outcome(),
+            kernels: kernels
+                .map(|(place, (boot, record))| kernel(&case.chain, axis, place, boot, record))
+                .collect(),
+            updates: updates
+                .map(|(update, course)| gather(&case.chain, axis, update, course))
+                .collect(),
+            holes: case.chain.doubts(),
+            findings: findings(case),
+            verdicts: verdicts(case),
+        }
+    }
+}
+
+/// A time as it is told: whatever the clocks of a journal say, it is cut to what fits.
+fn at(axis: &Axis, place: usize, time: u64) -> i64 {
+    short(axis.at(place, time))
+}
+
+fn short(time: i128) -> i64 {
+    i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// Text that comes from a file, with what could mislead a reader escaped.
+fn clean(text: impl AsRef<[u8]>) -> String {
+    Name::<1024>::new(text).to_string()
+}
+
+fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record) -> Kernel {
+    let judgement = &record.judgement;
+    let departed = |update: &chain::Update| update.from == Some(place) && update.fate != Fate::Aborted;
+    let taken = chain.updates.iter().any(departed);
+    let alive = others(&boot.outgoing).into_iter().filter(|_| !taken);
+    let own = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
+    Kernel {
+        release: clean(&boot.release),
+        boot_id: clean(&boot.boot_id),
+        update_number: boot.update_number,
+        start_ns: at(axis, place, 0),
+        start_unix_ns: short(i128::from(boot.clock.realtime_ns) - i128::from(boot.clock.monotonic_ns)),
+        journal: clean(record.journal.as_os_str().as_encoded_bytes()),
+        agent_version: clean(&judgement.header.agent_version),
+        events: boot.events,
+        lost: boot.lost,
+        ending: judgement.ending(),
+        doubts: judgement.doubts(),
+        sessions: alive.chain(&boot.outgoing.abandoned).map(own).collect(),
+    }
+}
+
+fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -> Update {
+    let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
+    let (from, to) = (side(update.from), side(update.to));
+    let sessions = match update.fate {
+        // They live on, and are told where they leave, or where the record ends.
+        Fate::Aborted => Vec::new(),
+        _ => sessions(axis, from, to),
+    };
+    let phase = |phase: &crate::timeline::Phase| Phase {
+        name: phase.name(),
+        start_ns: short(phase.start),
+        duration_ns: phase.duration(),
+        kernel: if phase.is_after_jump() { update.to } else { update.from },
+        blackout: phase.is_blackout(),
+    };
+    Update {
+        number: update.number,
+        fate: update.fate,
+        from: update.from,
+        to: update.to,
+        clock: course.link.map(|link| Clock {
+            basis: link.basis.name(),
+            describe: link.describe(),
+            promised: link.promised,
+            uncertainty_ns: link.uncertainty,
+        }),
+        phases: course.phases.iter().map(phase).collect(),
+        whole_ns: course.whole(),
+        blackout_ns: course.blackout,
+        last_heard_ns: course.last_heard.map(short),
+        durations: durations(&sessions),
+        sessions,
+        flbs: match update.fate {
+            Fate::Aborted => Vec::new(),
+            _ => flbs(from.map(|(_, boot)| boot), to.map(|(_, boot)| boot)),
+        },
+    }
+}
+
+/// All sessions by name, but for the recorder's own.
+fn others(sessions: &Sessions) -> Vec<&SessionLine> {
+    let own = SessionName::new(OWN_SESSION);
+    let mut sessions = sessions.sorted();
+    sessions.retain(|session| session.name != own);
+    sessions
+}
+
+type Side<'a> = Option<(usize, &'a Boot)>;
+
+/// The sessions that left or arrived: one that did both is told once.
+fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>) -> Vec<Session> {
+    let left = from.map(|(_, boot)| others(&boot.outgoing)).unwrap_or_default();
+    let mut arrived: BTreeMap<SessionName, Vec<&SessionLine>> = BTreeMap::new();
+    for line in to.map(|(_, boot)| others(&boot.incoming)).unwrap_or_default() {
+        arrived.entry(line.name).or_default().push(line);
+    }
+    let mut all = Vec::new();
+    for line in left {
+        let other = arrived.get_mut(&line.name).and_then(Vec::pop);
+        all.push((
+            line.name,
+            session(axis, Known::of(from, Some(line)), Known::of(to, other)),
+        ));
+    }
+    for line in arrived.into_values().flatten() {
+        all.push((
+            line.name,
+            session(axis, Known::of(from, None), Known::of(to, Some(line))),
+        ));
+    }
+    all.sort_by_key(|(name, _)| *name);
+    all.into_iter().map(|(_, session)| session).collect()
+}
+
+/// What one kernel knows of a session.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    place: usize,
+    boot: &'a Boot,
+    line: Option<&'a SessionLine>,
+}
+
+impl<'a> Known<'a> {
+    fn of(side: Side<'a>, line: Option<&'a SessionLine>) -> Option<Self> {
+        let (place, boot) = side?;
+        Some(Self { place, boot, line })
+    }
+
+    fn at(self, axis: &Axis, pick: fn(&SessionLine) -> Option<u64>) -> Option<i64> {
+        Some(at(axis, self.place, pick(self.line?)?))
+    }
+
+    fn file(self, token: u64) -> Option<&'a FileLine> {
+        self.line?.files.get(&token)
+    }
+}
+
+/// One session as the kernel that left and the one that arrived know it, each where there is a record of it.
+fn session(axis: &Axis, from: Option<Known<'_>>, to: Option<Known<'_>>) -> Session {
+    let lines = || from.into_iter().chain(to).filter_map(|known| known.line);
+    let tokens: BTreeSet<u64> = lines().flat_map(|line| line.files.keys().copied()).collect();
+    let files: Vec<File> = tokens.into_iter().map(|token| file(axis, token, from, to)).collect();
+    let freeze = from.and_then(|known| stretch(axis, known.place, known.line?.frozen.filter(|span| span.ok)));
+    let ends = files.iter().filter_map(|file| file.retrieve);
+    let last = ends
+        .map(|end| end.start_ns.saturating_add_unsigned(end.duration_ns))
+        .max();
+    let blackout = |freeze: Stretch, last: i64| u64::try_from(last.saturating_sub(freeze.start_ns)).ok();
+    Session {
+        name: lines().next().map(|line| line.name).unwrap_or_default().to_string(),
+        fate: fate(from, to),
+        outgoing: from.is_some_and(|known| known.line.is_some()),
+        incoming: to.is_some_and(|known| known.line.is_some()),
+        created_ns: from.and_then(|known| known.at(axis, |line| line.created)),
+        freeze,
+        retrieved_ns: to.and_then(|known| known.at(axis, |line| line.retrieved)),
+        finished_ns: to.and_then(|known| known.at(axis, |line| line.finished)),
+        blackout_ns: freeze.zip(last).and_then(|(freeze, last)| blackout(freeze, last)),
+        bytes: files.iter().map(|file| file.bytes).fold(0, u64::saturating_add),
+        refusals: lines().map(|line| line.refusals).fold(0, u32::saturating_add),
+        files,
+    }
+}
+
+fn file(axis: &Axis, token: u64, from: Option<Known<'_>>, to: Option<Known<'_>>) -> File {
+    let lines = || from.into_iter().chain(to).filter_map(|known| known.file(token));
+    let handler = lines().map(|file| file.handler).find(|handler| !handler.is_empty());
+    let took = |known: Option<Known<'_>>, pick: fn(&FileLine) -> Option<Span>| {
+        let known = known?;
+        stretch(axis, known.place, pick(known.file(token)?))
+    };
+    File {
+        token: format!("{token:#x}"),
+        handler: handler.unwrap_or_default().to_string(),
+        bytes: lines().map(|file| file.size).max().unwrap_or(0),
+        fate: to.and_then(|known| Some(known.boot.fate(known.line?, known.file(token)?)?.name())),
+        preserve: took(from, |file| file.preserve),
+        freeze: took(from, |file| file.freeze),
+        retrieve: took(to, |file| file.retrieve),
+        finish: took(to, |file| file.finish),
+        failures: lines().map(|file| file.failures).fold(0, u32::saturating_add),
+    }
+}
+
+fn stretch(axis: &Axis, place: usize, span: Option<Span>) -> Option<Stretch> {
+    let span = span?;
+    Some(Stretch {
+        start_ns: at(axis, place, span.start),
+        duration_ns: span.duration(),
+    })
+}
+
+/// What became of a session. What events would tell that are missing is not known.
+fn fate(from: Option<Known<'_>>, to: Option<Known<'_>>) -> SessionFate {
+    let Some(to) = to else {
+        return match from.and_then(|from| from.line) {
+            Some(line) if line.abandoned.is_some() => SessionFate::Abandoned,
+            Some(line) if line.frozen.is_some_and(|span| span.ok) => SessionFate::Left,
+            _ => SessionFate::Alive,
+        };
+    };
+    let Some(line) = to.line else {
+        let looked = to.boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        return if looked {
+            SessionFate::Missing
+        } else {
+            SessionFate::Unknown
+        };
+    };
+    let fates: BTreeSet<_> = line.files.values().map(|file| to.boot.fate(line, file)).collect();
+    let all = |fate| fates.len() == 1 && fates.contains(&Some(fate));
+    match (line.finished, line.retrieved) {
+        (Some(_), _) if all(FileFate::Unclaimed) => SessionFate::Unclaimed,
+        (Some(_), _) => SessionFate::Finished,
+        (None, _) if fates.contains(&None) => SessionFate::Unknown,
+        (None, _) if fates.contains(&Some(FileFate::Lost)) => SessionFate::Lost,
+        (None, Some(_)) => SessionFate::Retrieved,
+        (None, None) if to.boot.lost == 0 => SessionFate::Pending,
+        (None, None) => SessionFate::Unknown,
+    }
+}
+
+fn flbs(before: Option<&Boot>, after: Option<&Boot>) -> Vec<Flb> {
+    let names = before
+        .into_iter()
+        .chain(after)
+        .flat_map(|boot| boot.flbs.keys().copied());
+    let names: BTreeSet<Compatible> = names.collect();
+    let flb = |name: Compatible| {
+        let old = before.map(|boot| boot.flbs.get(&name).cloned().unwrap_or_default());
+        let new = after.map(|boot| boot.flbs.get(&name).cloned().unwrap_or_default());
+        Flb {
+            name: name.to_string(),
+            created: old.as_ref().map(|flb| flb.created),
+            users: old.as_ref().map(|flb| flb.joined),
+            restored: new.as_ref().map(|flb| flb.restored),
+            destroyed: new.as_ref().map(|flb| flb.destroyed),
+        }
+    };
+    names.into_iter().map(flb).collect()
+}
+
+/// What the operations on files took, by handler.
+fn durations(sessions: &[Session]) -> Vec<Durations> {
+    type Pick = fn(&File) -> Option<Stretch>;
+    const OPERATIONS: [(&str, Pick); 4] = [
+        ("preserve", |file| file.preserve),
+        ("freeze", |file| file.freeze),
+        ("retrieve", |file| file.retrieve),
+        ("finish", |file| file.finish),
+    ];
+    let mut all: BTreeMap<(&str, usize), Vec<u64>> = BTreeMap::new();
+    for file in sessions.iter().flat_map(|session| &session.files) {
+        for (place, (_, pick)) in OPERATIONS.iter().enumerate() {
+            if let Some(stretch) = pick(file) {
+                all.entry((&file.handler, place)).or_default().push(stretch.duration_ns);
+            }
+        }
+    }
+    all.into_iter()
+        .filter_map(|((handler, place), times)| summary(handler, OPERATIONS[place].0, times))
+        .collect()
+}
+
+/// The smallest, the largest, and those below which so many lie, by nearest rank; `None` of nothing.
+pub(super) fn summary(handler: &str, operation: &'static str, mut times: Vec<u64>) -> Option<Durations> {
+    times.sort_unstable();
+    let rank = |percent: usize| {
+        times
+            .get((times.len() * percent).div_ceil(100).saturating_sub(1))
+            .copied()
+    };
+    Some(Durations {
+        handler: handler.to_owned(),
+        operation,
+        count: times.len() as u64,
+        min_ns: *times.first()?,
+        median_ns: rank(50)?,
+        p99_ns: rank(99)?,
+        max_ns: *times.last()?,
+    })
+}
+
+fn findings(case: &Case) -> Vec<Finding> {
+    let boots = case.records.iter().enumerate();
+    let boots =
+        boots.flat_map(|(place, record)| record.judgement.findings.iter().map(move |found| (Some(place), found)));
+    let all = boots.chain(case.chain.findings.iter().map(|found| (None, found)));
+    all.map(|(kernel, finding)| Finding {
+        kernel,
+        finding: finding.clone(),
+    })
+    .collect()
+}
+
+/// The worst that is known of each invariant.
+fn verdicts(case: &Case) -> Vec<Verdict> {
+    const STATUS: [&str; 4] = ["ok", "unwatched", "unknown", "violated"];
+    let boots = case.records.iter().flat_map(|record| &record.judgement.verdicts);
+    let mut worst: BTreeMap<Invariant, usize> = BTreeMap::new();
+    for verdict in boots.chain(&case.chain.verdicts) {
+        let status = match verdict.status {
+            Status::Ok => 0,
+            Status::Unknown if verdict.is_unwatched() => 1,
+            Status::Unknown => 2,
+            Status::Violated => 3,
+        };
+        let known = worst.entry(verdict.invariant).or_default();
+        *known = status.max(*known);
+    }
+    let verdict = |(invariant, status): (Invariant, usize)| Verdict {
+        invariant: invariant.id(),
+        status: STATUS[status],
+        statement: invariant.statement(),
+    };
+    worst.into_iter().map(verdict).collect()
+}

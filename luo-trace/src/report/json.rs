@@ -1,0 +1,362 @@
+//! What a report says, in the form that `--format json` prints. The other formats draw the same.
+//!
+//! The form is stable from version to version: keys are added, never renamed. Times that end in `_ns` are nanoseconds on one
+//! axis over all kernels, which is zero when the clock of the first one was; durations are nanoseconds as well. What is not
+//! known is null.
+
+use serde::Serialize;
+
+use super::units::count;
+use crate::chain::Fate;
+use crate::judge::Outcome;
+use crate::model::{self, Severity};
+
+/// A chain of kernels and the live updates between them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Whether all promises were kept: `held`, `violated` or `inconclusive`.
+    pub result: Outcome,
+    /// The kernels, in the order they ran.
+    pub kernels: Vec<Kernel>,
+    /// The live updates that were tried, in their order.
+    pub updates: Vec<Update>,
+    /// What keeps the chain from being a full proof, a sentence each: boots of which there is no record.
+    pub holes: Vec<String>,
+    /// What was found, of each kernel and over the updates.
+    pub findings: Vec<Finding>,
+    /// The verdict on every invariant, over everything.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// One kernel, and the record of it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Kernel {
+    /// `uname -r`.
+    pub release: String,
+    /// Which boot.
+    pub boot_id: String,
+    /// LUO's own number of the update that brought it: 0 after a cold boot.
+    pub update_number: Option<u64>,
+    /// When its clock was zero.
+    pub start_ns: i64,
+    /// The same by the wall clock, in nanoseconds since 1970.
+    pub start_unix_ns: i64,
+    /// The file that the record lies in, escaped.
+    pub journal: String,
+    /// The version of the agent that made the record.
+    pub agent_version: String,
+    /// How many events there are.
+    pub events: u64,
+    /// How many events are known to be missing.
+    pub lost: u64,
+    /// How the record ends; null where it just stops.
+    pub ending: Option<String>,
+    /// What keeps the record from being a full proof, a sentence each.
+    pub doubts: Vec<String>,
+    /// Sessions that no live update took: those that are still alive, and the first of those that were closed.
+    pub sessions: Vec<Session>,
+}
+
+/// One live update.
+#[derive(Clone, Debug, Serialize)]
+pub struct Update {
+    /// LUO's number of it.
+    pub number: Option<u64>,
+    /// What became of it: `completed`, `aborted`, `departed` (there is no record of its arrival) or `arrived` (there is no
+    /// record of its departure).
+    #[serde(serialize_with = "fate")]
+    pub fate: Fate,
+    /// The kernel that left, as its place in [`Report::kernels`].
+    pub from: Option<usize>,
+    /// The kernel that arrived, as its place in [`Report::kernels`].
+    pub to: Option<usize>,
+    /// How the times of both are compared.
+    pub clock: Option<Clock>,
+    /// Adjacent phases, which sum to the whole.
+    pub phases: Vec<Phase>,
+    /// From the first phase's beginning to the last one's end.
+    pub whole_ns: Option<u64>,
+    /// How long guests had no service: from the beginning of the freeze to the last file brought back.
+    pub blackout_ns: Option<u64>,
+    /// When the kernel that left was last heard of after its freeze: the jump came later.
+    pub last_heard_ns: Option<i64>,
+    /// The sessions that left or arrived, by name.
+    pub sessions: Vec<Session>,
+    /// Global state that files shared.
+    pub flbs: Vec<Flb>,
+    /// How long each operation took, by handler.
+    pub durations: Vec<Durations>,
+}
+
+/// How times of two kernels are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Clock {
+    /// `counter` (of the CPU, which runs on over the kexec) or `realtime` (the wall clock).
+    pub basis: &'static str,
+    /// The same in words.
+    #[serde(skip)]
+    pub describe: &'static str,
+    /// Whether the CPU promises that its counter always runs at one rate.
+    pub promised: bool,
+    /// How far off it may be, either way.
+    pub uncertainty_ns: u64,
+}
+
+/// One phase, or several that cannot be told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Phase {
+    /// One of [`crate::timeline::PHASES`], or the first and the last of several with `…` between.
+    pub name: String,
+    /// When it began.
+    pub start_ns: i64,
+    /// How long it took.
+    pub duration_ns: u64,
+    /// The kernel in which it began, as its place in [`Report::kernels`]; null: there is no record of it.
+    pub kernel: Option<usize>,
+    /// Whether guests have no service in it.
+    pub blackout: bool,
+}
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    /// When it began.
+    pub start_ns: i64,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
+/// One session.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Session {
+    /// Its name, escaped; empty: not known.
+    pub name: String,
+    /// What became of it.
+    pub fate: SessionFate,
+    /// Whether the kernel that left had it.
+    pub outgoing: bool,
+    /// Whether the kernel that arrived had it.
+    pub incoming: bool,
+    /// When it was created.
+    pub created_ns: Option<i64>,
+    /// The freeze of its files.
+    pub freeze: Option<Stretch>,
+    /// When it was asked for and handed out.
+    pub retrieved_ns: Option<i64>,
+    /// When its files were finished.
+    pub finished_ns: Option<i64>,
+    /// From the freeze of its files to the last of them brought back.
+    pub blackout_ns: Option<u64>,
+    /// The size of its files together.
+    pub bytes: u64,
+    /// How many operations on files that it does not have failed.
+    pub refusals: u32,
+    /// Its files by token.
+    pub files: Vec<File>,
+}
+
+/// What became of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionFate {
+    /// It came over and was finished.
+    Finished,
+    /// It came over and was handed out, and is not finished.
+    Retrieved,
+    /// It came over and was finished, and not one of its files had been asked for.
+    Unclaimed,
+    /// It came over, and nobody has asked for it.
+    Pending,
+    /// It came over, nobody asked for it, and its kernel left without it.
+    Lost,
+    /// It left, and the next kernel did not find it.
+    Missing,
+    /// Events are missing that would tell.
+    Unknown,
+    /// It left, and there is no record of what came.
+    Left,
+    /// It was closed before any live update.
+    Abandoned,
+    /// It is there when the record ends.
+    #[default]
+    Alive,
+}
+
+impl SessionFate {
+    /// The same in words.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Finished => "came over and finished",
+            Self::Retrieved => "came over, not finished",
+            Self::Unclaimed => "finished, never asked for",
+            Self::Pending => "came over, never asked for",
+            Self::Lost => "never asked for, and lost",
+            Self::Missing => "left, and did not arrive",
+            Self::Unknown => "not known",
+            Self::Left => "left",
+            Self::Abandoned => "abandoned",
+            Self::Alive => "alive",
+        }
+    }
+
+    /// Whether that is as it should be.
+    pub const fn is_good(self) -> bool {
+        !matches!(self, Self::Unclaimed | Self::Pending | Self::Lost | Self::Missing)
+    }
+}
+
+/// One file.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct File {
+    /// Its token, as `0x2a`.
+    pub token: String,
+    /// Its handler's compatible string, escaped; empty: not known.
+    pub handler: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What became of it in the kernel that arrived: `finished`, `retrieved`, `unclaimed` (finished, and nobody had asked
+    /// for it), `pending` (neither, and nobody has asked for it) or `lost` (pending when its kernel left without it); null
+    /// where that is not known.
+    pub fate: Option<&'static str>,
+    /// Its preserve.
+    pub preserve: Option<Stretch>,
+    /// Its handler's freeze.
+    pub freeze: Option<Stretch>,
+    /// Its retrieve, the first that succeeded.
+    pub retrieve: Option<Stretch>,
+    /// Its handler's finish.
+    pub finish: Option<Stretch>,
+    /// How many operations on it failed.
+    pub failures: u32,
+}
+
+impl File {
+    /// What is worth a word of it; empty where it went as it should.
+    pub fn note(&self) -> String {
+        let fate = match self.fate {
+            Some("unclaimed") => Some("finished, never asked for".to_owned()),
+            Some("pending") => Some("never asked for".to_owned()),
+            Some("lost") => Some("never asked for, and lost".to_owned()),
+            Some("retrieved") => Some("not finished".to_owned()),
+            _ => None,
+        };
+        let failures = (self.failures > 0).then(|| count(self.failures.into(), "refusal"));
+        let notes: Vec<String> = fate.into_iter().chain(failures).collect();
+        notes.join(", ")
+    }
+}
+
+/// One global state that files shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flb {
+    /// Its compatible string, escaped.
+    pub name: String,
+    /// How often it was made in the kernel that left.
+    pub created: Option<u32>,
+    /// How many files joined it there.
+    pub users: Option<u32>,
+    /// How often it was brought back in the kernel that arrived.
+    pub restored: Option<u32>,
+    /// How often it was taken down there.
+    pub destroyed: Option<u32>,
+}
+
+impl Flb {
+    /// Its counts, in the order of their fields.
+    pub fn counts(&self) -> [Option<u32>; 4] {
+        [self.created, self.users, self.restored, self.destroyed]
+    }
+}
+
+/// How long one operation of one handler took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Durations {
+    /// The handler's compatible string, escaped.
+    pub handler: String,
+    /// `preserve`, `freeze`, `retrieve` or `finish`.
+    pub operation: &'static str,
+    /// How often it was seen.
+    pub count: u64,
+    /// The shortest.
+    pub min_ns: u64,
+    /// Half of them took no longer.
+    pub median_ns: u64,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u64,
+    /// The longest.
+    pub max_ns: u64,
+}
+
+/// What was found, and where.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// The kernel whose record proves it, as its place in [`Report::kernels`]; null: only several together do.
+    pub kernel: Option<usize>,
+    /// What was found.
+    #[serde(flatten)]
+    pub finding: model::Finding,
+}
+
+impl Finding {
+    /// How bad it is.
+    pub fn severity(&self) -> Severity {
+        self.finding.invariant.severity()
+    }
+}
+
+/// What is known of one invariant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Its id.
+    pub invariant: &'static str,
+    /// `ok`, `violated`, `unknown`, or `unwatched` where an option would be needed to tell.
+    pub status: &'static str,
+    /// What it says.
+    #[serde(skip)]
+    pub statement: &'static str,
+}
+
+impl Verdict {
+    /// `good`, `fair` or `bad`.
+    pub fn tone(&self) -> &'static str {
+        match self.status {
+            "ok" => "good",
+            "violated" => "bad",
+            _ => "fair",
+        }
+    }
+}
+
+fn fate<S: serde::Serializer>(fate: &Fate, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(fate.name())
+}
+
+impl Report {
+    /// A moment of an update by the wall clock of the kernel that left, in nanoseconds since 1970; by that of the kernel
+    /// that arrived, where there is no record of the other.
+    pub fn unix(&self, update: &Update, at_ns: i64) -> Option<u64> {
+        let kernel = self.kernels.get(update.from.or(update.to)?)?;
+        let since = at_ns.checked_sub(kernel.start_ns)?;
+        u64::try_from(kernel.start_unix_ns.checked_add(since)?).ok()
+    }
+
+    /// The releases of an update's kernels.
+    pub fn releases(&self, update: &Update) -> [Option<&str>; 2] {
+        [update.from, update.to].map(|place| Some(self.kernels.get(place?)?.release.as_str()))
+    }
+}
+
+impl Update {
+    /// How many files its sessions have.
+    pub fn files(&self) -> usize {
+        self.sessions.iter().map(|session| session.files.len()).sum()
+    }
+
+    /// The size of all of them together.
+    pub fn bytes(&self) -> u64 {
+        self.sessions
+            .iter()
+            .map(|session| session.bytes)
+            .fold(0, u64::saturating_add)
+    }
+}

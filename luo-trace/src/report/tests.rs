@@ -1,0 +1,592 @@
+//! Stories of updates, recorded in journals, judged, and told in every form.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use luo_trace_common::events::{Arrival, ArrivedFile, ArrivedSession, Kexec, Outcome, Plain, SessionRef};
+use luo_trace_common::hooks::Hook;
+use luo_trace_common::text::Compatible;
+use serde_json::Value;
+
+use super::json::{File, Session, SessionFate, Stretch};
+use super::*;
+use crate::decode::encode;
+use crate::event::Body;
+use crate::journal::{Clock, Header, HookState, Writer};
+use crate::judge::Case;
+use crate::testing::{IMAGE, MEMFD, Story, memfd, session};
+use crate::timeline::PHASES;
+
+const STYLE: Style = Style {
+    colour: false,
+    width: 100,
+};
+/// When the first kernel's clock was zero, in nanoseconds since 1970.
+const EPOCH: u64 = 1_795_000_000_000_000_000;
+/// How long after the first kernel's clock the second one's began.
+const JUMP: u64 = 3_000_000_000;
+
+/// Journals in a directory that lives as long as the test.
+struct Records {
+    dir: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+}
+
+impl Records {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, paths: Vec::new() }
+    }
+
+    /// The record of the kernel that the update of this number brought.
+    fn boot(mut self, number: u64, story: &Story) -> Self {
+        let (mut writer, path) = Writer::open(self.dir.path(), &header(number)).unwrap();
+        let records: Vec<Vec<u8>> = story.events.iter().map(encode).collect();
+        writer.append(records.iter().map(Vec::as_slice)).unwrap();
+        self.paths.push(path);
+        self
+    }
+
+    fn report(&self) -> Report {
+        Report::of(&Case::of(&self.paths).unwrap())
+    }
+}
+
+/// A kernel whose clock began [`JUMP`] after that of the one before, and whose agent was attached at half a millisecond.
+fn header(number: u64) -> Header {
+    let hook = |hook: &Hook| HookState {
+        id: hook.id().into(),
+        attached: true,
+        ..HookState::default()
+    };
+    let attached = 500_000;
+    let since = number * JUMP + attached;
+    Header {
+        boot_id: format!("00000000-0000-4000-8000-00000000000{number}"),
+        kernel_release: format!("7.3.{number}"),
+        update_number: Some(number),
+        clock: Clock {
+            monotonic_ns: attached,
+            realtime_ns: EPOCH + since,
+            boottime_ns: attached,
+            tsc: Some(since * 2),
+            tsc_khz: Some(2_000_000),
+            counter_invariant: Some(true),
+        },
+        attach_ns: 200_000,
+        userspace_ns: Some(100_000),
+        hooks: Hook::ALL.iter().map(hook).collect(),
+        agent_version: "1.2.3".into(),
+        ..Header::default()
+    }
+}
+
+fn vm() -> SessionRef {
+    session(1, "vm")
+}
+
+fn cache() -> SessionRef {
+    session(2, "cache")
+}
+
+/// A kernel with two sessions leaves.
+fn leaves(s: &mut Story) {
+    s.orderly()
+        .create(vm())
+        .preserve(vm(), 1, memfd(1))
+        .preserve(vm(), 2, memfd(2));
+    s.create(cache())
+        .preserve(cache(), 7, memfd(7))
+        .load("kho=on liveupdate=on");
+    s.push(Body::KexecEnter(Kexec {
+        image: IMAGE,
+        ..Kexec::default()
+    }));
+    let start = s.now();
+    s.freeze_files(vm(), 2).freeze_files(cache(), 1).serialize();
+    let duration = s.now() - start;
+    let outcome = Outcome { result: 0, duration };
+    s.push(Body::LiveupdateReboot(Plain { outcome }));
+}
+
+/// What it left is found by the next kernel.
+fn arrives(s: &mut Story, number: u64) {
+    let handler = Compatible::new(MEMFD);
+    for (of, tokens) in [(vm(), vec![1, 2]), (cache(), vec![7])] {
+        let (name, files) = (of.name, tokens.len() as u64);
+        s.push(Body::ArrivedSession(ArrivedSession { name, files }));
+        for token in tokens {
+            s.push(Body::ArrivedFile(ArrivedFile {
+                session: name,
+                token,
+                handler,
+                ..ArrivedFile::default()
+            }));
+        }
+    }
+    s.push(Body::Arrival(Arrival {
+        update_number: number,
+        sessions: 2,
+        files: 3,
+        flags: luo_trace_common::events::ARRIVAL_WHOLE,
+        ..Arrival::default()
+    }));
+    s.open_device_with(|s| {
+        s.arrive(vm(), 2).arrive(cache(), 1).read_in();
+    });
+}
+
+/// One session is brought back and finished, of the other nobody asks for the file.
+fn comes_back(s: &mut Story) {
+    s.retrieve_session(vm());
+    s.retrieve(vm(), 1, memfd(1)).retrieve(vm(), 2, memfd(2));
+    s.finish_files(vm(), 2, |_| ());
+    s.retrieve_session(cache()).finish_files(cache(), 1, |_| ());
+}
+
+/// One update over two kernels.
+fn update() -> Report {
+    let (mut before, mut after) = (Story::new(), Story::new());
+    leaves(&mut before);
+    arrives(&mut after, 1);
+    comes_back(&mut after);
+    Records::new().boot(0, &before).boot(1, &after).report()
+}
+
+/// So many updates, one after the other.
+fn updates(number: u64) -> Report {
+    let mut records = Records::new();
+    for boot in 0..=number {
+        let mut story = Story::new();
+        if boot > 0 {
+            arrives(&mut story, boot);
+            comes_back(&mut story);
+        }
+        if boot < number {
+            leaves(&mut story);
+        }
+        records = records.boot(boot, &story);
+    }
+    records.report()
+}
+
+/// A report whose every name tries to break out of where it is shown.
+fn hostile() -> Report {
+    let mut report = update();
+    let evil = r#""><script src=http://evil/x.js>alert(1)</script><img src=x onerror='x'>&amp;{{ title }}%s</summary>"#;
+    let evil = format!("{evil}\u{1b}[31m");
+    let file = File {
+        token: evil.clone(),
+        handler: evil.clone(),
+        fate: Some("pending"),
+        ..File::default()
+    };
+    report.updates[0].sessions.push(Session {
+        name: evil.clone(),
+        files: vec![file],
+        ..Session::default()
+    });
+    report.updates[0].flbs.push(json::Flb {
+        name: evil.clone(),
+        ..json::Flb::default()
+    });
+    report.kernels[0].release.clone_from(&evil);
+    report.kernels[0].journal.clone_from(&evil);
+    report.kernels[0].doubts.push(evil.clone());
+    report.kernels[0].sessions.push(Session {
+        name: evil,
+        ..Session::default()
+    });
+    report
+}
+
+#[test]
+fn an_update_is_told_with_its_phases_sessions_and_files() {
+    // Given the records of two kernels
+    let report = update();
+    // Then there is one update, and all that is known of it
+    let [update] = report.updates.as_slice() else {
+        panic!("{:?}", report.updates)
+    };
+    assert_eq!((update.number, update.from, update.to), (Some(1), Some(0), Some(1)));
+    let names: Vec<&str> = update.phases.iter().map(|phase| phase.name.as_str()).collect();
+    assert_eq!(names, PHASES);
+    let sum: u64 = update.phases.iter().map(|phase| phase.duration_ns).sum();
+    assert_eq!(Some(sum), update.whole_ns);
+    let clock = update.clock.unwrap();
+    assert_eq!((clock.basis, clock.promised), ("counter", true));
+    let told: Vec<_> = update
+        .sessions
+        .iter()
+        .map(|s| (s.name.as_str(), s.fate, s.files.len()))
+        .collect();
+    assert_eq!(
+        told,
+        [("cache", SessionFate::Unclaimed, 1), ("vm", SessionFate::Finished, 2)]
+    );
+    assert_eq!(update.bytes(), 4096 * (2 + 3 + 8));
+}
+
+#[test]
+fn a_session_is_dark_from_its_own_freeze_to_its_own_last_file() {
+    let report = update();
+    let session = &report.updates[0].sessions[1];
+    let (freeze, last) = (session.freeze.unwrap(), session.files[1].retrieve.unwrap());
+    let end = last.start_ns + i64::try_from(last.duration_ns).unwrap();
+    assert_eq!(session.blackout_ns, Some(end.abs_diff(freeze.start_ns)));
+    assert!(
+        session.blackout_ns < report.updates[0].blackout_ns,
+        "the update's begins before any session's"
+    );
+    assert_eq!(
+        report.updates[0].sessions[0].blackout_ns, None,
+        "nothing of it came back"
+    );
+}
+
+#[test]
+fn a_terminal_gets_the_timeline_the_sessions_and_what_nobody_asked_for() {
+    let text = render(&update(), STYLE);
+    for line in [
+        "A live update over 2 kernels: 7.3.0 → 7.3.1",
+        "  Blackout 3.00 s: from the beginning of the freeze to the last file brought back.",
+        "  Time between kernels: the CPU's counter, which runs on over the kexec, ± ",
+        "  cache                        1 file           32.0 KiB",
+        "finished, never asked for",
+        "came over and finished",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'), "no colour was asked for");
+}
+
+#[test]
+fn many_updates_are_compared_and_the_last_is_told_in_full() {
+    let report = updates(4);
+    let text = render(&report, STYLE);
+    assert!(text.starts_with("4 live updates over 5 kernels\n"), "{text}");
+    let rows: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("completed") && line.contains('█'))
+        .collect();
+    assert_eq!(rows.len(), 4, "{text}");
+    assert!(rows[3].starts_with("  4        7.3.3 → 7.3.4"), "{}", rows[3]);
+    assert_eq!(text.matches("\nTimeline\n").count(), 1, "{text}");
+    assert!(text.contains("Update 4: 7.3.3 → 7.3.4, completed"), "{text}");
+}
+
+#[test]
+fn a_kernel_that_was_not_updated_still_tells_of_its_sessions() {
+    let mut story = Story::new();
+    story
+        .orderly()
+        .create(vm())
+        .preserve(vm(), 1, memfd(1))
+        .create(cache())
+        .close(cache(), &[]);
+    let report = Records::new().boot(0, &story).report();
+    assert!(report.updates.is_empty());
+    let told: Vec<_> = report.kernels[0]
+        .sessions
+        .iter()
+        .map(|s| (s.name.as_str(), s.fate))
+        .collect();
+    assert_eq!(told, [("vm", SessionFate::Alive), ("cache", SessionFate::Abandoned)]);
+    let text = render(&report, STYLE);
+    assert!(text.starts_with("One kernel: 7.3.0\n"), "{text}");
+    assert!(text.contains("abandoned") && text.contains("alive"), "{text}");
+}
+
+#[test]
+fn a_session_that_did_not_arrive_is_missing_only_where_somebody_looked() {
+    // Given a kernel that leaves with two sessions, and a next one that finds nothing of them
+    let mut before = Story::new();
+    leaves(&mut before);
+    let fates = |after: &Story| {
+        let report = Records::new().boot(0, &before).boot(1, after).report();
+        let sessions = report.updates[0].sessions.iter();
+        sessions.map(|session| session.fate).collect::<BTreeSet<_>>()
+    };
+    let mut looked = Story::new();
+    looked.push(Body::Arrival(Arrival {
+        update_number: 1,
+        flags: luo_trace_common::events::ARRIVAL_NOTHING,
+        ..Arrival::default()
+    }));
+    // Then they are missing where it looked, and not known where it did not.
+    assert_eq!(fates(&looked), BTreeSet::from([SessionFate::Missing]));
+    assert_eq!(fates(&Story::new()), BTreeSet::from([SessionFate::Unknown]));
+}
+
+#[test]
+fn the_json_form_keeps_its_keys() {
+    let json = serde_json::to_value(update()).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(keys(&json), "findings holes kernels result updates verdicts");
+    let (kernel, update) = (&json["kernels"][0], &json["updates"][0]);
+    assert_eq!(
+        keys(kernel),
+        "agent_version boot_id doubts ending events journal lost release sessions start_ns start_unix_ns update_number"
+    );
+    assert_eq!(
+        keys(update),
+        "blackout_ns clock durations fate flbs from last_heard_ns number phases sessions to whole_ns"
+    );
+    assert_eq!(keys(&update["clock"]), "basis promised uncertainty_ns");
+    assert_eq!(keys(&update["phases"][0]), "blackout duration_ns kernel name start_ns");
+    let session = &update["sessions"][1];
+    assert_eq!(
+        keys(session),
+        "blackout_ns bytes created_ns fate files finished_ns freeze incoming name outgoing refusals retrieved_ns"
+    );
+    assert_eq!(
+        keys(&session["files"][0]),
+        "bytes failures fate finish freeze handler preserve retrieve token"
+    );
+    assert_eq!(keys(&session["files"][0]["preserve"]), "duration_ns start_ns");
+    assert_eq!(
+        keys(&update["durations"][0]),
+        "count handler max_ns median_ns min_ns operation p99_ns"
+    );
+    assert_eq!(keys(&json["verdicts"][0]), "invariant status");
+    assert_eq!(
+        (&update["fate"], &session["fate"]),
+        (&"completed".into(), &"finished".into())
+    );
+    assert_eq!(kernel["start_unix_ns"], EPOCH);
+    assert_eq!(json["kernels"][1]["start_ns"], JUMP);
+}
+
+#[test]
+fn durations_are_summed_up_by_handler_and_operation() {
+    let report = update();
+    let told: Vec<_> = report.updates[0]
+        .durations
+        .iter()
+        .map(|d| (d.handler.as_str(), d.operation, d.count))
+        .collect();
+    assert_eq!(told, [(MEMFD, "preserve", 3), (MEMFD, "retrieve", 2)]);
+    let of = |times: Vec<u64>| {
+        let summary = gather::summary("h", "retrieve", times).unwrap();
+        [summary.min_ns, summary.median_ns, summary.p99_ns, summary.max_ns]
+    };
+    assert_eq!(of(vec![5]), [5, 5, 5, 5]);
+    assert_eq!(of(vec![9, 1, 4]), [1, 4, 9, 9]);
+    assert_eq!(of((1..=200).rev().collect()), [1, 100, 198, 200]);
+    assert_eq!(gather::summary("h", "retrieve", Vec::new()), None);
+}
+
+/// Every element closes, every attribute is quoted, and nothing is loaded or run: an XML parser reads it to its end.
+#[cfg(feature = "agent")]
+fn assert_self_contained(page: &str) {
+    use quick_xml::events::Event;
+    let mut reader = quick_xml::Reader::from_str(page);
+    reader.config_mut().check_end_names = true;
+    loop {
+        match reader
+            .read_event()
+            .unwrap_or_else(|error| panic!("at {}: {error}", reader.buffer_position()))
+        {
+            Event::Eof => break,
+            Event::Start(tag) | Event::Empty(tag) => {
+                let name = String::from_utf8(tag.name().0.to_vec()).unwrap();
+                let harmless =
+                    !["script", "link", "img", "iframe", "object", "embed", "base", "form"].contains(&name.as_str());
+                assert!(harmless, "<{name}>");
+                for attribute in tag.attributes() {
+                    let key = String::from_utf8(attribute.unwrap().key.0.to_vec()).unwrap();
+                    assert!(
+                        !key.starts_with("on") && !key.contains("href") && key != "src",
+                        "{key} in <{name}>"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    let style = &page[page.find("<style>").unwrap()..page.find("</style>").unwrap()];
+    for outside in ["url(", "@import", "http"] {
+        assert!(!style.contains(outside), "{outside} in the style");
+    }
+}
+
+#[cfg(feature = "agent")]
+#[test]
+fn the_page_is_whole_and_needs_nothing_from_outside() {
+    for report in [update(), updates(3), Records::new().boot(0, &Story::new()).report()] {
+        let page = html(&report).unwrap();
+        assert_self_contained(&page);
+        assert!(!page.contains("http://") && !page.contains("https://"));
+    }
+    let page = html(&update()).unwrap();
+    for text in [
+        "Live update: 7.3.0 → 7.3.1",
+        "3.00 s",
+        "vm",
+        "never asked for",
+        "deserialize",
+        "2026-11-18",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
+#[cfg(feature = "agent")]
+#[test]
+fn no_name_breaks_out_of_the_page() {
+    let page = html(&hostile()).unwrap();
+    assert_self_contained(&page);
+    assert!(!page.contains("<script") && !page.contains("<img"), "names are text");
+    assert!(page.contains("&#60;script"), "and are shown as such");
+}
+
+#[cfg(feature = "agent")]
+#[test]
+fn a_page_of_ten_thousand_sessions_stays_small_and_shows_what_went_wrong() {
+    let mut report = update();
+    let session = report.updates[0].sessions[1].clone();
+    let sessions = (0..10_000).map(|number| Session {
+        name: format!("vm-{number:05}"),
+        ..session.clone()
+    });
+    report.updates[0].sessions = sessions.collect();
+    report.updates[0].sessions[9_999].fate = SessionFate::Missing;
+    report.updates[0].sessions[0].files = vec![session.files[0].clone(); 5_000];
+    let page = html(&report).unwrap();
+    assert!(page.len() < 500_000, "{} bytes", page.len());
+    assert!(page.contains("and 9700 more sessions") && page.contains("and 4900 more files"));
+    assert!(
+        page.contains("vm-09999"),
+        "the one that did not arrive is among those shown"
+    );
+}
+
+#[test]
+fn a_trace_for_perfetto_has_a_process_for_each_kernel_and_tracks_that_never_overlap() {
+    for report in [update(), updates(3), hostile()] {
+        let trace = perfetto(&report);
+        let events = trace["traceEvents"].as_array().unwrap();
+        let mut named = BTreeSet::new();
+        let mut tracks: BTreeMap<(u64, u64), Vec<(f64, f64)>> = BTreeMap::new();
+        for event in events {
+            let place = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
+            assert!(event["name"].is_string() && event["args"].is_object(), "{event}");
+            match event["ph"].as_str().unwrap() {
+                "M" => _ = named.insert(place),
+                "X" => {
+                    let (start, length) = (event["ts"].as_f64().unwrap(), event["dur"].as_f64().unwrap());
+                    assert!(start >= 0.0 && length >= 0.0 && event["cat"].is_string(), "{event}");
+                    assert!(named.contains(&place), "{event} is on a track without a name");
+                    tracks.entry(place).or_default().push((start, start + length));
+                }
+                other => panic!("{other} is no kind of event that is meant"),
+            }
+        }
+        let kernels: BTreeSet<u64> = tracks.keys().map(|(pid, _)| *pid).collect();
+        assert_eq!(kernels.len(), report.kernels.len());
+        for slices in tracks.values_mut() {
+            slices.sort_by(|a, b| a.0.total_cmp(&b.0));
+            // Microseconds with a fraction: what touches may seem to overlap by less than the clock's own nanosecond.
+            assert!(
+                slices.windows(2).all(|pair| pair[1].0 >= pair[0].1 - 0.001),
+                "{slices:?}"
+            );
+        }
+    }
+    let trace = perfetto(&update()).to_string();
+    for name in ["kernel 1: 7.3.0", "\"shutdown\"", "retrieve 0x1", "vm blackout"] {
+        assert!(trace.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn operations_at_the_same_time_have_tracks_of_their_own() {
+    let mut report = update();
+    let at = |start_ns| {
+        Some(Stretch {
+            start_ns,
+            duration_ns: 100,
+        })
+    };
+    let files = &mut report.updates[0].sessions[1].files;
+    (files[0].retrieve, files[1].retrieve) = (at(4_000_000_000), at(4_000_000_050));
+    let trace = perfetto(&report);
+    let slices = trace["traceEvents"].as_array().unwrap().iter();
+    let tracks: BTreeSet<u64> = slices
+        .filter(|event| event["cat"] == "retrieve")
+        .map(|event| event["tid"].as_u64().unwrap())
+        .collect();
+    assert_eq!(tracks.len(), 2);
+}
+
+#[test]
+fn otlp_spans_form_one_trace_for_an_update_over_both_kernels() {
+    let report = update();
+    let export = otlp(&report);
+    let resources = export["resourceSpans"].as_array().unwrap();
+    assert_eq!(resources.len(), 2, "each kernel is a resource");
+    let spans: Vec<&Value> = resources
+        .iter()
+        .flat_map(|resource| resource["scopeSpans"][0]["spans"].as_array().unwrap())
+        .collect();
+    let text = |span: &Value, key: &str| span[key].as_str().unwrap().to_owned();
+    let nanos = |span: &Value, key: &str| text(span, key).parse::<u64>().unwrap();
+    let hex =
+        |id: &str, digits| id.len() == digits && id.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+    let by_id: BTreeMap<String, &Value> = spans.iter().map(|span| (text(span, "spanId"), *span)).collect();
+    assert_eq!(by_id.len(), spans.len(), "ids are not used twice");
+    let traces: BTreeSet<String> = spans.iter().map(|span| text(span, "traceId")).collect();
+    assert!(traces.len() == 1 && traces.iter().all(|id| hex(id, 32)), "{traces:?}");
+    let mut roots = 0;
+    for span in &spans {
+        assert!(hex(&text(span, "spanId"), 16) && span["kind"] == 1, "{span}");
+        let (start, end) = (nanos(span, "startTimeUnixNano"), nanos(span, "endTimeUnixNano"));
+        assert!(EPOCH < start && start <= end, "{span}");
+        for attribute in span["attributes"].as_array().unwrap() {
+            let value = attribute["value"].as_object().unwrap();
+            let (kind, value) = value.iter().next().unwrap();
+            match kind.as_str() {
+                "stringValue" => assert!(value.is_string()),
+                "intValue" => _ = value.as_str().unwrap().parse::<i64>().unwrap(),
+                "boolValue" => assert!(value.is_boolean()),
+                other => panic!("{other} is no kind of value"),
+            }
+        }
+        let Some(parent) = span.get("parentSpanId") else {
+            roots += 1;
+            continue;
+        };
+        let parent = by_id[parent.as_str().unwrap()];
+        let inside = nanos(parent, "startTimeUnixNano") <= start && end <= nanos(parent, "endTimeUnixNano");
+        assert!(inside, "{span} outside of {parent}");
+    }
+    assert_eq!(roots, 1);
+    // A session of which nobody asked for a file is an error, and so is nothing else here.
+    let wrong: Vec<String> = spans
+        .iter()
+        .filter(|span| span["status"]["code"] == 2)
+        .map(|span| text(span, "name"))
+        .collect();
+    assert_eq!(wrong, ["session cache"]);
+    assert_eq!(export, otlp(&update()), "the same update always has the same ids");
+    let mut other = report;
+    other.kernels[1].boot_id = "another".into();
+    assert_ne!(export, otlp(&other));
+}
+
+#[test]
+fn text_from_a_journal_cannot_mislead_a_terminal() {
+    let mut story = Story::new();
+    story.orderly().create(session(1, "a\u{1b}[31m\nb"));
+    let records = Records::new();
+    let evil = Header {
+        kernel_release: "7.3\u{1b}[2J".into(),
+        ..header(0)
+    };
+    let (mut writer, path) = Writer::open(records.dir.path(), &evil).unwrap();
+    let events: Vec<Vec<u8>> = story.events.iter().map(encode).collect();
+    writer.append(events.iter().map(Vec::as_slice)).unwrap();
+    let text = render(&Report::of(&Case::of(&[path]).unwrap()), STYLE);
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    assert!(text.contains("a\\u{1b}[31m\\nb"), "{text}");
+}
