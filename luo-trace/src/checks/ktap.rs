@@ -26,5 +26,5 @@ pub fn ktap(out: &mut impl Write, checks: &[Check]) -> io::Result<()> {
 
 /// Text that a reader cannot take for a directive, or for another line.
 fn words(text: &str) -> String {
-    text.replace('#', "\u{ff03}").replace(['\n', '\r'], " ")
+    text.replace('#', "\\x23").replace(['\n', '\r'], " ")
 }

@@ -8,6 +8,8 @@ mod github;
 mod junit;
 #[cfg(feature = "agent")]
 mod ktap;
+#[cfg(all(test, feature = "agent"))]
+mod tests;
 
 #[cfg(feature = "agent")]
 pub use self::{github::github, junit::junit, ktap::ktap};
