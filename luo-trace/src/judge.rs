@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::chain::{Boot, Chain};
 use crate::event::{Body, Event};
-use crate::journal::{Events, Header, OpenError, Summary, events};
+use crate::journal::{Events, Header, OpenError, Source, Summary, events, sources};
 use crate::model::{Finding, Model, Status, Verdict};
 
 /// What a journal proves.
@@ -67,25 +67,23 @@ impl std::fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl Case {
-    /// Judges journals, given in any order.
+    /// Judges journals, given in any order: as files, directories of them, or serial logs that hold some.
     ///
     /// # Errors
     /// Where one is no journal that this version can read. Damage after its beginning is no error: it is part of the
     /// judgement.
     pub fn of<P: AsRef<Path>>(journals: &[P]) -> Result<Self, Unreadable> {
         let mut read = Vec::new();
-        for journal in journals.iter().map(AsRef::as_ref) {
-            let unreadable = |error| Unreadable {
-                journal: journal.to_owned(),
-                error,
-            };
-            let events = events(journal).map_err(unreadable)?;
-            let mut boot = Boot::new(events.header());
-            let judgement = judge(events, |event| boot.apply(event));
-            boot.late_clock = judgement.summary.clock;
-            boot.resume(&judgement.header);
-            let journal = journal.to_owned();
-            read.push((boot, Record { journal, judgement }));
+        for path in journals {
+            let sources = sources(path.as_ref()).map_err(|(journal, error)| Unreadable { journal, error })?;
+            for Source { name, events } in sources {
+                let mut boot = Boot::new(events.header());
+                let judgement = judge(events, |event| boot.apply(event));
+                boot.late_clock = judgement.summary.clock;
+                boot.resume(&judgement.header);
+                let journal = name;
+                read.push((boot, Record { journal, judgement }));
+            }
         }
         let (read, repeated) = without_repetition(read);
         let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();

@@ -150,7 +150,14 @@ fn expected(out: &mut impl Write, checks: &[Check], result: Outcome) -> io::Resu
     for check in checks.iter().filter(|check| check.group == Group::Expectation) {
         writeln!(out, "  {:<12} {}: {}", check.answer.name(), check.name, check.message)?;
     }
-    writeln!(out, "\n  {} as expected", result.name())
+    let sum = match result {
+        Outcome::Held => "everything is as expected",
+        Outcome::Inconclusive => {
+            "inconclusive: nothing is other than expected, and something is missing that could tell"
+        }
+        Outcome::Violated => "not as expected",
+    };
+    writeln!(out, "\n  {sum}")
 }
 
 fn case_as_json(case: &Case, checks: &[Check], result: Outcome) -> Value {

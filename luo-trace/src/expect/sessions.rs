@@ -7,7 +7,7 @@ use luo_trace_common::text::SessionName;
 use super::account::{self, Account, Update};
 use super::compare::Comparison;
 use super::file::Session;
-use super::updates::{compare, exact_bytes, no_update, nothing, place, time};
+use super::updates::{compare, exact_bytes, no_update, nothing, place, repeated, time};
 use super::values::{Range, listed};
 use super::{Expectations, Lines};
 use crate::checks::Check;
@@ -111,7 +111,7 @@ fn session(wanted: &Session, account: &Account) -> (Comparison, String) {
     if good.is_empty() {
         sum.say(nothing(account), no_update(account));
     }
-    (sum, good.join("; "))
+    (sum, repeated(good))
 }
 
 fn describe(sessions: &[(&SessionName, &account::Session)]) -> String {

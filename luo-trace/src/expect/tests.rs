@@ -276,7 +276,7 @@ fn the_outcome_is_compared_for_each_update_or_in_their_order() {
     passes(&both, "outcome = [\"aborted\", \"completed\"]");
     fails(&both, "outcome = \"completed\"", "completed expected, aborted");
     fails(&both, "outcome = [\"aborted\"]", "updates: 1 expected, 2");
-    fails(&both, "outcome = \"none\"", "no update expected, aborted, completed");
+    fails(&both, "outcome = \"none\"", "no update expected, aborted; completed");
     // What did not leave carried nothing, and took no time.
     passes(&both, "blackout = \"1 s\"\nsessions = 2\n[[session]]\nname = \"vm-db\"");
     fails(&one(aborted), "sessions = 2", "no live update was completed");

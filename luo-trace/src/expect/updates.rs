@@ -153,7 +153,16 @@ fn total(
         compare(&mut sum, wanted, seen, whole, &what, &show);
         good.push(show(seen));
     }
-    (sum, good.join(", "))
+    (sum, repeated(good))
+}
+
+/// A list for a person, where many of its texts are often the same.
+pub(super) fn repeated(texts: Vec<String>) -> String {
+    let runs = texts.chunk_by(|a, b| a == b).map(|run| match run {
+        [text] => text.clone(),
+        run => format!("{} × {}", run.len(), run[0]),
+    });
+    runs.collect::<Vec<_>>().join("; ")
 }
 
 /// Compares a time with its limit.
@@ -193,12 +202,10 @@ pub(super) fn place(account: &Account, update: &Update) -> String {
 }
 
 fn fates(account: &Account) -> String {
-    let names: Vec<_> = account.updates.iter().map(|update| fate(update.fate)).collect();
-    if names.is_empty() {
-        "none".into()
-    } else {
-        names.join(", ")
-    }
+    let fates = account.updates.iter().map(|update| fate(update.fate).to_owned());
+    Some(repeated(fates.collect()))
+        .filter(|text| !text.is_empty())
+        .unwrap_or_else(|| "none".into())
 }
 
 fn fate(fate: Fate) -> &'static str {

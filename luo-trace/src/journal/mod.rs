@@ -25,6 +25,8 @@ pub mod carry;
 mod events;
 mod frame;
 mod reader;
+pub mod serial;
+mod source;
 mod writer;
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ mod tests;
 pub use events::{Events, Summary, events};
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
+pub use source::{Source, sources};
 pub use writer::{Store, Writer};
 
 /// What a journal says about the boot and the agent that recorded it.

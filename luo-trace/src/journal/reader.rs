@@ -17,6 +17,13 @@ pub enum OpenError {
     Io(io::Error),
     /// It does not begin like a journal.
     Foreign,
+    /// It is a serial log, and has no beginning of this many of its recordings.
+    Headless {
+        /// How many.
+        recordings: u64,
+    },
+    /// It is a directory without a journal in it.
+    Empty,
     /// A newer luo-trace wrote it, in a format that this one would misunderstand.
     Newer {
         /// The format's version.
@@ -35,7 +42,16 @@ impl fmt::Display for OpenError {
             Self::Io(error) => write!(f, "cannot read the journal: {error}"),
             Self::Foreign => write!(
                 f,
-                "this is not a luo-trace journal; give a .luoj file that `luo-trace agent --journal` wrote"
+                "this is not a luo-trace journal, nor a serial log with one in it; give what `luo-trace agent --journal` wrote"
+            ),
+            Self::Headless { recordings } => write!(
+                f,
+                "the log has {recordings} recording(s) whose beginning is missing or torn, so nothing in them can be understood; \
+                 give a log that was begun before the agent"
+            ),
+            Self::Empty => write!(
+                f,
+                "there is no journal in this directory; give the one that `luo-trace agent --journal` wrote to"
             ),
             Self::Newer { version } => write!(
                 f,

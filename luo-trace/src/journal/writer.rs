@@ -16,6 +16,14 @@ const ROOM: usize = 64 << 10;
 pub trait Store: Write {
     /// Cuts the store to this many bytes.
     fn cut(&mut self, len: u64) -> io::Result<()>;
+    /// Makes sure that more than a few records have room after the first `len` bytes, which are all that is kept. A disk
+    /// that is all but full would otherwise take small batches and refuse large ones, in turn.
+    fn room(&mut self, len: u64) -> io::Result<()> {
+        self.cut(len)?;
+        let room = self.write_all(&[0; ROOM]);
+        self.cut(len)?;
+        room
+    }
     /// Waits until everything written is on the disk.
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -170,7 +178,10 @@ impl<S: Store> Writer<S> {
     }
 
     /// Writes the header now, where it waits.
-    fn flush_first(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Where it cannot be written; it then goes on waiting for the first batch.
+    pub fn flush_first(&mut self) -> io::Result<()> {
         self.write(&[])
     }
 
@@ -205,13 +216,9 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// After a failed write: undoes it, and makes sure that there is room for more than a few records. A disk that is
-    /// all but full would otherwise take small batches and refuse large ones, in turn.
+    /// After a failed write: undoes it, and goes on only where there is room.
     fn recover(&mut self) -> io::Result<()> {
-        self.store.cut(self.whole)?;
-        let room = self.store.write_all(&[0; ROOM]);
-        self.store.cut(self.whole)?;
-        room?;
+        self.store.room(self.whole)?;
         self.failed = false;
         Ok(())
     }
