@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use crate::carry::{Carry, Way};
 use crate::exit::Exit;
 use crate::host;
-use crate::journal::{Header, Writer};
+use crate::journal::serial::Serial;
+use crate::journal::{Header, Tty, Writer};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
 use crate::live::Live;
@@ -44,8 +45,8 @@ const LONGEST_WAIT: u32 = 64;
 /// Options of `luo-trace agent`.
 #[derive(Debug, Default, ClapArgs)]
 pub struct Args {
-    /// Record everything into DIR/<boot-id>.luoj
-    #[arg(long, value_name = "DIR", env = "LUO_TRACE_JOURNAL")]
+    /// Record everything into DIR/<boot-id>.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
+    #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
     journal: Option<PathBuf>,
     /// Serve metrics and a page for people at this address
     #[arg(long, value_name = "ADDR", env = "LUO_TRACE_LISTEN")]
@@ -120,7 +121,12 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
-    if args.carry != Way::None && args.journal.is_none() {
+    if args.carry != Way::None
+        && args
+            .journal
+            .as_deref()
+            .is_none_or(|journal| serial_line(journal).is_some())
+    {
         bail!("--carry needs --journal DIR: what comes over a kexec is written there");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -278,18 +284,40 @@ fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
         Format::Json => outputs.print(console::Format::Json)?,
         Format::None => {}
     }
-    if let Some(dir) = &args.journal {
-        // Somebody who asked for a record must know at once that there will be none.
-        let (writer, path) = Writer::open(dir, header).with_context(|| {
+    if let Some(place) = &args.journal {
+        outputs.record(journal(place, header)?);
+    }
+    Ok(outputs)
+}
+
+/// Opens the journal. Somebody who asked for a record must know at once that there will be none.
+fn journal(place: &Path, header: &Header) -> Result<JournalSink> {
+    let Some(line) = serial_line(place) else {
+        let (writer, path) = Writer::open(place, header).with_context(|| {
             format!(
                 "cannot write a journal in {}: choose another --journal directory",
-                dir.display()
+                place.display()
             )
         })?;
         tell(format_args!("recording into {}", path.display()));
-        outputs.record(JournalSink::start(writer, QUEUE, KEPT, tell)?);
-    }
-    Ok(outputs)
+        return Ok(JournalSink::start(writer, QUEUE, KEPT, tell)?);
+    };
+    let context = || {
+        format!(
+            "cannot record through {}: choose another --journal serial:LINE",
+            line.display()
+        )
+    };
+    let tty = Tty::open(line).with_context(context)?;
+    let mut writer = Writer::begin(Serial::new(tty), header)?;
+    writer.flush_first().with_context(context)?;
+    tell(format_args!("recording through {}", line.display()));
+    Ok(JournalSink::start(writer, QUEUE, KEPT, tell)?)
+}
+
+/// The serial line that `--journal` names, where it names one.
+fn serial_line(journal: &Path) -> Option<&Path> {
+    journal.to_str()?.strip_prefix("serial:").map(Path::new)
 }
 
 /// When LUO's lists are walked: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.

@@ -21,7 +21,7 @@ mod updates;
 /// Options of `luo-trace check`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Journals to check
+    /// Journals to check, in any order: files, directories of them, or logs of a serial line that carried some
     #[arg(required = true, value_name = "JOURNAL")]
     journals: Vec<PathBuf>,
     /// What the updates have to be like, as a TOML file

@@ -18,7 +18,7 @@ const WIDTH: usize = 100;
 /// Options of `luo-trace report`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The journals of one update or of several, in any order
+    /// The journals of one update or of several, in any order: files, directories of them, or serial logs
     #[arg(required = true, value_name = "JOURNAL")]
     journals: Vec<PathBuf>,
     /// What to make of them

@@ -27,6 +27,8 @@ mod frame;
 mod reader;
 pub mod serial;
 mod source;
+#[cfg(feature = "agent")]
+mod tty;
 mod writer;
 
 #[cfg(test)]
@@ -36,6 +38,8 @@ pub use events::{Events, Summary, events};
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
 pub use source::{Source, sources};
+#[cfg(feature = "agent")]
+pub use tty::Tty;
 pub use writer::{Store, Writer};
 
 /// What a journal says about the boot and the agent that recorded it.

@@ -240,7 +240,7 @@ fn a_log_that_was_put_together_of_overlapping_ones_has_everything_once() {
 
 #[test]
 fn no_byte_that_changes_on_the_way_makes_another_event_of_one() {
-    let text = line(&header("b", 1), 12);
+    let text = line(&header("b", 1), 4);
     let (_, whole, ..) = journals(&text).remove(0);
     for place in (0..text.len()).step_by(3) {
         let mut bytes = text.clone().into_bytes();
