@@ -1,5 +1,7 @@
 //! One list of checks in every form, with texts that try to get out of it.
 
+#![cfg(feature = "agent")]
+
 use super::*;
 
 fn check(group: Group, name: &str, answer: Answer, message: &str) -> Check {
