@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::values::Limit;
-use crate::chain::{Boot, Fate};
+use crate::chain::{self, Basis, Boot, Fate, FileFate, FileLine, SessionLine};
 use crate::checks::Answer;
 use crate::judge::Case;
 use crate::report::span;
@@ -96,8 +96,8 @@ pub struct File {
     pub size: Option<u64>,
     /// Whether it was brought back.
     pub retrieved: Option<bool>,
-    /// Whether it was tried to bring it back, and that failed.
-    pub failed: bool,
+    /// The errno of the first try to bring it back that failed, negative.
+    pub refused: Option<i64>,
     /// Whether it was finished.
     pub finished: Option<bool>,
 }
@@ -106,23 +106,14 @@ impl Account {
     /// What a case tells of its updates.
     pub fn of(case: &Case) -> Self {
         let chain = &case.chain;
-        let clean: Vec<_> = case
-            .records
-            .iter()
-            .map(|record| record.judgement.gaps().is_empty())
-            .collect();
         let timeline = Timeline::of(chain);
         let updates = chain.updates.iter().zip(&timeline.updates).map(|(update, course)| {
-            let boot = |place: Option<usize>| {
-                let place = place?;
-                Some((chain.boots.get(place)?, clean.get(place).copied().unwrap_or_default()))
-            };
-            let (from, to) = (boot(update.from), boot(update.to));
+            let sides = Sides::of(case, update);
             Update {
                 number: update.number,
                 fate: update.fate,
-                sessions: sessions(from, to),
-                whole: from.or(to).is_some_and(|(_, clean)| clean),
+                sessions: sides.sessions(),
+                whole: sides.left.is_some_and(|left| left.whole) || sides.came.is_some_and(|came| came.whole),
                 phases: PHASES
                     .iter()
                     .filter_map(|name| Some((*name, took(course, name)?)))
@@ -132,38 +123,134 @@ impl Account {
         });
         Self {
             updates: updates.collect(),
-            whole: clean.iter().all(|&clean| clean),
+            whole: chain.holes.is_empty() && case.records.iter().all(|record| record.judgement.gaps().is_empty()),
         }
     }
 }
 
-/// The sessions that left one boot and arrived in the next, as far as there are records of either.
-fn sessions(from: Option<(&Boot, bool)>, to: Option<(&Boot, bool)>) -> BTreeMap<SessionName, Session> {
-    let mut all: BTreeMap<SessionName, Session> = BTreeMap::new();
-    if let Some((boot, clean)) = from {
-        for line in boot.outgoing.iter() {
-            let session = all.entry(line.name).or_default();
-            session.whole = clean;
-            for (&token, file) in &line.files {
-                let known = session.files.entry(token).or_default();
-                known.handler = Some(file.handler).filter(|handler| !handler.is_empty());
-                known.size = Some(file.size);
+/// Both kernels of an update, as far as there are records of them.
+struct Sides<'a> {
+    left: Option<Left<'a>>,
+    came: Option<Came<'a>>,
+}
+
+/// The kernel that left.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    boot: &'a Boot,
+    /// What it has at the end of its record is what left, all of it.
+    whole: bool,
+    /// It jumped into an image that takes nothing along.
+    nowhere: bool,
+}
+
+/// The kernel that arrived.
+#[derive(Clone, Copy)]
+struct Came<'a> {
+    boot: &'a Boot,
+    /// Everything that arrived is known.
+    whole: bool,
+    /// Its record was ended, so that what is not in it did not happen.
+    ended: bool,
+}
+
+impl<'a> Sides<'a> {
+    fn of(case: &'a Case, update: &chain::Update) -> Self {
+        let boots = &case.chain.boots;
+        let left = update.from.and_then(|place| boots.get(place)).map(|boot| {
+            let attempt = update.attempt.and_then(|place| boot.attempts.get(place));
+            let written = attempt.and_then(|attempt| attempt.serialize);
+            let sure = written.is_some_and(|span| span.ok && boot.known.changed <= span.start);
+            Left {
+                boot,
+                whole: sure && boot.known.outgoing && boot.outgoing.dropped == 0,
+                nowhere: attempt.is_some_and(|attempt| attempt.departs() && attempt.carries_nothing()),
+            }
+        });
+        let came = update.to.and_then(|place| {
+            let (boot, record) = (boots.get(place)?, case.records.get(place)?);
+            let found = boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+            // LUO counts from 0 where it was handed nothing.
+            let nothing = boot.update_number == Some(0) && update.basis != Some(Basis::Number);
+            Some(Came {
+                boot,
+                whole: (found || nothing || boot.known.incoming) && boot.incoming.dropped == 0,
+                ended: record.judgement.ending().is_some(),
+            })
+        });
+        Self { left, came }
+    }
+
+    /// The sessions that left or came.
+    fn sessions(&self) -> BTreeMap<SessionName, Session> {
+        let mut all: BTreeMap<SessionName, Session> = BTreeMap::new();
+        if let Some(left) = self.left {
+            for line in left.boot.outgoing.iter() {
+                let session = all.entry(line.name).or_default();
+                session.whole = left.whole;
+                session.arrived = (left.whole && left.nowhere).then_some(false);
+                line.files.iter().for_each(|(&token, file)| session.learn(token, file));
             }
         }
+        let Some(came) = self.came else { return all };
+        for line in came.boot.incoming.iter() {
+            let session = all.entry(line.name).or_default();
+            session.arrived = Some(true);
+            session.whole |= line.listed;
+            line.files.iter().for_each(|(&token, file)| session.learn(token, file));
+        }
+        let sure = self.left.is_some_and(|left| left.whole);
+        for (name, session) in &mut all {
+            let line = came.boot.incoming.get(name);
+            if line.is_none() && came.whole && sure {
+                session.arrived = Some(false);
+            }
+            for (token, file) in &mut session.files {
+                came.became(line, *token, file);
+            }
+        }
+        all
     }
-    let Some((boot, clean)) = to else { return all };
-    for (name, session) in &mut all {
-        let line = boot.incoming.get(name);
-        session.arrived = if line.is_some() { Some(true) } else { None };
-        let known = |happened: bool| if happened || clean { Some(happened) } else { None };
-        for (token, file) in &mut session.files {
-            let there = line.and_then(|line| line.files.get(token));
-            file.retrieved = known(there.is_some_and(|there| there.retrieve.is_some()));
-            file.failed = there.is_some_and(|there| there.failures > 0);
-            file.finished = known(line.is_some_and(|line| line.finished.is_some()));
+}
+
+impl Came<'_> {
+    /// What became of a file here.
+    fn became(&self, session: Option<&SessionLine>, token: u64, file: &mut File) {
+        let Some(session) = session else {
+            let lost = self.whole.then_some(false);
+            (file.retrieved, file.finished) = (lost, lost);
+            return;
+        };
+        // One that nobody has named or listed here was not asked for.
+        let unknown = FileLine::default();
+        let line = session.files.get(&token).unwrap_or(&unknown);
+        file.refused = line.refused.filter(|_| line.retrieve.is_none());
+        (file.retrieved, file.finished) = match self.boot.fate(session, line) {
+            Some(FileFate::Finished) => (Some(true), Some(true)),
+            Some(FileFate::Unclaimed) => (Some(false), Some(true)),
+            Some(FileFate::Lost) => (Some(false), Some(false)),
+            Some(FileFate::Retrieved) if self.ended => (Some(true), Some(false)),
+            Some(FileFate::Pending) if self.ended => (Some(false), Some(false)),
+            _ => {
+                let happened = |stamp: Option<u64>| stamp.map(|_| true);
+                (happened(line.retrieve.map(|span| span.end)), happened(session.finished))
+            }
+        };
+    }
+}
+
+impl Session {
+    /// Takes what one side tells of a file.
+    fn learn(&mut self, token: u64, line: &FileLine) {
+        let file = self.files.entry(token).or_default();
+        if !line.handler.is_empty() {
+            file.handler = Some(line.handler);
+        }
+        // An empty file has size 0, and so has one of which nobody was told the size.
+        if line.size > 0 || line.preserve.is_some() || line.retrieve.is_some() {
+            file.size = file.size.max(Some(line.size));
         }
     }
-    all
 }
 
 /// A time that begins in one kernel and ends in the next.

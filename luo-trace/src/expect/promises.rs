@@ -8,6 +8,7 @@ use super::{Expectations, Lines};
 use crate::checks::{Answer, Check, Group};
 use crate::judge::Case;
 use crate::model::{Finding, Invariant, Status, Verdict};
+use crate::report::count;
 
 /// More findings of one invariant than this are only counted.
 const MOST_FINDINGS: usize = 4;
@@ -30,7 +31,24 @@ impl Expectations {
                 line: None,
             }
         });
-        records.collect()
+        let mut checks: Vec<_> = records.collect();
+        let missing = case.chain.doubts();
+        checks.push(Check {
+            group: Group::Record,
+            name: "no boot is missing between the records".into(),
+            answer: if missing.is_empty() {
+                Answer::Pass
+            } else {
+                Answer::Inconclusive
+            },
+            message: if missing.is_empty() {
+                format!("{} in a row", count(case.records.len() as u64, "boot"))
+            } else {
+                missing.join("; ")
+            },
+            line: None,
+        });
+        checks
     }
 
     /// What it comes to that events are missing.

@@ -11,6 +11,7 @@ use super::updates::{compare, exact_bytes, no_update, nothing, place, repeated, 
 use super::values::{Range, listed};
 use super::{Expectations, Lines};
 use crate::checks::Check;
+use crate::errno;
 use crate::report::{bytes, count};
 
 impl Expectations {
@@ -69,7 +70,9 @@ fn all_files(account: &Account, wanted: bool, what: &str, became: Became) -> (Co
 
 fn each_file(sum: &mut Comparison, session: &account::Session, wanted: bool, what: &str, became: Became, whose: &str) {
     for (token, file) in &session.files {
-        let tried = if file.failed { ": its retrieve failed" } else { "" };
+        let tried = file.refused.map_or(String::new(), |result| {
+            format!(": its retrieve failed with {}", errno::result(result))
+        });
         match became(file) {
             Some(seen) if seen == wanted => {}
             Some(true) => sum.wrong(format!("file {token:#x}{whose} was {what}")),

@@ -7,6 +7,8 @@ use crate::chain::Fate;
 use crate::checks::{self, Answer};
 use crate::judge::Outcome;
 
+mod stories;
+
 const MS: u64 = 1_000_000;
 const TODAY: Day = Day {
     year: 2026,
@@ -27,7 +29,7 @@ fn file(size: u64) -> FileAccount {
         handler: Some(Compatible::new("memfd-v2")),
         size: Some(size),
         retrieved: Some(true),
-        failed: false,
+        refused: None,
         finished: Some(true),
     }
 }
@@ -161,12 +163,12 @@ fn a_file_that_was_never_retrieved_is_named() {
 fn a_retrieve_that_failed_is_told_with_the_file() {
     let account = with_file(0, |file| {
         file.retrieved = Some(false);
-        file.failed = true;
+        file.refused = Some(-22);
     });
     fails(
         &account,
         "retrieved = true",
-        "file 0x0 of session \"vm-db\" was never retrieved: its retrieve failed",
+        "file 0x0 of session \"vm-db\" was never retrieved: its retrieve failed with EINVAL",
     );
 }
 
