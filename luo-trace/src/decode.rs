@@ -74,17 +74,25 @@ impl Decoder {
 
     /// Decodes one record. Where its header tells of losses not yet told, a [`Body::Gap`] comes before the event.
     pub fn decode(&mut self, record: &[u8]) -> Decoded {
-        let result = event(record);
-        let gap = match &result {
-            Ok(event) => self
-                .lost_is_now(event.header.lost, event.header)
-                .or_else(|| self.partly_seen(event)),
-            Err(_) => {
-                self.errors += 1;
-                None
-            }
-        };
+        let result = self.event(record);
+        let gap = result.as_ref().ok().and_then(|event| self.gap_before(event));
         (gap, result)
+    }
+
+    /// Decodes one record, of whose gap [`Decoder::gap_before`] tells.
+    ///
+    /// # Errors
+    /// Why it cannot be decoded, which is counted.
+    #[inline]
+    pub fn event(&mut self, record: &[u8]) -> Result<Event, DecodeError> {
+        event(record).inspect_err(|_| self.errors += 1)
+    }
+
+    /// The gap that comes before this event, which was decoded just now.
+    #[inline]
+    pub fn gap_before(&mut self, event: &Event) -> Option<Event> {
+        self.lost_is_now(event.header.lost, event.header)
+            .or_else(|| self.partly_seen(event))
     }
 
     /// Takes a newer count of lost events, such as the one read from the kernel after the last event, and gives a gap
@@ -191,6 +199,9 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
 
 /// Reads what this version knows of a payload: a newer one's tail is left out, an older one's missing tail is zero.
 fn prefix<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
+    if let Ok((value, _)) = T::read_from_prefix(bytes) {
+        return value;
+    }
     let mut value = T::new_zeroed();
     let target = value.as_mut_bytes();
     let len = bytes.len().min(target.len());

@@ -437,13 +437,12 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use luo_trace_common::events::FileCall;
-    use luo_trace_common::hooks::Hook;
 
     use super::*;
     use crate::decode::encode;
-    use crate::journal::{Events, Header, HookState, Reader, Store, Writer};
+    use crate::journal::{Events, Reader, Store, Writer};
     use crate::judge::{Judgement, judge};
-    use crate::testing::{Deed, Fault, Plan, Story, memfd, session};
+    use crate::testing::{Deed, Fault, Flood, Plan, Story, memfd, session};
 
     /// A kernel whose records come in these batches, and which skips programs while one of them is taken.
     struct Kernel {
@@ -511,15 +510,7 @@ mod tests {
 
     /// An agent on this kernel until its end.
     fn told(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>) -> Told {
-        let attached = |hook: &Hook| HookState {
-            id: hook.id().into(),
-            attached: true,
-            ..HookState::default()
-        };
-        let header = Header {
-            hooks: Hook::ALL.iter().map(attached).collect(),
-            ..Header::default()
-        };
+        let header = Flood::header();
         let memory = Memory::default();
         let writer = Writer::begin(memory.clone(), &header).unwrap();
         let mut outputs = Outputs::default();

@@ -87,18 +87,17 @@ impl<R: Read> Events<R> {
         &self.summary
     }
 
-    /// What an event frame gives: nothing where it cannot be decoded, else the event, after a gap that it reveals.
-    fn decoded(decoder: &mut Decoder, record: &[u8], after_damage: &mut bool) -> Option<(Option<Event>, Event)> {
+    /// The gap that an event reveals.
+    fn gap_before(decoder: &mut Decoder, event: &Event, after_damage: &mut bool) -> Option<Event> {
         let before = decoder.lost();
-        let (gap, event) = decoder.decode(record);
-        let event = event.ok()?;
+        let gap = decoder.gap_before(event);
         // The damaged part may have held the beginning of a new run, whose count of losses starts again at zero. The gap
         // for the damage stands for everything lost before this event.
         if std::mem::take(after_damage) && event.header.lost < before {
             *decoder = decoder.anew();
             decoder.lost_is_now(event.header.lost, event.header);
         }
-        Some((gap, event))
+        gap
     }
 
     fn gap(&self, lost: u64) -> Event {
@@ -113,8 +112,9 @@ impl<R: Read> Iterator for Events<R> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        if let Some(event) = self.waiting.take() {
-            return Some(event);
+        // Asked first, since taking moves as much where there is nothing.
+        if self.waiting.is_some() {
+            return self.waiting.take();
         }
         loop {
             let Some(frame) = self.reader.next() else {
@@ -123,10 +123,11 @@ impl<R: Read> Iterator for Events<R> {
             };
             match frame {
                 Frame::Event(record) => {
-                    let Some((gap, event)) = Self::decoded(&mut self.decoder, record, &mut self.after_damage) else {
+                    let Ok(event) = self.decoder.event(record) else {
                         self.summary.errors += 1;
                         continue;
                     };
+                    let gap = Self::gap_before(&mut self.decoder, &event, &mut self.after_damage);
                     match event.body {
                         Body::Gap { lost } => self.summary.lost = self.summary.lost.saturating_add(lost),
                         _ => self.summary.events += 1,

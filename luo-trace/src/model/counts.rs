@@ -1,11 +1,11 @@
 //! How many there are of what, kept up to date event by event: what gauges show.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use luo_trace_common::text::Compatible;
 use serde::Serialize;
 
+use super::HashMap;
 use super::objects::Session;
 
 /// Which way a session or global state goes.

@@ -1,13 +1,12 @@
 //! Global states that files share (FLB), as far as the record tells: which exist, and for which files.
 
-use std::collections::HashMap;
-
 use luo_trace_common::events::{self as abi, FlbCall, FlbCallback, FlbUse, SnapshotFlb};
 use luo_trace_common::text::Compatible;
 
 use super::counts::{Counts, Direction, FlbCount, HandlerId};
 use super::scene::{Moment, STRADDLES, TAINTED};
 use crate::event::EventId;
+use crate::model::HashMap;
 
 /// More global states than this in one record are not followed. Linux 7.3 has room for 63 (`LUO_FLB_MAX`).
 const MOST: usize = 1024;

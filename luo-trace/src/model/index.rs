@@ -1,9 +1,8 @@
 //! What finds files by other names than their place in a session, and counts them.
 
-use std::collections::HashMap;
-
 use super::counts::{Counts, FileState};
 use super::objects::{File, Session};
+use crate::model::HashMap;
 
 /// Who holds an object.
 #[derive(Clone, Copy, Debug)]

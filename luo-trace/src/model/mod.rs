@@ -39,8 +39,12 @@ pub(crate) use state::BLINK_NS;
 pub(crate) use walk::Walk;
 
 use court::Court;
-use invariants::Check;
+use invariants::Invariants;
 use state::State;
+
+/// Keys are numbers and short names, and some of those who choose them may mean harm: the hasher is fast for such, and
+/// seeded.
+type HashMap<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
 
 /// The hooks that told all they had to while the record was made: what the others would have told is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,7 +114,7 @@ pub struct Model {
     state: State,
     court: Court,
     /// The invariants that can be decided with the hooks there are.
-    checks: Vec<Check>,
+    decidable: Invariants,
 }
 
 impl Model {
@@ -120,7 +124,7 @@ impl Model {
         Self {
             state: State::default(),
             court: Court::new(*coverage),
-            checks: decidable.filter_map(|i| i.check()).collect(),
+            decidable: decidable.collect(),
         }
     }
 
@@ -135,9 +139,7 @@ impl Model {
         let handler = self.state.meet(event);
         let scene = self.state.scene(event, handler);
         self.court.weigh(&self.state, &scene);
-        for check in &self.checks {
-            check(&self.state, &scene, &mut self.court);
-        }
+        Invariant::judge(self.decidable, &self.state, &scene, &mut self.court);
         let moment = scene.moment;
         for opened in self.state.openings() {
             self.court.open(opened);

@@ -1,13 +1,12 @@
 //! What each task did so far in the operation that it is in: parts of an operation come before its own event.
 
-use std::collections::HashMap;
-
 use luo_trace_common::events::{FlbCall, KhoBalance};
 use luo_trace_common::hooks::Hook;
 
 use super::flbs::Flbs;
 use super::scene::Moment;
 use crate::event::{Body, Event, EventId};
+use crate::model::HashMap;
 
 /// More tasks than this are not followed at a time: no machine has as many in an operation.
 const MOST: usize = 1024;

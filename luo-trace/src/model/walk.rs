@@ -1,11 +1,10 @@
 //! A walk over the kernel's lists, as its records come in.
 
-use std::collections::HashMap;
-
 use luo_trace_common::events::{self as abi, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb, SnapshotSession};
 
 use super::counts::{Direction, HandlerId};
 use crate::event::{Body, Event, EventId};
+use crate::model::HashMap;
 
 /// A session that a walk found.
 #[derive(Clone, Debug)]

@@ -2,13 +2,16 @@
 //!
 //! - [`Story`] tells a record event by event, so it can tell impossible ones too;
 //! - [`Plan`] says what some tasks do, and [`Plan::run`] plays it on a kernel of its own with LUO's locks and rules, in any
-//!   interleaving: what comes out is always legal.
+//!   interleaving: what comes out is always legal;
+//! - [`Flood`] is as long as one likes.
 
+mod flood;
 mod kernel;
 mod look;
 mod plan;
 mod story;
 
+pub use flood::Flood;
 pub use kernel::Lists;
 pub use look::Look;
 pub use plan::{Deed, Fault, Plan};

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what luo-trace costs.
 
+mod check;
 mod closure;
 mod table;
 
@@ -28,6 +29,8 @@ pub(crate) struct Args {
 enum What {
     /// What tracing adds to LUO's operations, in guest instructions, beside bpftrace and the kernel's own kprobes
     Overhead(Overhead),
+    /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
+    Check(check::Args),
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -55,6 +58,7 @@ struct Overhead {
 pub(crate) fn command(args: Args) -> Result<()> {
     match args.what {
         What::Overhead(args) => overhead(args),
+        What::Check(args) => check::command(args),
     }
 }
 

@@ -3,9 +3,11 @@
 use luo_trace_common::hooks::{Family, Hook};
 
 use super::Judged::{self, Boot, Chain};
-use super::Severity;
+use super::{COUNT, Severity};
 use super::{atomic, file, finish, flb, flb_users, freeze, kexec, kho, reboot, session, walk};
-use crate::model::invariants::Check;
+use crate::model::court::Court;
+use crate::model::scene::Scene;
+use crate::model::state::State;
 
 macro_rules! invariants {
     ($($invariant:ident $id:literal $family:ident $severity:ident
@@ -49,6 +51,16 @@ macro_rules! invariants {
             }
 
             const fn judged(self) -> Judged { match self { $(Invariant::$invariant => $judged,)* } }
+
+            /// Judges an event by those of one boot that are among `decidable`. Each is called by its name and not through a
+            /// pointer: most look at an event of few kinds, and the compiler then asks for the kind in place.
+            pub(in crate::model) fn judge(decidable: Invariants, state: &State, scene: &Scene, court: &mut Court) {
+                $(if let Boot(check) = $judged
+                    && decidable.has(Invariant::$invariant)
+                {
+                    check(state, scene, court);
+                })*
+            }
         }
     };
 }
@@ -63,12 +75,23 @@ impl Invariant {
     pub fn of_one_boot() -> impl Iterator<Item = Invariant> {
         Self::ALL.iter().copied().filter(|invariant| !invariant.needs_chain())
     }
+}
 
-    pub(in crate::model) const fn check(self) -> Option<Check> {
-        match self.judged() {
-            Boot(check) => Some(check),
-            Chain => None,
-        }
+/// A set of invariants.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::model) struct Invariants(u64);
+
+impl Invariants {
+    fn has(self, invariant: Invariant) -> bool {
+        self.0 & 1 << invariant as u32 != 0
+    }
+}
+
+impl FromIterator<Invariant> for Invariants {
+    fn from_iter<I: IntoIterator<Item = Invariant>>(invariants: I) -> Self {
+        const { assert!(COUNT <= u64::BITS as usize) };
+        let bits = invariants.into_iter().map(|invariant| 1 << invariant as u32);
+        Self(bits.fold(0, |all, bit: u64| all | bit))
     }
 }
 

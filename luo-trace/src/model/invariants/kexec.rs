@@ -15,17 +15,19 @@ const CARRIER: Invariant = Invariant::KexecCarrier;
 /// Judged when an image is loaded while sessions exist, and when everything is serialized: no session can come or go then.
 /// A reboot without an image fails, and nothing is lost.
 pub(super) fn carrier(state: &State, scene: &Scene, court: &mut Court) {
-    let sessions = state.outgoing().count();
+    let sessions = || state.outgoing().count();
     match &scene.event.body {
-        Body::ImageLoad(p) if p.outcome.is_ok() && sessions > 0 && p.image.mode != abi::IMAGE_NONE => {
-            if let Carries::No(why, events) = state.images.carries(&p.image) {
-                violate(scene, court, sessions, &why, &events);
+        Body::ImageLoad(p) if p.outcome.is_ok() && p.image.mode != abi::IMAGE_NONE => {
+            if let Carries::No(why, events) = state.images.carries(&p.image)
+                && sessions() > 0
+            {
+                violate(scene, court, sessions(), &why, &events);
             }
         }
         _ if !scene.serialized() => {}
-        _ if sessions == 0 => court.hold(CARRIER),
+        _ if sessions() == 0 => court.hold(CARRIER),
         _ => match state.images.entering() {
-            Some((image, entered)) => entering(state, scene, court, sessions, &image, entered),
+            Some((image, entered)) => entering(state, scene, court, sessions(), &image, entered),
             None => court.undecidable(CARRIER),
         },
     }

@@ -22,6 +22,7 @@ mod session;
 mod walk;
 
 pub use catalogue::Invariant;
+pub(super) use catalogue::Invariants;
 
 /// Refusals of the kernel, as results: each proves that a promise was kept.
 const EEXIST: i64 = -17;

@@ -1,8 +1,6 @@
 //! What a walk over the kernel's lists teaches: sessions, files and global states from before the record, or from a hole in
 //! it, are known from then on.
 
-use std::collections::HashMap;
-
 use luo_trace_common::events as abi;
 
 use super::super::counts::{Direction, FileState, HandlerId};
@@ -14,6 +12,7 @@ use super::super::scene::{Moment, TAINTED};
 use super::super::walk::{Survey, Walk, Walked, WalkedFile};
 use super::{BLINK_NS, State};
 use crate::event::{Body, Event};
+use crate::model::HashMap;
 
 impl State {
     /// Collects the records of a walk. At its end what it found is there to be judged, and then to be learned.
@@ -259,7 +258,7 @@ impl State {
     }
 
     fn learn_flbs(&mut self, survey: &Survey, moment: Moment) -> bool {
-        let mut files: HashMap<HandlerId, u64> = HashMap::new();
+        let mut files: HashMap<HandlerId, u64> = HashMap::default();
         for walked in survey
             .walk
             .sessions

@@ -3,8 +3,6 @@
 //! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
 //! begins a new epoch, and with it everything that was known before is no longer certain.
 
-use std::collections::HashMap;
-
 use luo_trace_common::events::SessionRelease;
 use luo_trace_common::text::SessionName;
 
@@ -19,6 +17,7 @@ use super::scene::{Moment, STRADDLES, Scene, TAINTED, direction};
 use super::tasks::Tasks;
 use super::walk::{Survey, Walk};
 use crate::event::{Body, Event, EventId};
+use crate::model::HashMap;
 
 mod changes;
 mod lists;
@@ -130,9 +129,9 @@ impl Default for State {
             epoch: TAINTED + 1,
             blind_until: 0,
             next_serial: 0,
-            sessions: HashMap::new(),
+            sessions: HashMap::default(),
             departing: Vec::new(),
-            names: HashMap::new(),
+            names: HashMap::default(),
             index: Index::default(),
             flbs: Flbs::default(),
             frozen: None,
