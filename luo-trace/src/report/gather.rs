@@ -8,7 +8,7 @@ use luo_trace_common::text::{Compatible, Name, SessionName};
 use super::json::{
     Clock, Durations, File, Finding, Flb, Kernel, Phase, Report, Session, SessionFate, Stretch, Update, Verdict,
 };
-use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
+use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
 use crate::judge::{Case, Record};
 use crate::model::{Invariant, Status};
 use crate::timeline::{Axis, Course, Timeline};
@@ -28,7 +28,12 @@ impl Report {
             updates: updates
                 .map(|(update, course)| gather(&case.chain, axis, update, course))
                 .collect(),
-            holes: case.chain.doubts(),
+            doubts: case.doubts(),
+            repeated: case
+                .repeated
+                .iter()
+                .map(|path| clean(path.as_os_str().as_encoded_bytes()))
+                .collect(),
             findings: findings(case),
             verdicts: verdicts(case),
         }
@@ -74,10 +79,14 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
 fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -> Update {
     let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
     let (from, to) = (side(update.from), side(update.to));
+    let attempt = from
+        .zip(update.attempt)
+        .and_then(|((_, boot), attempt)| boot.attempts.get(attempt));
+    let nothing = attempt.is_some_and(Attempt::carries_nothing);
     let sessions = match update.fate {
         // They live on, and are told where they leave, or where the record ends.
         Fate::Aborted => Vec::new(),
-        _ => sessions(axis, from, to),
+        _ => sessions(axis, from, to, nothing),
     };
     let phase = |phase: &crate::timeline::Phase| Phase {
         name: phase.name(),
@@ -120,8 +129,9 @@ fn others(sessions: &Sessions) -> Vec<&SessionLine> {
 
 type Side<'a> = Option<(usize, &'a Boot)>;
 
-/// The sessions that left or arrived: one that did both is told once.
-fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>) -> Vec<Session> {
+/// The sessions that left or arrived: one that did both is told once. Whether the image carried `nothing` tells what became
+/// of them even where nobody looked.
+fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>, nothing: bool) -> Vec<Session> {
     let left = from.map(|(_, boot)| others(&boot.outgoing)).unwrap_or_default();
     let mut arrived: BTreeMap<SessionName, Vec<&SessionLine>> = BTreeMap::new();
     for line in to.map(|(_, boot)| others(&boot.incoming)).unwrap_or_default() {
@@ -130,10 +140,11 @@ fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>) -> Vec<Session> {
     let mut all = Vec::new();
     for line in left {
         let other = arrived.get_mut(&line.name).and_then(Vec::pop);
-        all.push((
-            line.name,
-            session(axis, Known::of(from, Some(line)), Known::of(to, other)),
-        ));
+        let mut told = session(axis, Known::of(from, Some(line)), Known::of(to, other));
+        if nothing && other.is_none() {
+            told.fate = SessionFate::Missing;
+        }
+        all.push((line.name, told));
     }
     for line in arrived.into_values().flatten() {
         all.push((

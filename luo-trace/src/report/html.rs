@@ -47,7 +47,8 @@ struct Page<'a> {
     findings: Rows<FindingView>,
     verdicts: &'a [json::Verdict],
     counted: String,
-    holes: &'a [String],
+    doubts: &'a [String],
+    repeated: &'a [String],
     kernels: &'a [json::Kernel],
     version: &'static str,
 }
@@ -226,7 +227,8 @@ impl<'a> Page<'a> {
                 with("unknown"),
                 with("unwatched")
             ),
-            holes: &report.holes,
+            doubts: &report.doubts,
+            repeated: &report.repeated,
             kernels: &report.kernels,
             version: env!("CARGO_PKG_VERSION"),
         }
@@ -332,7 +334,7 @@ impl<'a> UpdateView<'a> {
                 .collect(),
             blackout: blackout.map(|(freeze, blackout)| scale.bar(freeze.start_ns, blackout)),
             whole: update.whole_ns.map_or(String::new(), span),
-            notes: notes(update),
+            notes: update.notes(),
             sessions: Sessions::of(&update.sessions),
             flbs: &update.flbs,
             durations: update.durations.iter().map(DurationsView::of).collect(),
@@ -362,24 +364,6 @@ impl Scale {
             width: format!("{width:.1}"),
         }
     }
-}
-
-fn notes(update: &Update) -> Vec<String> {
-    let mut notes = Vec::new();
-    if let Some(blackout) = update.blackout_ns {
-        notes.push(format!(
-            "Blackout {}: from the beginning of the freeze to the last file brought back.",
-            span(blackout)
-        ));
-    }
-    if let Some(clock) = update.clock {
-        let uncertainty = span(clock.uncertainty_ns);
-        notes.push(format!("Time between kernels: {}, ± {uncertainty}.", clock.describe));
-    }
-    if update.phases.iter().any(|phase| phase.name.contains('…')) {
-        notes.push("Phases with … between them cannot be told apart: the moment between them is not known.".into());
-    }
-    notes
 }
 
 impl<'a> Sessions<'a> {

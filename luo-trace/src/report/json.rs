@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use super::units::count;
+use super::units::{count, span};
 use crate::chain::Fate;
 use crate::judge::Outcome;
 use crate::model::{self, Severity};
@@ -20,8 +20,10 @@ pub struct Report {
     pub kernels: Vec<Kernel>,
     /// The live updates that were tried, in their order.
     pub updates: Vec<Update>,
-    /// What keeps the chain from being a full proof, a sentence each: boots of which there is no record.
-    pub holes: Vec<String>,
+    /// What keeps the chain from being a full proof, a sentence each; of each record, its kernel tells.
+    pub doubts: Vec<String>,
+    /// Journals that were left out, since another one tells more of the same boot, escaped.
+    pub repeated: Vec<String>,
     /// What was found, of each kernel and over the updates.
     pub findings: Vec<Finding>,
     /// The verdict on every invariant, over everything.
@@ -66,9 +68,11 @@ pub struct Update {
     /// record of its departure).
     #[serde(serialize_with = "fate")]
     pub fate: Fate,
-    /// The kernel that left, as its place in [`Report::kernels`].
+    /// The kernel that left, as its place in [`Report::kernels`]; in JSON from 1.
+    #[serde(serialize_with = "from_one")]
     pub from: Option<usize>,
-    /// The kernel that arrived, as its place in [`Report::kernels`].
+    /// The kernel that arrived, as its place in [`Report::kernels`]; in JSON from 1.
+    #[serde(serialize_with = "from_one")]
     pub to: Option<usize>,
     /// How the times of both are compared.
     pub clock: Option<Clock>,
@@ -111,7 +115,8 @@ pub struct Phase {
     pub start_ns: i64,
     /// How long it took.
     pub duration_ns: u64,
-    /// The kernel in which it began, as its place in [`Report::kernels`]; null: there is no record of it.
+    /// The kernel in which it began, as its place in [`Report::kernels`], in JSON from 1; null: there is no record of it.
+    #[serde(serialize_with = "from_one")]
     pub kernel: Option<usize>,
     /// Whether guests have no service in it.
     pub blackout: bool,
@@ -290,7 +295,9 @@ pub struct Durations {
 /// What was found, and where.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// The kernel whose record proves it, as its place in [`Report::kernels`]; null: only several together do.
+    /// The kernel whose record proves it, as its place in [`Report::kernels`], in JSON from 1; null: only several together
+    /// do.
+    #[serde(serialize_with = "from_one")]
     pub kernel: Option<usize>,
     /// What was found.
     #[serde(flatten)]
@@ -331,6 +338,10 @@ fn fate<S: serde::Serializer>(fate: &Fate, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_str(fate.name())
 }
 
+fn from_one<S: serde::Serializer>(place: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+    place.map(|place| place + 1).serialize(serializer)
+}
+
 impl Report {
     /// A moment of an update by the wall clock of the kernel that left, in nanoseconds since 1970; by that of the kernel
     /// that arrived, where there is no record of the other.
@@ -347,6 +358,30 @@ impl Report {
 }
 
 impl Update {
+    /// What has to be said of its times, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let blackout = self.blackout_ns.map(|ns| {
+            format!(
+                "Blackout {}: from the beginning of the freeze to the last file brought back.",
+                span(ns)
+            )
+        });
+        let clock = self.clock.map(|clock| {
+            format!(
+                "Time between kernels: {}, ± {}.",
+                clock.describe,
+                span(clock.uncertainty_ns)
+            )
+        });
+        let apart = self.phases.iter().any(|phase| phase.name.contains('…'));
+        let apart = apart.then(|| "Phases with … between them: the moment between them is not known.".to_owned());
+        let shutdown = self.phases.iter().find(|phase| phase.name == "shutdown");
+        let open = shutdown.filter(|_| self.to.is_none());
+        let open =
+            open.map(|_| "The shutdown is told up to the kernel's last sign of life; the jump came later.".into());
+        blackout.into_iter().chain(clock).chain(apart).chain(open).collect()
+    }
+
     /// How many files its sessions have.
     pub fn files(&self) -> usize {
         self.sessions.iter().map(|session| session.files.len()).sum()

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use luo_trace_common::events::{Arrival, ArrivedFile, ArrivedSession, Kexec, Outcome, Plain, SessionRef};
+use luo_trace_common::events::{
+    Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, Plain, SessionRef,
+};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Compatible;
 use serde_json::Value;
@@ -319,10 +321,40 @@ fn a_session_that_did_not_arrive_is_missing_only_where_somebody_looked() {
 }
 
 #[test]
+fn what_a_legacy_image_left_behind_is_missing_though_nobody_looked() {
+    let mut before = Story::new();
+    before
+        .orderly()
+        .create(vm())
+        .preserve(vm(), 1, memfd(1))
+        .reboot_into(Image {
+            mode: IMAGE_LEGACY,
+            ..IMAGE
+        });
+    let report = Records::new().boot(0, &before).boot(1, &Story::new()).report();
+    assert_eq!(report.updates[0].sessions[0].fate, SessionFate::Missing);
+}
+
+#[test]
+fn where_nothing_is_known_of_the_next_kernel_the_shutdown_has_an_open_end() {
+    let mut before = Story::new();
+    leaves(&mut before);
+    before.wait(1_000_000).close_device();
+    let report = Records::new().boot(0, &before).report();
+    assert_eq!(report.updates[0].sessions[0].fate, SessionFate::Left);
+    let text = render(&report, STYLE);
+    assert!(
+        text.starts_with("A live update, seen from one kernel: 7.3.0\n"),
+        "{text}"
+    );
+    assert!(text.contains("told up to the kernel's last sign of life"), "{text}");
+}
+
+#[test]
 fn the_json_form_keeps_its_keys() {
     let json = serde_json::to_value(update()).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&json), "findings holes kernels result updates verdicts");
+    assert_eq!(keys(&json), "doubts findings kernels repeated result updates verdicts");
     let (kernel, update) = (&json["kernels"][0], &json["updates"][0]);
     assert_eq!(
         keys(kernel),

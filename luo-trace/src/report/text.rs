@@ -134,10 +134,6 @@ impl Page {
                 blackout.map_or("-".into(), span),
             );
         }
-        for hole in &report.holes {
-            let hole = self.paint("33", hole);
-            line!(self, "  {hole}");
-        }
     }
 
     fn update(&mut self, report: &Report, update: &Update) {
@@ -180,16 +176,8 @@ impl Page {
             );
         }
         line!(self, "  {:<20} {} {:>10}", "in all", " ".repeat(room), span(whole));
-        if let Some(blackout) = update.blackout_ns {
-            let blackout = self.paint("1;33", &span(blackout));
-            line!(
-                self,
-                "  Blackout {blackout}: from the beginning of the freeze to the last file brought back."
-            );
-        }
-        if let Some(clock) = update.clock {
-            let uncertainty = span(clock.uncertainty_ns);
-            line!(self, "  Time between kernels: {}, ± {uncertainty}.", clock.describe);
+        for note in update.notes() {
+            line!(self, "  {note}");
         }
     }
 
@@ -352,9 +340,15 @@ impl Page {
                 line!(self, "    {doubt}");
             }
         }
-        for hole in &report.holes {
-            let hole = self.paint("33", hole);
-            line!(self, "  {hole}");
+        for journal in &report.repeated {
+            line!(
+                self,
+                "  left out, since another record tells more of the same boot: {journal}"
+            );
+        }
+        for doubt in &report.doubts {
+            let doubt = self.paint("33", doubt);
+            line!(self, "  {doubt}");
         }
     }
 }

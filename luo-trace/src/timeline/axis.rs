@@ -50,10 +50,8 @@ impl Link {
         match (self.basis, self.promised) {
             (Basis::Monotonic, _) => "one kernel's own clock",
             (Basis::Counter, true) => "the CPU's counter, which runs on over the kexec",
-            (Basis::Counter, false) => {
-                "the CPU's counter, which runs on over the kexec, though the CPU does not promise that its rate is constant"
-            }
-            (Basis::Realtime, _) => "the wall clock, which the new kernel reads from a clock that ticks in seconds",
+            (Basis::Counter, false) => "the CPU's counter, whose rate nothing promises to be constant",
+            (Basis::Realtime, _) => "the wall clock, which a new kernel reads to the second",
         }
     }
 
