@@ -11,8 +11,11 @@ use super::guest::{self, Guest};
 use crate::setup::{self, Need};
 use crate::{apt, cache, run};
 
-/// The suite with a systemd that knows LUO, which takes 261.
+/// The suite with a systemd that knows LUO.
 const SUITE: &str = "sid";
+
+/// The first systemd that keeps its fd store over a kexec by LUO.
+const FIRST_SYSTEMD: u32 = 261;
 
 /// What there is besides the smallest system that can install packages.
 const PACKAGES: [&str; 4] = ["systemd", "systemd-sysv", "udev", "kexec-tools"];
@@ -21,10 +24,10 @@ const PACKAGES: [&str; 4] = ["systemd", "systemd-sysv", "udev", "kexec-tools"];
 const SIZE: &str = "1G";
 
 /// The directories that the system lacks, and that are made for our own files.
-const DIRECTORIES: [&str; 1] = ["/usr/lib/luo-trace"];
+const DIRECTORIES: [&str; 2] = ["/usr/lib/luo-trace", "/etc/systemd/system/luo-trace.service.d"];
 
 /// Our own files: each one's place in the guest, and where it is in the source tree.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     (
         "/etc/systemd/system/luo-trace.service",
         "luo-trace/systemd/luo-trace.service",
@@ -33,6 +36,10 @@ const FILES: [(&str, &str); 3] = [
     (
         "/etc/systemd/system/workload.service",
         "xtask/testbed/systemd/workload.service",
+    ),
+    (
+        "/etc/systemd/system/luo-trace.service.d/set-aside.conf",
+        "xtask/testbed/systemd/set-aside.conf",
     ),
 ];
 
@@ -139,11 +146,25 @@ fn bootstrap(tree: &Path, directory: &Path) -> Result<()> {
     mmdebstrap.arg(format!("--include={}", PACKAGES.join(",")));
     mmdebstrap.arg(SUITE).arg(tree).arg(&sources);
     let log = cache::subdir("log")?.join("system.log");
-    run::logged(
-        &format!("installing Debian {SUITE} with systemd"),
-        &mut mmdebstrap,
-        &log,
-    )
+    let what = format!("installing Debian {SUITE} with systemd");
+    run::logged(&what, &mut mmdebstrap, &log)?;
+    let status = tree.join("var/lib/dpkg/status");
+    let status = fs::read_to_string(&status).with_context(|| format!("cannot read {}", status.display()))?;
+    match systemd_version(&status) {
+        Some(version) if version >= FIRST_SYSTEMD => Ok(()),
+        version => bail!(
+            "{SUITE} on this machine's mirror has systemd {}, and LUO takes {FIRST_SYSTEMD}: use a newer mirror",
+            version.map_or("of an unknown version".into(), |version| version.to_string())
+        ),
+    }
+}
+
+/// The version of systemd in dpkg's list of what is installed.
+fn systemd_version(status: &str) -> Option<u32> {
+    let mut packages = status.split("\n\n");
+    let systemd = packages.find(|package| package.starts_with("Package: systemd\n"))?;
+    let version = systemd.lines().find_map(|line| line.strip_prefix("Version: "))?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Makes an image of the file system below `tree`.
@@ -186,5 +207,14 @@ mod tests {
             commands.contains("symlink luo-trace.service ../luo-trace.service\n"),
             "{commands}"
         );
+    }
+
+    #[test]
+    fn systemds_version_is_that_of_the_package_of_this_very_name() {
+        let status = "Package: systemd-sysv\nVersion: 100-1\n\nPackage: systemd\nStatus: install ok installed\n\
+                      Version: 262.1-1\n\nPackage: udev\nVersion: 100-1\n";
+        assert_eq!(systemd_version(status), Some(262));
+        assert_eq!(systemd_version("Package: udev\nVersion: 262.1-1\n"), None);
+        assert_eq!(systemd_version("Package: systemd\nVersion: odd\n"), None);
     }
 }

@@ -1,12 +1,15 @@
 //! A service of a guest with systemd, in both kernels of a scenario: it has systemd's fd store keep a memfd over the
 //! kexec, looks at what came back, and tells the host how far it is, as `init` does in the other scenarios.
+//!
+//! `workload set-aside` runs before the agent, and takes away what the previous kernel's agent left on the disk: a journal
+//! of that kernel that is there afterwards has come over the kexec in memory.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -18,6 +21,9 @@ use testbed_guest::protocol::{Message, say};
 /// Where the shipped unit has the agent write its journals.
 const JOURNALS: &str = "/var/lib/luo-trace";
 
+/// Where the previous kernel's journal goes, as it was on the disk.
+const FROM_DISK: &str = "/var/lib/from-disk";
+
 /// The words that the second kernel gets besides the first one's: which it is, and the agent before systemd.
 const SECOND_BOOT: &str = "luo_testbed.boot=2";
 const EARLY_AGENT: &str = "init=/usr/lib/luo-trace/early-init";
@@ -27,7 +33,21 @@ const KEPT: &str = "kept";
 const SEED: u64 = 262;
 const SIZE: usize = 64 << 10;
 
-fn main() {
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|verb| verb == "set-aside") {
+        return match set_aside() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    drive();
+    ExitCode::SUCCESS
+}
+
+fn drive() {
     let why = match run() {
         Ok(End::Kexec) => return,
         Ok(End::Done) => Message::Done,
@@ -89,7 +109,25 @@ fn after() -> Result<()> {
     step("stop the agent");
     run_program(Command::new("systemctl").args(["stop", "luo-trace.service"]))?;
     step("collect the journals");
-    copy_files(Path::new(JOURNALS), Path::new("/host/journal"))
+    copy_files(Path::new(JOURNALS), Path::new("/host/journal"))?;
+    if fs::read_dir(FROM_DISK)?.next().is_none() {
+        bail!("the first kernel's agent left no journal on the disk");
+    }
+    copy_files(Path::new(FROM_DISK), Path::new("/host/from-disk"))
+}
+
+/// Takes the journals of other boots than this one out of the agent's sight.
+fn set_aside() -> Result<()> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    fs::create_dir_all(JOURNALS)?;
+    fs::create_dir_all(FROM_DISK)?;
+    for entry in fs::read_dir(JOURNALS)? {
+        let journal = entry?;
+        if !journal.file_name().to_string_lossy().starts_with(boot_id.trim_end()) {
+            fs::rename(journal.path(), Path::new(FROM_DISK).join(journal.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Has systemd keep a memfd, and waits until it has it.
