@@ -115,6 +115,8 @@ pub(crate) struct Known {
     pub(crate) incoming: bool,
     /// At some time nobody had read in what came.
     pub(crate) unread: bool,
+    /// When a session was last read in.
+    pub(crate) reading: u64,
     /// How each incoming session that is known goes on: nothing that ends one was missed.
     pub(crate) fates: bool,
     /// Everything that was preserved and restored.
@@ -296,6 +298,7 @@ impl Boot {
                 if let Some(line) = self.incoming.meet(&p.session, id) {
                     line.says = Some(p.files).filter(|_| span.ok);
                 }
+                self.known.reading = at;
             }
             Body::FileCallback(call, p) if p.flags & abi::TOKEN_KNOWN != 0 => {
                 let sessions = match call {
@@ -489,7 +492,7 @@ impl Boot {
             return;
         }
         // It is called at every open, and reads at the first.
-        let first = self.known.unread || (span.start > self.attached && !self.incoming.is_empty());
+        let first = self.known.unread || (span.start > self.attached && self.known.reading > span.start);
         self.known.incoming |= first && self.known.gapless && self.coverage.has(Hook::FilesDeserialize);
     }
 

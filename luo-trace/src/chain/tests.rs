@@ -1,14 +1,19 @@
 //! Stories of live updates, told by the records of the kernels on both sides.
 
+use luo_trace_common::events::{FlbCall, IMAGE_LEGACY, Image, SnapshotHandler};
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::text::Compatible;
 
-use super::{Boot, Chain, Fate};
-use crate::event::Event;
+use super::{Basis, Boot, Chain, Fate};
+use crate::event::{Body, Event};
 use crate::journal::{Clock, Header, HookState, Kexec};
 use crate::model::{Finding, Invariant, Status};
-use crate::testing::{IMAGE, Story, memfd, session};
+use crate::testing::{IMAGE, MEMFD, Story, memfd, session};
 
+mod account;
 mod conserve;
+mod join;
+mod loss;
 
 const SECOND: u64 = 1_000_000_000;
 

@@ -491,6 +491,17 @@ impl Story {
         }))
     }
 
+    /// The operation of this hook on a session brought pages back: those whose keys these numbers stand for.
+    pub fn restored(&mut self, hook: Hook, session: SessionRef, pages: &[u64]) -> &mut Self {
+        self.push(Body::KhoBalance(KhoBalance {
+            operation: hook as u32,
+            session,
+            restored: keys(pages),
+            outcome: Outcome { result: 0, duration: 1 },
+            ..KhoBalance::default()
+        }))
+    }
+
     /// A callback of the FLB of this name, for a file of this handler, that found so many users.
     pub fn flb_call(&mut self, call: FlbCall, name: &str, handler: &str, users: i64) -> &mut Self {
         self.simple(|outcome| {
