@@ -267,13 +267,14 @@ fn tiles(report: &Report) -> Vec<Tile> {
         tiles.extend(last.blackout_ns.map(|last| tile(span(last), "last blackout")));
     } else {
         tiles.push(tile(last.blackout_ns.map_or("not known".into(), span), "blackout"));
-        tiles.extend(
-            last.whole_ns
-                .map(|whole| tile(span(whole), "from first session to last finish")),
-        );
+        tiles.extend(last.whole_ns.map(|whole| tile(span(whole), "in all")));
     }
-    tiles.push(tile(last.sessions.len().to_string(), "sessions"));
-    tiles.push(tile(last.files().to_string(), "files"));
+    let (sessions, files) = (last.sessions.len(), last.files());
+    tiles.push(tile(
+        sessions.to_string(),
+        if sessions == 1 { "session" } else { "sessions" },
+    ));
+    tiles.push(tile(files.to_string(), if files == 1 { "file" } else { "files" }));
     tiles.push(tile(bytes(last.bytes()), "in files"));
     tiles
 }
@@ -285,7 +286,7 @@ fn trend_row(report: &Report, update: &Update, longest: Option<u64>) -> Trend {
         kernels: kernels(report, update),
         when: when(report, update),
         fate: update.fate.name(),
-        tone: tone(update.fate),
+        tone: tone(update),
         blackout: update.blackout_ns.map_or("–".into(), span),
         bar: Bar {
             x: "0".into(),
@@ -319,7 +320,7 @@ impl<'a> UpdateView<'a> {
         Self {
             title: format!("Update {}: {}", number(update), kernels(report, update)),
             fate: update.fate.name(),
-            tone: tone(update.fate),
+            tone: tone(update),
             when: when(report, update),
             open,
             left: side(from, first, jump),
@@ -488,10 +489,11 @@ fn when(report: &Report, update: &Update) -> String {
     })
 }
 
-fn tone(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Completed => "good",
+fn tone(update: &Update) -> &'static str {
+    let good = update.sessions.iter().all(|session| session.fate.is_good());
+    match update.fate {
+        Fate::Completed if good => "good",
         Fate::Aborted => "bad",
-        Fate::Departed | Fate::Arrived => "fair",
+        Fate::Completed | Fate::Departed | Fate::Arrived => "fair",
     }
 }
