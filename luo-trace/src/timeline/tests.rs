@@ -168,6 +168,16 @@ fn what_has_no_end_is_left_out() {
 }
 
 #[test]
+fn where_nothing_is_heard_after_the_freeze_nothing_is_said_of_the_shutdown() {
+    let mut before = before();
+    // The clocks were read on the way into the freeze.
+    before.late_clock = Some(clock(3_999, 3_999, 52_999));
+    let (_, course) = only(vec![before], Some(0), None);
+    assert_eq!((course.phase("shutdown"), course.last_heard), (None, None));
+    assert_eq!(course.phase("freeze"), Some(10 * MS));
+}
+
+#[test]
 fn without_a_second_record_the_shutdown_ends_at_the_last_sign_of_life() {
     let mut before = before();
     before.late_clock = Some(clock(4_050, 4_050, 53_050));
