@@ -12,7 +12,7 @@ use anyhow::Result;
 use luo_trace_common::events::{Header as EventHeader, SNAPSHOT_CHANGED};
 use zerocopy::FromZeros;
 
-use crate::carry::Mapping;
+use crate::carry::{Mapping, Namesake};
 use crate::decode::{self, Decoder};
 use crate::event::{Body, Event};
 use crate::host;
@@ -225,6 +225,7 @@ pub struct Pipeline {
     walk_began: u64,
     lost_until: u64,
     picture_is_whole: bool,
+    namesake: Namesake,
     told: Told,
 }
 
@@ -252,6 +253,7 @@ impl Pipeline {
             walk_began: 0,
             lost_until: 0,
             picture_is_whole: false,
+            namesake: Namesake::default(),
             told: Told::default(),
         }
     }
@@ -312,6 +314,7 @@ impl Pipeline {
 
     fn event(&mut self, event: Event) {
         self.last = event.header;
+        self.namesake.observe(&event.body);
         match event.body {
             Body::KexecEnter(_) => {
                 self.jump_is_near = true;
@@ -385,6 +388,11 @@ impl Pipeline {
     /// Whether LUO's lists were walked since the last event after which the model may not know them any more.
     pub fn picture_is_whole(&self) -> bool {
         self.picture_is_whole
+    }
+
+    /// What is known of a session that came over and has the name of the recorder's own.
+    pub fn namesake(&self) -> &Namesake {
+        &self.namesake
     }
 
     /// The record ends, with what `source` still has.

@@ -6,10 +6,7 @@ use std::os::fd::OwnedFd;
 use luo_trace_common::OWN_SESSION;
 
 use super::device::{Device, Session};
-use super::{Tried, read};
-
-/// The token of the memory in our session. Another one's session of this name has hardly a file under it.
-const TOKEN: u64 = u64::from_be_bytes(*b"LUOCARRY");
+use super::{Namesake, TOKEN, Tried, read};
 
 /// The session of our own.
 #[derive(Debug, Default)]
@@ -24,12 +21,13 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Opens the device for as long as two calls take; the rest goes without it.
-    pub(super) fn attempt(&mut self, memfd: &OwnedFd) -> Tried {
+    pub(super) fn attempt(&mut self, memfd: &OwnedFd, namesake: &Namesake) -> Tried {
         let device = match Device::open() {
             Ok(device) => device,
             Err(error) => return no_device(&error),
         };
-        let incoming = (!self.asked).then(|| device.retrieve_session(OWN_SESSION));
+        let may_ask = !self.asked && !namesake.is_theirs();
+        let incoming = may_ask.then(|| device.retrieve_session(OWN_SESSION));
         let outgoing = device.create_session(OWN_SESSION);
         drop(device);
         self.asked = true;

@@ -23,8 +23,13 @@ mod device;
 mod fdstore;
 mod luo;
 mod mapping;
+mod namesake;
 
 pub use mapping::Mapping;
+pub use namesake::Namesake;
+
+/// The token of the memory in our session. Another one's session of this name has hardly a file under it.
+const TOKEN: u64 = u64::from_be_bytes(*b"LUOCARRY");
 
 /// The most that is read of what came over, in bytes: more than an agent can be told to carry.
 const MOST: u64 = 1 << 30;
@@ -110,16 +115,21 @@ impl Carry {
         Ok(Some((carry, recorder)))
     }
 
-    /// Asks for what came over, and for the memory to be kept, as far as that is not done. Never waits.
-    pub fn attempt(&mut self) {
+    /// Asks for what came over, and for the memory to be kept, as far as that is not done. Never waits. What came over in
+    /// a session of our name is left alone where it is known to be somebody else's.
+    pub fn attempt(&mut self, namesake: &Namesake) {
         if !self.done {
             let tried = match &mut self.keeper {
-                Keeper::Luo(keeper) => keeper.attempt(&self.memfd),
+                Keeper::Luo(keeper) => keeper.attempt(&self.memfd, namesake),
                 Keeper::Fdstore(keeper) => keeper.attempt(&self.memfd),
             };
             self.done = !tried.again;
-            self.trouble = tried.trouble;
-            self.tell(self.trouble.clone().or(tried.said));
+            let before = std::mem::replace(&mut self.trouble, tried.trouble);
+            let said = tried.said.map(|said| match before {
+                Some(_) => format!("after all, {said}"),
+                None => said,
+            });
+            self.tell(self.trouble.clone().or(said));
             tried.arrived.into_iter().for_each(|memory| self.arrived(memory));
         }
         for journal in std::mem::take(&mut self.homeless) {

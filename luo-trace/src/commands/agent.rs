@@ -195,7 +195,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
     // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
-    carrying.attempt();
+    carrying.attempt(&pipeline);
     pipeline.drain(&mut ring);
     if let Some(address) = args.listen {
         pipeline::serve(live.clone(), address).await;
@@ -223,7 +223,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
                 tracer.print_log();
                 pipeline.tick(&mut ring);
                 looks.tick(&mut tracer, &mut ring, &mut pipeline);
-                carrying.tick();
+                carrying.tick(&pipeline);
             }
         }
     };
@@ -388,16 +388,16 @@ impl Carrying {
         Ok(Self { carry, live })
     }
 
-    fn attempt(&mut self) {
+    fn attempt(&mut self, pipeline: &Pipeline) {
         if let Some(carry) = &mut self.carry {
-            carry.attempt();
+            carry.attempt(pipeline.namesake());
             self.live.set_carry_trouble(carry.trouble());
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, pipeline: &Pipeline) {
         if self.carry.as_mut().is_some_and(Carry::is_due) {
-            self.attempt();
+            self.attempt(pipeline);
         }
     }
 }

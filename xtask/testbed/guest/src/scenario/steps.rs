@@ -19,6 +19,8 @@ pub enum Step {
     RetrieveDevice(RetrieveDevice),
     Finish(Finish),
     OpenTwice(OpenTwice),
+    /// Closes `/dev/liveupdate`, which a later step opens again when it needs it; sessions stay open.
+    CloseDevice(Nothing),
     /// Keeps the sessions that are open now open to the end: LUO would not survive that some are closed.
     KeepSessions(Nothing),
     Load(Load),

@@ -106,6 +106,10 @@ impl<'a, 's> Driver<'a, 's> {
                 let opened = Device::open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
                 expect(opened, step.fails).map(drop)
             }
+            Step::CloseDevice(_) => {
+                self.device = None;
+                Ok(())
+            }
             Step::Load(step) => system::load_next_kernel(step.how, &step.cmdline),
             Step::Reboot(step) => expect(system::kexec(), Some(step.fails)).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
@@ -235,8 +239,8 @@ impl<'a, 's> Driver<'a, 's> {
         }
     }
 
-    /// The device, opened when it is first needed, and then for good. Until then a program of the scenario
-    /// can have it.
+    /// The device, opened when it is first needed, and held until `close-device`. While it is closed a program of the
+    /// scenario can have it.
     fn device(&mut self) -> Result<&Device> {
         if self.device.is_none() {
             self.device = Some(Device::open().context("cannot open /dev/liveupdate")?);
