@@ -1,17 +1,12 @@
 //! Keeping the memory in systemd's file descriptor store, which has it preserved by LUO where the service's unit says so.
 
-use std::env;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use luo_trace_common::OWN_SESSION;
 use sd_notify::NotifyState;
 
 use super::{Tried, read};
-
-/// What is wrong where nobody gave us a store.
-const MISSING: &str = "--carry fdstore needs systemd: run the agent as a service with NotifyAccess=main, FileDescriptorStoreMax=2 and \
-     FileDescriptorStorePreserve=yes, or use --carry luo";
 
 /// The fd store, and what was in it.
 #[derive(Debug)]
@@ -23,11 +18,8 @@ impl Keeper {
     /// Takes what systemd passed to this process under our name.
     ///
     /// # Errors
-    /// Where there is no systemd to talk to, or it contradicts itself.
+    /// Where systemd contradicts itself.
     pub(super) fn new() -> Result<Self> {
-        if env::var_os("NOTIFY_SOCKET").is_none() {
-            bail!(MISSING);
-        }
         let passed = sd_notify::listen_fds_with_names().context("what systemd passed to the agent cannot be taken")?;
         let passed = passed
             .filter(|(_, name)| name == OWN_SESSION)

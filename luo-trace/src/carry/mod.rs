@@ -11,12 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use luo_trace_common::OWN_SESSION;
 
 use crate::journal::carry::{Home, Recorder, bring_home, recover};
 use crate::journal::{Header, Reader};
+use crate::report::count;
 use crate::sink::console::tell;
 
 mod device;
@@ -46,6 +47,24 @@ pub enum Way {
     Luo,
     /// In memory, in systemd's file descriptor store
     Fdstore,
+}
+
+impl Way {
+    /// Says what is missing for it.
+    ///
+    /// # Errors
+    /// Where what comes over has no directory to go to, or there is nobody to keep the memory.
+    pub fn check(self, has_directory: bool, has_service_manager: bool) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            _ if !has_directory => bail!("--carry needs --journal DIR: what comes over a kexec is written there"),
+            Self::Fdstore if !has_service_manager => bail!(
+                "--carry fdstore needs systemd: run the agent as a service with NotifyAccess=main, FileDescriptorStoreMax=2 \
+                 and FileDescriptorStorePreserve=yes, or use --carry luo"
+            ),
+            Self::Luo | Self::Fdstore => Ok(()),
+        }
+    }
 }
 
 /// What keeps the memory.
@@ -132,9 +151,7 @@ impl Carry {
             self.tell(self.trouble.clone().or(said));
             tried.arrived.into_iter().for_each(|memory| self.arrived(memory));
         }
-        for journal in std::mem::take(&mut self.homeless) {
-            self.bring_home(journal);
-        }
+        self.house();
         self.left = self.wait;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
@@ -170,15 +187,22 @@ impl Carry {
         if Reader::new(&recovered.journal[..]).is_ok_and(|reader| reader.header().boot_id == self.boot_id) {
             return;
         }
-        let (records, lost) = (recovered.records, recovered.lost);
-        let overwritten = match lost {
+        let records = count(recovered.records, "record");
+        let overwritten = match recovered.lost {
             0 => String::new(),
-            _ => format!(" and lacks {lost} older ones for which --carry-kib had no room"),
+            lost => format!(" and lacks {lost} older ones for which --carry-kib had no room"),
         };
         tell(format_args!(
-            "the previous kernel's journal came over the kexec with {records} records{overwritten}"
+            "the previous kernel's journal came over the kexec with {records}{overwritten}"
         ));
         self.homeless.push(recovered.journal);
+    }
+
+    /// Has the journals that wait written, as far as that can be.
+    fn house(&mut self) {
+        for journal in std::mem::take(&mut self.homeless) {
+            self.bring_home(journal);
+        }
     }
 
     fn bring_home(&mut self, journal: Vec<u8>) {
@@ -210,3 +234,6 @@ fn read(memfd: OwnedFd) -> io::Result<Vec<u8>> {
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! `luo-trace agent`: trace this host until told to stop.
 
+use std::env;
 use std::fs;
 use std::future::pending;
 use std::io;
@@ -114,6 +115,12 @@ pub(super) fn run_alone(format: Format, end: impl AsyncFnOnce(Arc<Live>)) -> Res
 }
 
 fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
+    let has_directory = args
+        .journal
+        .as_deref()
+        .is_some_and(|place| serial_line(place).is_none());
+    let has_service_manager = env::var_os("NOTIFY_SOCKET").is_some();
+    args.carry.check(has_directory, has_service_manager)?;
     if let Some(obstacle) = preflight::obstacle() {
         tell(obstacle);
         return Ok(Exit::CannotWork);
@@ -121,14 +128,6 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
-    if args.carry != Way::None
-        && args
-            .journal
-            .as_deref()
-            .is_none_or(|journal| serial_line(journal).is_some())
-    {
-        bail!("--carry needs --journal DIR: what comes over a kexec is written there");
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,6 +1,7 @@
 //! What the model says is there.
 
 use luo_trace_common::events::FlbCall;
+use luo_trace_common::text::Comm;
 
 use crate::model::{Coverage, Direction, FileState, Model, SessionState};
 use crate::testing::{MEMFD, Story, memfd, session};
@@ -102,6 +103,30 @@ fn incoming_sessions_and_files_are_pending_until_they_are_taken() {
     let finished = model(|s| s.events = story.events.clone());
     assert_eq!(finished.counts().sessions(Direction::Incoming), 1);
     assert_eq!(files(&finished, FileState::Retrieved), (0, 0));
+}
+
+#[test]
+fn the_recorders_own_session_is_left_out_of_the_counts_of_others() {
+    let (out, own_out) = (session(1, "vm"), session(2, "luo-trace"));
+    let (come, own_come) = (session(3, "old"), session(4, "luo-trace"));
+    let mut story = Story::new();
+    story.arrive(come, 2).arrive(own_come, 1);
+    story.create(out).preserve(out, 1, memfd(1));
+    let others = story.events.len();
+    story.create(own_out).preserve(own_out, 9, memfd(2));
+    for event in &mut story.events[others..] {
+        event.header.comm = Comm::new("luo-trace");
+    }
+    let model = model(|s| s.events = story.events);
+    assert_eq!(model.counts().sessions(Direction::Outgoing), 2);
+    assert_eq!(model.counts().pending_sessions, 2);
+    let counts = model.counts_of_others();
+    assert_eq!(counts.sessions(Direction::Outgoing), 1);
+    assert_eq!(counts.sessions(Direction::Incoming), 1);
+    assert_eq!((counts.pending_sessions, counts.pending_files()), (1, 2));
+    assert_eq!(counts.retired, model.counts().retired);
+    let preserved: u64 = counts.files().map(|f| f.files).sum();
+    assert_eq!(preserved, 2 + 1, "two that came, one that goes");
 }
 
 #[test]
