@@ -238,14 +238,17 @@ impl<'a> Page<'a> {
 fn title(report: &Report) -> String {
     match report.updates.as_slice() {
         [] => "No live update".into(),
-        [update] => format!("Live update: {}", kernels(report, update)),
+        [update] => format!("Live update: {}", report.way(update)),
         updates => count(updates.len() as u64, "live update"),
     }
 }
 
 /// The figures that a reader looks for first: of the last update, or over all of them.
 fn tiles(report: &Report) -> Vec<Tile> {
-    let Some(last) = report.updates.last() else {
+    // One that was given up took nothing along.
+    let mut updates = report.updates.iter().rev();
+    let left = updates.find(|update| update.fate != Fate::Aborted);
+    let Some(last) = left.or(report.updates.last()) else {
         return Vec::new();
     };
     let tile = |value: String, label| Tile { value, label };
@@ -282,8 +285,8 @@ fn tiles(report: &Report) -> Vec<Tile> {
 fn trend_row(report: &Report, update: &Update, longest: Option<u64>) -> Trend {
     let share = update.blackout_ns.unwrap_or(0) as f64 / longest.unwrap_or(0).max(1) as f64;
     Trend {
-        number: number(update),
-        kernels: kernels(report, update),
+        number: update.label(),
+        kernels: report.way(update),
         when: when(report, update),
         fate: update.fate.name(),
         tone: tone(update),
@@ -318,7 +321,7 @@ impl<'a> UpdateView<'a> {
         let blackout = freeze.zip(update.blackout_ns);
         let phases = update.phases.iter().filter(|phase| phase.duration_ns > 0);
         Self {
-            title: format!("Update {}: {}", number(update), kernels(report, update)),
+            title: format!("Update {}: {}", update.label(), report.way(update)),
             fate: update.fate.name(),
             tone: tone(update),
             when: when(report, update),
@@ -461,18 +464,6 @@ fn finding(found: &json::Finding) -> FindingView {
         expected: finding.expected.to_string(),
         seen: finding.seen.to_string(),
         advice: finding.advice,
-    }
-}
-
-fn number(update: &Update) -> String {
-    update.number.map_or("?".into(), |number| number.to_string())
-}
-
-fn kernels(report: &Report, update: &Update) -> String {
-    let [from, to] = report.releases(update).map(|release| release.unwrap_or("?"));
-    match update.fate {
-        Fate::Aborted => from.to_owned(),
-        _ => format!("{from} → {to}"),
     }
 }
 

@@ -351,6 +351,15 @@ impl Report {
         u64::try_from(kernel.start_unix_ns.checked_add(since)?).ok()
     }
 
+    /// The way of an update, from the one release to the other.
+    pub fn way(&self, update: &Update) -> String {
+        let [from, to] = self.releases(update).map(|release| release.unwrap_or("?"));
+        match update.fate {
+            Fate::Aborted => from.to_owned(),
+            _ => format!("{from} → {to}"),
+        }
+    }
+
     /// The releases of an update's kernels.
     pub fn releases(&self, update: &Update) -> [Option<&str>; 2] {
         [update.from, update.to].map(|place| Some(self.kernels.get(place?)?.release.as_str()))
@@ -358,6 +367,11 @@ impl Report {
 }
 
 impl Update {
+    /// Its number, as it is shown.
+    pub fn label(&self) -> String {
+        self.number.map_or("?".into(), |number| number.to_string())
+    }
+
     /// What has to be said of its times, a sentence each.
     pub fn notes(&self) -> Vec<String> {
         let blackout = self.blackout_ns.map(|ns| {

@@ -128,8 +128,8 @@ impl Page {
             line!(
                 self,
                 "  {:<8} {:<36} {:<10} {:>10}  {bar}",
-                number(update),
-                shorten(&kernels(report, update), 36),
+                update.label(),
+                shorten(&report.way(update), 36),
                 update.fate.name(),
                 blackout.map_or("-".into(), span),
             );
@@ -139,8 +139,8 @@ impl Page {
     fn update(&mut self, report: &Report, update: &Update) {
         let what = format!(
             "Update {}: {}, {}",
-            number(update),
-            kernels(report, update),
+            update.label(),
+            report.way(update),
             update.fate.name()
         );
         let what = self.paint("1;36", &what);
@@ -350,18 +350,6 @@ impl Page {
             let doubt = self.paint("33", doubt);
             line!(self, "  {doubt}");
         }
-    }
-}
-
-fn number(update: &Update) -> String {
-    update.number.map_or("?".into(), |number| number.to_string())
-}
-
-fn kernels(report: &Report, update: &Update) -> String {
-    let [from, to] = report.releases(update).map(|release| release.unwrap_or("?"));
-    match update.to {
-        None if update.fate == crate::chain::Fate::Aborted => from.to_owned(),
-        _ => format!("{from} → {to}"),
     }
 }
 
