@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::values::Limit;
@@ -109,10 +110,13 @@ impl Account {
         let timeline = Timeline::of(chain);
         let updates = chain.updates.iter().zip(&timeline.updates).map(|(update, course)| {
             let sides = Sides::of(case, update);
+            let mut sessions = sides.sessions();
+            // The recorder's own is not what anybody expects something of.
+            sessions.remove(&SessionName::new(OWN_SESSION));
             Update {
                 number: update.number,
                 fate: update.fate,
-                sessions: sides.sessions(),
+                sessions,
                 whole: sides.left.is_some_and(|left| left.whole) || sides.came.is_some_and(|came| came.whole),
                 phases: PHASES
                     .iter()

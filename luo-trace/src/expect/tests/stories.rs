@@ -164,6 +164,32 @@ fn two_journals_of_an_update_as_it_should_be_pass() {
 }
 
 #[test]
+fn the_recorders_own_session_is_not_one_of_those_that_are_expected() {
+    // Given an update that carried the recorder's own session beside another,
+    let (vm, own) = (session(1, "vm"), session(2, "luo-trace"));
+    let mut disk = Disk::new();
+    disk.record(0, |s| {
+        s.orderly().create(vm).preserve(vm, 1, memfd(1));
+        s.create(own).preserve(own, 9, memfd(2));
+        s.reboot_with(IMAGE, |s| {
+            s.freeze_files(vm, 1).freeze_files(own, 1).serialize();
+        });
+    });
+    disk.record(1, |s| {
+        s.arrival(&[("vm", &[1]), ("luo-trace", &[9])], &[]);
+        s.look(|look| _ = look.unread());
+        s.arrive(vm, 1).arrive(own, 1).read_in();
+        for (session, token) in [(vm, 1), (own, 9)] {
+            s.retrieve_session(session).retrieve(session, token, memfd(token));
+            s.finish_files(session, 1, |_| ());
+        }
+    });
+    // when all sessions are counted, then it is not.
+    let (outcome, told) = disk.check("outcome = \"completed\"\n[[session]]\nmatch = \"*\"\ncount = 1\n");
+    assert_eq!(outcome, Outcome::Held, "{told}");
+}
+
+#[test]
 fn sessions_that_an_image_of_the_legacy_call_does_not_carry_are_lost() {
     let mut disk = Disk::new();
     let legacy = luo_trace_common::events::Image {
