@@ -394,8 +394,9 @@ impl Carrying {
         }
     }
 
+    /// Time passes. Close to a jump LUO may hold its locks for good, and whoever asks it for something then waits for ever.
     fn tick(&mut self, pipeline: &Pipeline) {
-        if self.carry.as_mut().is_some_and(Carry::is_due) {
+        if !pipeline.jump_is_near() && self.carry.as_mut().is_some_and(Carry::is_due) {
             self.attempt(pipeline);
         }
     }
