@@ -48,9 +48,14 @@ impl Arrival {
 impl Boot {
     /// A record of what the previous kernel left.
     pub(super) fn arrive(&mut self, event: &Event) {
-        // The first look tells: whoever looks later looks at what was given back.
-        if self.arrival.as_ref().is_some_and(Arrival::is_over) {
-            return;
+        // The first look that found all of it tells: whoever looks later looks at what was given back.
+        match &self.arrival {
+            Some(arrival) if arrival.whole => return,
+            Some(arrival) if arrival.is_over() => {
+                self.arrival = None;
+                self.incoming.iter_mut().for_each(|line| line.arrived = false);
+            }
+            _ => {}
         }
         let id = event.id();
         let arrival = self.arrival.get_or_insert_default();
@@ -103,6 +108,12 @@ impl Boot {
                 }
             }
             body => {
+                if let Body::SnapshotFlb(p) = body
+                    && p.retrieve_status > 0
+                    && self.flb_data.len() < MOST_FLBS
+                {
+                    self.flb_data.entry(p.name).or_insert(p.incoming_data);
+                }
                 if let Some(walk) = &mut self.walk {
                     walk.take(event, 0);
                     if let Body::SnapshotHandler(p) = body

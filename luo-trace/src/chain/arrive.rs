@@ -20,6 +20,8 @@ pub(super) fn number(crossing: &Crossing, ledger: &mut Ledger) {
         return ledger.doubt(NUMBER);
     };
     match (from.boot.update_number, to.boot.update_number) {
+        // By the clock alone it may as well be a cold boot.
+        _ if crossing.update.basis == Some(Basis::Clock) => ledger.doubt(NUMBER),
         (Some(before), Some(after)) if before.checked_add(1) == Some(after) => ledger.hold(NUMBER),
         (Some(before), Some(after)) => ledger.violate(
             NUMBER,

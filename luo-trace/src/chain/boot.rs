@@ -102,6 +102,8 @@ pub struct Boot {
     pub(crate) known: Known,
     pub(crate) coverage: Coverage,
     pub(crate) walk: Option<Walk>,
+    /// Data handles of global state that was brought back.
+    pub(crate) flb_data: BTreeMap<Compatible, u64>,
     /// Up to this time events may be missing.
     pub(crate) blind_until: u64,
 }
@@ -184,8 +186,6 @@ pub struct FlbLine {
     pub destroyed: u32,
     /// How many files joined it.
     pub joined: u32,
-    /// Its data handle, as it was brought back.
-    pub restored_data: Option<u64>,
     /// The handlers whose files it serves, as far as its callbacks told.
     handlers: Vec<Compatible>,
 }
@@ -508,7 +508,7 @@ impl Boot {
             FlbCall::Preserve => flb.created += 1,
             FlbCall::Retrieve => {
                 flb.restored += 1;
-                flb.restored_data = Some(p.data);
+                self.flb_data.insert(p.name, p.data);
             }
             FlbCall::Unpreserve | FlbCall::Finish => flb.destroyed += 1,
         }

@@ -157,11 +157,7 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
             },
         );
     }
-    let came = Came::of(crossing, to);
-    if !came.whole {
-        return ledger.doubt(CONSERVED);
-    }
-    compare(crossing, ledger, from, to, &left, &came);
+    compare(crossing, ledger, from, to, &left, &Came::of(crossing, to));
 }
 
 fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place, left: &Left, why: &'static str) {
@@ -193,15 +189,18 @@ fn files(number: usize) -> String {
 
 /// Compares what left with what came, session by session.
 fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, left: &Left, came: &Came) {
-    // Where the freeze was not seen, what is different may have become so before it.
-    let differs = |ledger: &mut Ledger, breach: Breach| match left.sure {
+    // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
+    // it. What is the same is the same all the same.
+    let differs = |ledger: &mut Ledger, breach: Breach| match left.sure && came.whole {
         true => ledger.violate(CONSERVED, breach),
         false => ledger.doubt(CONSERVED),
     };
     let mut arrived: BTreeMap<SessionName, &SessionLine> =
         came.sessions.iter().map(|line| (line.name, *line)).collect();
-    if left.sessions.is_empty() && arrived.is_empty() {
-        ledger.hold(CONSERVED);
+    match left.sessions.is_empty() && arrived.is_empty() {
+        true if came.whole => ledger.hold(CONSERVED),
+        true => ledger.doubt(CONSERVED),
+        false => {}
     }
     for session in &left.sessions {
         let Some(there) = arrived.remove(&session.name) else {
@@ -327,8 +326,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
 /// Where nobody looked at what came before it was read in, what a state is brought back from shows its data.
 fn as_restored(attempt: &Attempt, to: Place, ledger: &mut Ledger) {
     for left in &attempt.flbs {
-        let restored = to.boot.flbs.get(&left.name).and_then(|flb| flb.restored_data);
-        match restored == Some(left.data) {
+        match to.boot.flb_data.get(&left.name) == Some(&left.data) {
             true => ledger.hold(Invariant::KexecFlbData),
             false => ledger.doubt(Invariant::KexecFlbData),
         }

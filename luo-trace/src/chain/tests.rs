@@ -14,6 +14,7 @@ mod account;
 mod conserve;
 mod join;
 mod loss;
+mod schedules;
 
 const SECOND: u64 = 1_000_000_000;
 

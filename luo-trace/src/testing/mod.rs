@@ -12,7 +12,7 @@ mod plan;
 mod story;
 
 pub use flood::Flood;
-pub use kernel::Lists;
+pub use kernel::{Left, Lists};
 pub use look::Look;
 pub use plan::{Deed, Fault, Plan};
 pub use story::{IMAGE, MEMFD, Story, memfd, session};

@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 
-use super::kernel::{Kernel, Lists};
+use super::kernel::{Kernel, Left, Lists};
 
 /// What goes wrong in a deed, legally: the kernel rolls it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,12 @@ impl Plan {
     /// The record of this plan.
     pub fn run(&self) -> Vec<Event> {
         Kernel::new(self).run().0
+    }
+
+    /// The record of this plan, and what left for the next kernel, where it reboots.
+    pub fn run_and_leave(&self) -> (Vec<Event>, Option<Left>) {
+        let (events, kernel) = Kernel::new(self).run();
+        (events, kernel.left)
     }
 
     /// The record of this plan, with a walk over the lists at its end, when all is quiet; where in the record that begins,

@@ -439,3 +439,17 @@ mod memory {
         assert!(verdict.is_unwatched(), "{verdict:#?}");
     }
 }
+
+#[test]
+fn a_look_that_did_not_find_everything_is_made_up_for_by_the_next() {
+    // Given a first look that lost a record, and a second one that found all,
+    let mut second = record(1, |s| {
+        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+    });
+    second.events.remove(3);
+    // then the second one counts; and a third, of what was given back by then, does not.
+    kept(&join(&[record(0, leaves), second.clone()]), CONSERVED);
+    second.events.extend(record(1, |s| _ = s.arrival(&[], &[])).events);
+    kept(&join(&[record(0, leaves), second]), CONSERVED);
+}

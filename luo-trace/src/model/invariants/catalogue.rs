@@ -289,9 +289,10 @@ invariants! {
         advice: "Restart the owners of what is missing from scratch, and report both kernels.",
         needs: [SessionCreate SessionRelease FilePreserve FilesUnpreserve SessionSerialize LiveupdateReboot], judged: Chain;
     KexecFilesAccounted "kexec-files-accounted" Reboot Error
-        statement: "Each file that arrives is retrieved and finished, or reported as finished without being retrieved, or as pending.",
-        why: "A file that nobody asks for is a workload that did not come back.",
-        advice: "Ask the orchestrator why nobody retrieved it.",
+        statement: "Each file that arrives is retrieved and finished, or reported as finished without being retrieved, or as pending; \
+            none is gone, or left behind by the next update.",
+        why: "A file that is gone, or left behind, is a workload that did not come back and never will.",
+        advice: "Restart its owner from scratch, and ask the orchestrator why nobody retrieved it before the next update.",
         needs: [FileRetrieve FilesFinish], judged: Chain;
     KexecMemoryConserved "kexec-memory-conserved" Reboot Critical
         statement: "The pages preserved before the kexec are restored or freed after it.",

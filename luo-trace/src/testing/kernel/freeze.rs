@@ -7,6 +7,15 @@ use super::bodies::{file_call, files_op, flb_name};
 use super::{EIO, FLBS, KSession, Kernel, Lock, Step};
 use crate::event::Body;
 
+/// What a made-up kernel serialized for the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The sessions, with their files' tokens.
+    pub sessions: Vec<(String, Vec<u64>)>,
+    /// The global states in use, with their users.
+    pub flbs: Vec<(String, u64)>,
+}
+
 impl Kernel {
     /// `luo_session_serialize` with its lock held, and what follows it in `liveupdate_reboot` and `kernel_kexec`.
     pub(super) fn freeze(&mut self, task: usize, fault: Fault) {
@@ -43,6 +52,14 @@ impl Kernel {
         }
         steps.push(Step::Leave(Body::SessionSerialize(Plain::default()), result));
         if !fails {
+            let name = |kept: &KSession| kept.name.name.to_string();
+            let tokens = |kept: &KSession| kept.files.iter().map(|file| file.token).collect();
+            let used = (0..FLBS).filter(|&flb| self.flbs[flb].outgoing > 0);
+            let users = |flb: usize| (flb_name(flb).to_string(), self.flbs[flb].outgoing.unsigned_abs());
+            self.left = Some(Left {
+                sessions: sessions.iter().map(|kept| (name(kept), tokens(kept))).collect(),
+                flbs: used.map(users).collect(),
+            });
             steps.push(Step::Enter);
             for flb in (0..FLBS).filter(|&flb| self.flbs[flb].outgoing > 0) {
                 let record = FlbRecord {

@@ -16,6 +16,7 @@ use super::story::{IMAGE, keys, memfd, session};
 use crate::event::{Body, Event};
 use bodies::{file_call, file_op, files_op, flb_call, flb_op, flb_use, outcome, preserved, with_outcome};
 
+pub use freeze::Left;
 pub use lists::Lists;
 
 mod bodies;
@@ -203,6 +204,8 @@ pub(super) struct Kernel {
     flbs: [Flb; FLBS],
     readers: u32,
     frozen: bool,
+    /// What was serialized for the next kernel.
+    pub(super) left: Option<Left>,
     held: BTreeSet<(u64, usize, bool)>,
     sequence: [u64; 2],
     next_file: u64,
@@ -239,6 +242,7 @@ impl Kernel {
             flbs: Default::default(),
             readers: 0,
             frozen: false,
+            left: None,
             held: BTreeSet::new(),
             sequence: [0; 2],
             next_file: u64::from(FILES),
