@@ -51,12 +51,10 @@ fn make_raw(file: &File) -> io::Result<()> {
     checked(unsafe { libc::tcgetattr(fd, settings.as_mut_ptr()) })?;
     // SAFETY: the call above succeeded, and so wrote them.
     let mut settings = unsafe { settings.assume_init() };
-    // SAFETY: both change valid settings in place.
-    unsafe {
-        libc::cfmakeraw(&raw mut settings);
-        libc::cfsetspeed(&raw mut settings, libc::B115200);
-    }
-    settings.c_cflag |= libc::CLOCAL;
+    // SAFETY: it changes valid settings in place.
+    unsafe { libc::cfmakeraw(&raw mut settings) };
+    // What cfsetspeed(3) does, which the libc crate binds to a version of it that a static C library has not.
+    settings.c_cflag = settings.c_cflag & !libc::CBAUD | libc::B115200 | libc::CLOCAL;
     // SAFETY: the descriptor is open, and the settings are valid.
     checked(unsafe { libc::tcsetattr(fd, libc::TCSANOW, &raw const settings) })
 }
