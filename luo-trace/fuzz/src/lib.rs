@@ -3,10 +3,15 @@
 //! Each function here is one target's body, so that the committed corpus can be replayed by a plain test. Inputs are
 //! written so that a fuzzer gets on: what only a checksum or a length would refuse is put right first.
 
+use std::io::Write;
+
+use luo_trace::chain::Chain;
 use luo_trace::decode::Decoder;
 use luo_trace::event::Body;
+use luo_trace::expect::{Day, Expectations};
+use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
-use luo_trace::judge::judge;
+use luo_trace::judge::{Case, judge};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
 
 // Reads the type information of the running kernel. The module around it needs the eBPF programs, and this file does not.
@@ -81,6 +86,55 @@ pub fn journal(input: &[u8]) {
     judgement.outcome();
 }
 
+/// The log of a serial line. Where the first byte is even, the rest is the log. Where it is odd, the rest are frames as in
+/// [`journal`], sent through a serial line on which the line that the second byte names gets lost.
+///
+/// Whatever it holds, every recording in it is read to its end and judged.
+pub fn serial(input: &[u8]) {
+    let log = match input {
+        [mode, lost, rest @ ..] if mode % 2 == 1 => sent(rest, usize::from(*lost)),
+        [_, rest @ ..] => rest.to_vec(),
+        [] => return,
+    };
+    let Ok(found) = Log::read(&log[..]) else {
+        unreachable!("memory can always be read");
+    };
+    for recording in found.recordings {
+        let Ok(reader) = Reader::new(recording) else {
+            unreachable!("what has no beginning is no recording");
+        };
+        judge(Events::new(reader), |_| {}).outcome();
+    }
+}
+
+/// A file of expectations.
+///
+/// Whatever it is, it is refused with a reason, or nothing can be held against it.
+pub fn expect(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let today = Day {
+        year: 2026,
+        month: 1,
+        day: 31,
+    };
+    match Expectations::parse(text) {
+        Err(why) => assert!(!why.is_empty()),
+        Ok(expectations) => {
+            let case = Case {
+                records: Vec::new(),
+                chain: Chain::join(Vec::new()),
+                repeated: Vec::new(),
+            };
+            let checks = expectations.check(&case, today, text);
+            let lines = text.lines().count().max(1);
+            assert!(checks.iter().all(|check| check.line.is_none_or(|line| line <= lines)));
+            assert!(checks.iter().all(|check| !check.message.contains('\n')), "{checks:?}");
+        }
+    }
+}
+
 /// Type information, as of a kernel.
 ///
 /// Whatever it is, it is refused or can be asked for everything.
@@ -132,4 +186,17 @@ fn framed(mut input: &[u8]) -> Vec<u8> {
         input = &rest[len..];
     }
     file
+}
+
+/// The log of a serial line through which the frames of an input of [`journal`] went, without one of its lines.
+fn sent(input: &[u8], lost: usize) -> Vec<u8> {
+    let mut log = Vec::new();
+    if Serial::new(&mut log).write_all(&framed(input)).is_err() {
+        unreachable!("memory takes everything");
+    }
+    let lines = log.split_inclusive(|&byte| byte == b'\n').enumerate();
+    lines
+        .filter(|(place, _)| *place != lost)
+        .flat_map(|(_, line)| line.to_vec())
+        .collect()
 }

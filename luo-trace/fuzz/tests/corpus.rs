@@ -31,3 +31,13 @@ fn journals() {
 fn type_information() {
     replay("btf", luo_trace_fuzz::btf);
 }
+
+#[test]
+fn serial_logs() {
+    replay("serial", luo_trace_fuzz::serial);
+}
+
+#[test]
+fn expectations() {
+    replay("expect", luo_trace_fuzz::expect);
+}

@@ -635,3 +635,14 @@ fn the_example_that_is_shipped_has_every_key_and_is_right() {
         .collect();
     assert!(missing.is_empty(), "the example lacks {missing:?}");
 }
+
+#[test]
+fn a_pattern_without_end_is_refused_and_the_longest_that_is_allowed_works() {
+    let file = |pattern: &str| format!("[[session]]\nmatch = \"{pattern}\"");
+    let error = Expectations::parse(&file(&"?".repeat(257))).unwrap_err();
+    assert!(error.contains("at most 256 bytes, this one has 257"), "{error}");
+    for part in ["?", "*", "[!a]", "{a,b}", "{a,{b,c}}"] {
+        let pattern = part.repeat(256 / part.len());
+        assert!(Expectations::parse(&file(&pattern)).is_ok(), "{pattern}");
+    }
+}

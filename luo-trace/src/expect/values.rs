@@ -188,6 +188,9 @@ impl TryFrom<String> for Handler {
     }
 }
 
+/// No pattern is longer, in bytes: a name has 63, and a pattern that grows without end would not compile.
+const LONGEST_PATTERN: usize = 256;
+
 /// Which sessions are meant.
 #[derive(Clone, Debug)]
 pub enum Sessions {
@@ -209,6 +212,12 @@ impl Sessions {
 
     /// By a pattern as of a shell: `*`, `?`, `[a-z]`, `{a,b}`.
     pub(super) fn matching(pattern: &str) -> Result<Self, String> {
+        if pattern.len() > LONGEST_PATTERN {
+            return Err(format!(
+                "a pattern of names has at most {LONGEST_PATTERN} bytes, this one has {}",
+                pattern.len()
+            ));
+        }
         let glob =
             Glob::new(pattern).map_err(|error| format!("{pattern:?} is no pattern of names: {}", error.kind()))?;
         Ok(Self::Matching(glob.compile_matcher()))

@@ -8,14 +8,19 @@ use anyhow::{Context as _, Result};
 use luo_trace::judge::Case;
 use testbed_guest::scenario::Check;
 
-use super::scenario;
+use super::{SERIAL, scenario};
 
 /// What each check did not do or say as it should. Its words are left in `check-1.txt` and so on.
 ///
 /// # Errors
 /// The agent cannot be started, or its output not be written.
 pub(super) fn all(checks: &[Check], agent: &Path, case: &Case, output: &Path) -> Result<Vec<String>> {
-    let journals: Vec<_> = case.records.iter().map(|record| record.journal.as_path()).collect();
+    let serial = output.join(SERIAL);
+    // Where they came through a serial line, its log is what a user would give.
+    let journals: Vec<_> = match serial.exists() {
+        true => vec![serial.as_path()],
+        false => case.records.iter().map(|record| record.journal.as_path()).collect(),
+    };
     let mut failures = Vec::new();
     for (number, check) in (1..).zip(checks) {
         let log = format!("check-{number}.txt");

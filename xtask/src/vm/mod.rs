@@ -15,12 +15,13 @@ mod systemd;
 mod upstream;
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use luo_trace::journal::serial::Log;
 use testbed_guest::scenario::{Build, Root, Scenario, changed_words};
 
 use crate::kernel::{self, Kernel};
@@ -47,6 +48,9 @@ const CMDLINE: [&str; 7] = [
     // QEMU's devices shut down in microseconds, where real ones leave userspace some time to write.
     "luo_testbed.grace_ms=300",
 ];
+
+/// What comes through the guest's second serial port, in the output directory.
+pub(crate) const SERIAL: &str = "serial.log";
 
 /// After a trouble's first line, the silence that says that its last one has come.
 const TROUBLE_ENDS: Duration = Duration::from_secs(1);
@@ -223,6 +227,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     }
 
     let cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
+    let serial = options.output.join(SERIAL);
     let machine = Machine {
         kernel: &image,
         initrd: (scenario.root == Root::Init).then_some(&initrd),
@@ -231,6 +236,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         share: &options.output,
         accel: options.accel,
         memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
+        serial: scenario.serial_journal.then_some(&serial),
         log: options.output.join("qemu.log"),
         clock: options.output.join("clock.log"),
     };
@@ -242,6 +248,9 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         End::Done => {
             if machine.disk.is_some() {
                 fs::remove_file(&disk).with_context(|| format!("cannot remove {}", disk.display()))?;
+            }
+            if machine.serial.is_some() {
+                bring_home(&serial, &options.output.join("journal"))?;
             }
             expect::compare(scenario, options.guest.agent.as_deref(), &options.output)?
         }
@@ -255,6 +264,17 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         notes: compared.notes,
         took,
     })
+}
+
+/// Takes the journals out of what came through the serial port, one file for each boot.
+fn bring_home(serial: &Path, journals: &Path) -> Result<()> {
+    let context = || format!("cannot take the journals out of {}", serial.display());
+    let log = Log::read(BufReader::new(File::open(serial).with_context(context)?)).with_context(context)?;
+    for (place, mut recording) in (1..).zip(log.recordings) {
+        let mut file = File::create(journals.join(format!("{place}.luoj"))).with_context(context)?;
+        io::copy(&mut recording, &mut file).with_context(context)?;
+    }
+    Ok(())
 }
 
 /// A build of the kernel that the scenarios run on.

@@ -62,6 +62,8 @@ pub(super) struct Machine<'a> {
     pub(super) share: &'a Path,
     pub(super) accel: Accel,
     pub(super) memory_mib: u64,
+    /// Where what the guest sends through its second serial port goes, where it has one.
+    pub(super) serial: Option<&'a Path>,
     /// Where QEMU's own complaints go.
     pub(super) log: PathBuf,
     /// Where the readings of the guest's clock go, each line after the host's.
@@ -146,6 +148,10 @@ impl Machine<'_> {
         let in_option = |path: &Path| path.display().to_string().replace(',', ",,");
         if let Some(disk) = self.disk.map(in_option) {
             command.args(["-drive", &format!("file={disk},format=raw,if=virtio")]);
+        }
+        if let Some(serial) = self.serial.map(in_option) {
+            command.args(["-chardev", &format!("file,id=serial,path={serial}")]);
+            command.args(["-serial", "chardev:serial"]);
         }
         let share = in_option(self.share);
         command

@@ -32,6 +32,9 @@ pub struct Scenario {
     /// More arguments for the agent.
     #[serde(default)]
     pub agent_args: Vec<String>,
+    /// Whether the journals go through a second serial port, with nothing of them on a disk.
+    #[serde(default)]
+    pub serial_journal: bool,
     /// The user that the agent runs as, root by default.
     #[serde(default)]
     pub agent_uid: u32,

@@ -243,12 +243,16 @@ impl Agent<'_> {
             .create(true)
             .append(true)
             .open(format!("/host/{}", self.log()))?;
+        let journal = match self.scenario.serial_journal {
+            true => "serial:/dev/ttyS1",
+            false => without::JOURNALS,
+        };
         let mut command = Command::new("/luo-trace");
         command
             .args([
                 "agent",
                 "--journal",
-                without::JOURNALS,
+                journal,
                 "--ready-file",
                 READY_FILE,
                 "--listen",
