@@ -15,7 +15,7 @@ pub use expect::{Check, EventPattern, Expect, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
-    ManySessions, Memfd, Nothing, OpenTwice, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
+    ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
     RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
 };
 pub use values::{ErrnoName, SessionName, Size, changed_words};

@@ -18,7 +18,9 @@ pub enum Step {
     PreserveDevice(PreserveDevice),
     RetrieveDevice(RetrieveDevice),
     Finish(Finish),
-    OpenTwice(OpenTwice),
+    OpenDevice(Open),
+    /// Opens the device while the driver has it open, and closes it again.
+    OpenTwice(Open),
     /// Closes `/dev/liveupdate`, which a later step opens again when it needs it; sessions stay open.
     CloseDevice(Nothing),
     /// Keeps the sessions that are open now open to the end: LUO would not survive that some are closed.
@@ -202,10 +204,10 @@ pub struct DeviceFile {
     pub seed: u64,
 }
 
-/// Opens `/dev/liveupdate` while the driver has it open, and closes it again.
+/// Opens `/dev/liveupdate`. Without this step that is done by the first one that needs it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct OpenTwice {
+pub struct Open {
     /// The error it must fail with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fails: Option<ErrnoName>,

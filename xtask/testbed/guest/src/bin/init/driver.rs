@@ -101,10 +101,13 @@ impl<'a, 's> Driver<'a, 's> {
                 }
                 Ok(())
             }
+            Step::OpenDevice(step) => {
+                self.device = expect(open(), step.fails)?;
+                Ok(())
+            }
             Step::OpenTwice(step) => {
                 self.device()?;
-                let opened = Device::open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-                expect(opened, step.fails).map(drop)
+                expect(open(), step.fails).map(drop)
             }
             Step::CloseDevice(_) => {
                 self.device = None;
@@ -281,6 +284,10 @@ fn churn_rounds(
         }
     }
     Ok(())
+}
+
+fn open() -> Result<Device, Errno> {
+    Device::open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// What the kernel answered, if that is what the scenario wants: `None` for a failure that was wanted.
