@@ -126,7 +126,7 @@ impl From<Size> for String {
 pub struct ErrnoName(Errno);
 
 /// The errors that LUO, its handlers and its policies answer with.
-const ERRNOS: [(&str, Errno); 14] = [
+const ERRNOS: [(&str, Errno); 15] = [
     ("EPERM", Errno::PERM),
     ("ENOENT", Errno::NOENT),
     ("EIO", Errno::IO),
@@ -141,6 +141,7 @@ const ERRNOS: [(&str, Errno); 14] = [
     ("ENOTTY", Errno::NOTTY),
     ("ENAMETOOLONG", Errno::NAMETOOLONG),
     ("EOPNOTSUPP", Errno::OPNOTSUPP),
+    ("EUCLEAN", Errno::UCLEAN),
 ];
 
 impl ErrnoName {
