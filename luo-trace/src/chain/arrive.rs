@@ -1,13 +1,9 @@
 //! Whether an update arrived, under which number, and in a kernel that can take it.
 
 use super::ledger::{Breach, Ledger};
-use super::{Basis, Crossing};
+use super::{Basis, Crossing, SOON_NS};
 use crate::errno;
 use crate::model::{Invariant, Subject};
-
-/// A machine that departed and was then seen to boot cold did not arrive, if that was so soon that no other boot can have
-/// come in between unseen and have mattered. In nanoseconds of the wall clock.
-const COLD_BOOT_SOON_NS: u64 = 600_000_000_000;
 
 /// `ENOENT`: what reading in gives where a file's handler is not there. Mirrors `luo_file_deserialize_one` in
 /// `kernel/liveupdate/luo_file.c` (7.3).
@@ -23,7 +19,7 @@ pub(super) fn number(crossing: &Crossing, ledger: &mut Ledger) {
         // By the clock alone it may as well be a cold boot.
         _ if crossing.update.basis == Some(Basis::Clock) => ledger.doubt(NUMBER),
         (Some(before), Some(after)) if before.checked_add(1) == Some(after) => ledger.hold(NUMBER),
-        (Some(before), Some(after)) => ledger.violate(
+        (Some(before), Some(after)) if crossing.is_close() => ledger.violate(
             NUMBER,
             Breach {
                 object: Subject::Update,
@@ -57,7 +53,7 @@ pub(super) fn arrived(crossing: &Crossing, ledger: &mut Ledger) {
     let after = zero(next.boot)
         .zip(departed)
         .and_then(|(began, departed)| began.checked_sub(departed));
-    match after.filter(|&after| after <= COLD_BOOT_SOON_NS) {
+    match after.filter(|&after| after <= SOON_NS) {
         Some(after) => ledger.violate(
             ARRIVED,
             Breach {

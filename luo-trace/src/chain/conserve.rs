@@ -6,7 +6,7 @@ use luo_trace_common::events::{FlbRecord, Keys};
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::ledger::{Breach, Ledger};
-use super::{Attempt, Crossing, Place, SessionLine};
+use super::{Attempt, Crossing, Place, SOON_NS, SessionLine, join};
 use crate::errno;
 use crate::event::EventId;
 use crate::model::{Direction, Evidence, Invariant, Subject};
@@ -45,6 +45,17 @@ impl Crossing<'_> {
         let came = |to: Place| to.boot.arrived_at();
         let left = |from: Place| from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
         self.to.map(came).or(self.from.map(left)).unwrap_or(0)
+    }
+
+    /// Whether the one kernel began so soon after the other left, by the wall clock, that no other can have been in between.
+    /// After a cold boot that nobody watched numbers begin anew, and may seem to go on.
+    pub(super) fn is_close(&self) -> bool {
+        let (Some(from), Some(to)) = (self.from, self.to) else {
+            return true;
+        };
+        let left = from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
+        let left = join::began(from.boot).saturating_add(left);
+        join::began(to.boot).abs_diff(left) <= SOON_NS
     }
 
     /// The departure, and the arrival.
@@ -139,6 +150,7 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
     };
     if let Some((result, id)) = to.boot.known.unreadable
         && left.sure
+        && crossing.is_close()
         && !left.sessions.is_empty()
     {
         return ledger.violate(
@@ -191,7 +203,8 @@ fn files(number: usize) -> String {
 fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, left: &Left, came: &Came) {
     // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
     // it. What is the same is the same all the same.
-    let differs = |ledger: &mut Ledger, breach: Breach| match left.sure && came.whole {
+    let sure = left.sure && came.whole && crossing.is_close();
+    let differs = |ledger: &mut Ledger, breach: Breach| match sure {
         true => ledger.violate(CONSERVED, breach),
         false => ledger.doubt(CONSERVED),
     };
@@ -284,7 +297,12 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
         }
         return;
     };
-    let Some(came) = to.boot.arrival.as_ref().filter(|arrival| arrival.whole) else {
+    let Some(came) = to
+        .boot
+        .arrival
+        .as_ref()
+        .filter(|arrival| arrival.whole && crossing.is_close())
+    else {
         return as_restored(attempt, to, ledger);
     };
     let mut arrived: BTreeMap<Compatible, FlbRecord> = came.flbs.iter().map(|record| (record.name, *record)).collect();

@@ -82,15 +82,15 @@ fn link(before: &Boot, after: &Boot) -> Option<Basis> {
     let numbers = before.update_number.zip(after.update_number);
     let counts = after.kexec_count.map(|after| (before.kexec_count.unwrap_or(0), after));
     let next = |(before, after): (u64, u64)| before.checked_add(1) == Some(after);
-    if let Some((_, 1..)) = numbers {
-        return numbers.filter(|&numbers| next(numbers)).map(|_| Basis::Number);
+    if numbers.is_some_and(next) {
+        return Some(Basis::Number);
     }
-    // A kernel that was handed nothing for LUO begins with number 0.
+    // A kernel that was handed nothing for LUO begins with number 0, and one may count wrong.
     counts.filter(|&counts| next(counts)).map(|_| Basis::Count)
 }
 
 /// When its kernel began, by the wall clock.
-fn began(boot: &Boot) -> u64 {
+pub(super) fn began(boot: &Boot) -> u64 {
     boot.clock.realtime_ns.saturating_sub(boot.clock.monotonic_ns)
 }
 

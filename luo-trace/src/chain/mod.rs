@@ -27,6 +27,10 @@ pub use lines::{FileFate, FileLine, SessionLine, Sessions};
 use crate::model::{Finding, Verdict};
 use ledger::Ledger;
 
+/// What follows a departure this soon, by the wall clock, follows it directly: no boot that was of any use can have been in
+/// between unseen. In nanoseconds.
+const SOON_NS: u64 = 600_000_000_000;
+
 /// Boots in the order they ran, and the live updates between them.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {

@@ -180,6 +180,25 @@ fn a_number_that_does_not_go_up_by_one_is_found() {
     assert_eq!(broken(&chain, NUMBER)[0].seen, "it is number 0");
 }
 
+#[test]
+fn a_number_that_leaves_one_out_where_no_kexec_is_missing_is_found() {
+    let mut second = record(1, |s| _ = s.arrival(&[("vm", &[1])], &[]));
+    second.header.update_number = Some(2);
+    let chain = join(&[record(0, begins), second]);
+    assert_eq!(chain.updates[0].basis, Some(Basis::Count));
+    assert_eq!(broken(&chain, NUMBER)[0].seen, "it is number 2");
+}
+
+#[test]
+fn a_boot_that_would_be_next_by_its_number_and_began_much_later_may_belong_to_another_chain() {
+    // Given the second boot of a chain whose first boot has no record, hours after the first boot of another one,
+    let mut second = record(1, |s| _ = s.arrival(&[("other", &[5])], &[]));
+    second.header.clock.realtime_ns += 7200 * SECOND;
+    let chain = join(&[record(0, begins), second]);
+    // then that it brought other sessions proves nothing.
+    open(&chain, Invariant::KexecSessionsConserved);
+}
+
 mod cold {
     use super::*;
 
