@@ -35,7 +35,7 @@ pub(crate) fn command() -> Result<()> {
     let outcome = vm::run(&scenario, &kernel, &options)?;
     eprintln!();
     let journals = journals(&output.join("journal"))?;
-    let report = Command::new(agent)
+    let report = Command::new(&agent)
         .arg("report")
         .args(&journals)
         .status()
@@ -50,7 +50,21 @@ pub(crate) fn command() -> Result<()> {
     if !report.success() {
         bail!("the report failed ({report})");
     }
-    eprintln!("\nConsole, journals and logs: {}", output.display());
+    let expectations = vm::scenario::expectations("demo.toml");
+    let check = Command::new(&agent)
+        .arg("check")
+        .args(&journals)
+        .arg("--expect")
+        .arg(&expectations)
+        .output()
+        .context("cannot start the agent")?;
+    let said = String::from_utf8_lossy(&check.stdout);
+    let sum = said.lines().last().unwrap_or_default().trim();
+    eprintln!("\nHeld against {}: {sum}", expectations.display());
+    eprintln!("Console, journals and logs: {}", output.display());
+    if !check.status.success() {
+        bail!("the update is not as expected ({}):\n{said}", check.status);
+    }
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn find(name: &str) -> Result<Scenario> {
 }
 
 /// Where a file of expectations for `luo-trace check` is.
-pub(super) fn expectations(file: &str) -> PathBuf {
+pub(crate) fn expectations(file: &str) -> PathBuf {
     directory().join("expect").join(file)
 }
 
