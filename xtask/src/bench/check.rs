@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// How many events the long journal has; the short one has a tenth
     #[arg(long, value_name = "NUMBER", default_value = "10M", value_parser = number)]
     events: u64,
-    /// Where the journals are written, and removed afterwards; the long one needs 240 bytes for each event
+    /// Where the journals are written, and removed afterwards; the long one takes some 210 bytes for each event
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
     /// Leave the journals there
