@@ -26,7 +26,8 @@ macro_rules! fields {
                 match self { $(Field::$field => $structure,)* }
             }
 
-            /// The member's name; dots lead into members of members.
+            /// The member's name; dots lead into members of members. Empty: the whole structure, whose size then stands for
+            /// the offset.
             pub const fn path(self) -> &'static str {
                 match self { $(Field::$field => $path,)* }
             }
@@ -197,4 +198,40 @@ fields! {
     KhoPreviousRelease "kho_in" "previous_release";
     /// How many kexecs lie between the last cold boot and this one, from 7.1.
     KhoKexecCount "kho_in" "kexec_count";
+    /// Head of the list of blocks of sessions that are not read in yet; 7.2 and later.
+    HeaderBlockList "luo_session_header" "block_set.blocks";
+    /// How many blocks it has.
+    HeaderBlockCount "luo_session_header" "block_set.nblocks";
+    /// A block's link in that list.
+    BlockList "kho_block" "list";
+    /// Where the block lies.
+    BlockAddress "kho_block" "ser";
+    /// What lies in front of a block's records.
+    BlockHeader "kho_block_header_ser" "";
+    /// Physical address of the next block.
+    BlockNext "kho_block_header_ser" "next";
+    /// How many records a block has.
+    BlockCount "kho_block_header_ser" "count";
+    /// A session as the previous kernel wrote it.
+    SessionRecord "luo_session_ser" "";
+    /// Its name.
+    SessionRecordName "luo_session_ser" "name";
+    /// Physical address of the first block of its files.
+    SessionRecordFiles "luo_session_ser" "file_set_ser.files";
+    /// How many files it has.
+    SessionRecordCount "luo_session_ser" "file_set_ser.count";
+    /// A file as the previous kernel wrote it.
+    FileRecord "luo_file_ser" "";
+    /// Its handler's compatible string.
+    FileRecordHandler "luo_file_ser" "compatible";
+    /// The handler's serialized data.
+    FileRecordData "luo_file_ser" "data";
+    /// Its token.
+    FileRecordToken "luo_file_ser" "token";
+    /// An FLB as the previous kernel wrote it.
+    FlbRecord "luo_flb_ser" "";
+    /// What the previous kernel wrote of FLBs: how many; null where it wrote nothing.
+    FlbArrivedHeader "luo_flb_global" "incoming.header_ser";
+    /// What the previous kernel wrote of FLBs: each.
+    FlbArrivedRecords "luo_flb_global" "incoming.ser";
 }

@@ -12,7 +12,7 @@ use luo_trace_common::hooks::Hook;
 use luo_trace_common::variables::Variable;
 
 use crate::emit::emit;
-use crate::kernel::Address;
+use crate::kernel::{Address, size};
 use crate::task::{self, Ended};
 
 /// `int luo_flb_file_preserve(struct liveupdate_file_handler *fh)` (7.3)
@@ -115,11 +115,7 @@ fn emit_records(at: u64) {
     let Some(next) = flbs.follow(Field::FlbGlobalRecords) else {
         return;
     };
-    // The count is a record's last member.
-    let Some(end) = next.member(Field::FlbRecordCount) else {
-        return;
-    };
-    let size = end.0.wrapping_sub(next.0).wrapping_add(8);
+    let Some(size) = size(Field::FlbRecord) else { return };
     let mut records = Records { at, next, size };
     let count = count.min(MOST_RECORDS) as u32;
     // SAFETY: the callback has the signature that the helper calls, and its context outlives the loop.

@@ -120,6 +120,15 @@ pub fn is_known(field: Field) -> bool {
     offset(field) != ABSENT
 }
 
+/// How large a structure is, or `None` where this kernel has no such structure. `whole` is a field without a path.
+#[inline(always)]
+pub fn size(whole: Field) -> Option<u64> {
+    match offset(whole) {
+        ABSENT | 0 => None,
+        size => Some(u64::from(size)),
+    }
+}
+
 /// Reads a string that ends with a NUL, or is cut off.
 #[inline(always)]
 pub fn read_string<const N: usize>(from: u64, to: &mut Name<N>) {

@@ -11,12 +11,14 @@
 #![feature(core_intrinsics)]
 #![allow(missing_docs, reason = "programs are documented by the hook table")]
 
+mod arrival;
 mod emit;
 mod facts;
 mod file;
 mod flb;
 mod kernel;
 mod kho;
+mod list;
 mod reboot;
 mod session;
 mod snapshot;

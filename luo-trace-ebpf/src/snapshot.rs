@@ -21,13 +21,10 @@ use luo_trace_common::variables::Variable;
 
 use crate::emit::{emit, footprint, has_room, lost, position};
 use crate::kernel::{Address, is_known, read_image, read_object, read_session};
+use crate::list::{End, List, Next};
 
 /// How many steps a run takes at most: they are done with preemption off.
 const STEPS: u32 = 256;
-/// How many elements a list that nobody counts may have.
-const UNCOUNTED: u64 = 1 << 16;
-/// How far a list may go beyond the kernel's count of it.
-const SLACK: u64 = 1 << 10;
 /// Readers of an `rwsem` are counted from this bit on, below the sign. Mirrors `RWSEM_READER_BIAS` in
 /// `kernel/locking/rwsem.c` (7.3).
 const READERS: u32 = 8;
@@ -65,75 +62,6 @@ struct Cursor {
     /// The kernel's counts of sessions when the walk came by; -1: not known.
     outgoing: i64,
     incoming: i64,
-}
-
-/// A list that is being walked.
-#[repr(C)]
-struct List {
-    /// Address of its head.
-    head: u64,
-    /// Address of the link that was visited last.
-    link: u64,
-    /// How many elements were visited.
-    walked: u64,
-    /// Address of the kernel's own count; 0: there is none.
-    counter: u64,
-    /// What it was when the list was begun.
-    count: i64,
-}
-
-/// What comes next in a list.
-enum Next {
-    Element(Address),
-    End,
-    /// The list is not whole at this moment, or it never ends.
-    Broken,
-}
-
-impl List {
-    /// Begins a list; gives false where it cannot be read.
-    #[inline(always)]
-    fn begin(&mut self, head: Option<Address>, counter: Option<Address>) -> bool {
-        let Some(head) = head else { return false };
-        self.head = head.0;
-        self.link = head.0;
-        self.walked = 0;
-        self.counter = counter.map_or(0, |counter| counter.0);
-        self.count = self.count_now();
-        true
-    }
-
-    /// Reads the kernel's count, an 8-byte number; -1: not known.
-    #[inline(always)]
-    fn count_now(&self) -> i64 {
-        match self.counter {
-            0 => -1,
-            counter => Address(counter).read_here::<i64>().unwrap_or(-1),
-        }
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> Next {
-        let Some(next) = Address(self.link).follow(Field::ListNext) else {
-            return Next::Broken;
-        };
-        if next.read::<u64>(Field::ListPrev) != Some(self.link) {
-            return Next::Broken;
-        }
-        if next.0 == self.head {
-            return Next::End;
-        }
-        let bound = match self.count {
-            0.. => self.count as u64 + SLACK,
-            _ => UNCOUNTED,
-        };
-        if self.walked >= bound {
-            return Next::Broken;
-        }
-        self.link = next.0;
-        self.walked += 1;
-        Next::Element(next)
-    }
 }
 
 impl Cursor {
@@ -225,7 +153,7 @@ impl Cursor {
                 Next::Element(link) if self.phase == HANDLERS => self.visit_link(link),
                 Next::Element(link) => self.visit_file(link),
                 Next::End => {
-                    let end = end_of(&mut self.inner);
+                    let end = self.inner.end();
                     self.judge(end);
                 }
                 Next::Broken => return self.give_up(),
@@ -246,7 +174,7 @@ impl Cursor {
                 _ => self.visit_session(link, INCOMING),
             },
             Next::End => {
-                let end = end_of(&mut self.outer);
+                let end = self.outer.end();
                 self.judge(end);
                 self.phase += 1;
             }
@@ -401,29 +329,6 @@ impl Cursor {
             event.incoming_sessions = incoming;
         });
         flags | if differs { DIFFERS } else { 0 }
-    }
-}
-
-/// What the end of a list says.
-enum End {
-    /// The kernel counts as many, or none at all.
-    AsCounted,
-    /// The kernel's count changed on the way.
-    Changed,
-    /// The kernel counts another number, and did so before.
-    Differs,
-}
-
-#[inline(always)]
-fn end_of(list: &mut List) -> End {
-    list.head = 0;
-    let count = list.count_now();
-    if count != list.count {
-        End::Changed
-    } else if count != -1 && count as u64 != list.walked {
-        End::Differs
-    } else {
-        End::AsCounted
     }
 }
 

@@ -36,7 +36,7 @@ pub fn facts(kernel: String, boot_id: String) -> Facts {
         host: name(),
         kernel,
         boot_id,
-        now_ns: clock().monotonic_ns,
+        now_ns: monotonic_ns(),
         owners: owners::owners(),
     }
 }
@@ -147,6 +147,11 @@ pub fn clock_since(earlier: &Clock) -> Clock {
         counter_invariant: counter_invariant(),
         ..now
     }
+}
+
+/// `CLOCK_MONOTONIC` now, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    time(libc::CLOCK_MONOTONIC)
 }
 
 fn time(clock: libc::clockid_t) -> u64 {

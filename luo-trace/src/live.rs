@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::event::{Body, Event};
 use crate::host;
 use crate::journal::{Header, HookState};
-use crate::model::{Finding, Model};
+use crate::model::{Direction, Finding, Model, SessionState};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
@@ -163,7 +163,8 @@ impl control::Source for Live {
 impl web::Source for Live {
     fn metrics(&self) -> String {
         let state = self.state();
-        self.metrics.set_counts(&state.model.counts_of_others());
+        self.metrics
+            .set_counts(&state.model.counts_of_others(), host::monotonic_ns());
         self.metrics.set_verdicts(&state.model.verdicts());
         drop(state);
         self.metrics.render()
@@ -201,6 +202,12 @@ impl web::Source for Live {
                     state: session.state().name().into(),
                     files: session.files().count() + usize::try_from(session.pending_files()).unwrap_or(usize::MAX),
                 })
+                .chain(model.waiting().map(|session| web::Session {
+                    name: session.name().to_string(),
+                    direction: Direction::Incoming.name().into(),
+                    state: SessionState::Pending.name().into(),
+                    files: session.files().len(),
+                }))
                 .collect(),
             files: web::Table {
                 rows: file_rows(model),

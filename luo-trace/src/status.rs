@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Body, Event, image_name};
 use crate::journal::HookState;
-use crate::model::{self, Coverage, FileView, Model, SessionView, Task};
+use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 
 pub mod table;
 
@@ -273,6 +273,8 @@ pub struct Digest {
     lost: u64,
     /// What the last walk over the lists said of itself: [`abi::SnapshotEnd::flags`].
     walk: u32,
+    /// Everything that the previous kernel left was seen as it lies in memory.
+    arrived: bool,
 }
 
 impl Digest {
@@ -285,6 +287,10 @@ impl Digest {
                 self.see(&p.image);
             }
             Body::SnapshotEnd(p) => self.walk = p.flags,
+            Body::Arrival(p) => {
+                self.update_number = p.known_update_number().or(self.update_number);
+                self.arrived = p.flags & abi::ARRIVAL_WHOLE != 0;
+            }
             // Whatever is read in from now on is seen.
             Body::SessionDeserialize(_) => self.walk &= !abi::SNAPSHOT_INCOMING_UNREAD,
             Body::ImageLoad(p) => self.see(&p.image),
@@ -350,7 +356,8 @@ impl Digest {
                 "sessions of the previous kernel may wait to be read in: they show when /dev/liveupdate is first opened",
             ),
         ];
-        let told = troubles.iter().filter(|(flag, _)| self.walk & flag != 0);
+        let seen = if self.arrived { abi::SNAPSHOT_INCOMING_UNREAD } else { 0 };
+        let told = troubles.iter().filter(|(flag, _)| self.walk & !seen & flag != 0);
         told.map(|(_, trouble)| (*trouble).to_owned()).collect()
     }
 
@@ -388,7 +395,11 @@ impl Status {
             time_ns: now_ns,
             update_number: digest.update_number,
             image: digest.image.map(Into::into),
-            sessions: model.sessions().map(|view| session(&view, now_ns, &owners)).collect(),
+            sessions: model
+                .sessions()
+                .map(|view| session(&view, now_ns, &owners))
+                .chain(model.waiting().map(|view| waiting(&view, now_ns)))
+                .collect(),
             flbs: model
                 .flbs()
                 .map(|flb| Flb {
@@ -453,6 +464,18 @@ fn session(view: &SessionView<'_>, now_ns: u64, owners: &Owners) -> Session {
         owners: owners.get(name.as_bytes()).cloned().unwrap_or_default(),
         pending_files: view.pending_files(),
         files: view.files().map(|view| file(&view, now_ns)).collect(),
+    }
+}
+
+/// A session that waits to be read in, of which nobody can have a descriptor.
+fn waiting(view: &WaitingView<'_>, now_ns: u64) -> Session {
+    Session {
+        name: view.name().to_string(),
+        own: view.is_own(),
+        direction: model::Direction::Incoming.name().into(),
+        state: model::SessionState::Pending.name().into(),
+        files: view.files().map(|view| file(&view, now_ns)).collect(),
+        ..Session::default()
     }
 }
 

@@ -192,6 +192,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
         .transpose()?;
     let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
     let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
+    arrive(&mut tracer, &mut ring, &mut pipeline);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
     // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
     carrying.attempt(&pipeline);
@@ -317,6 +318,19 @@ fn journal(place: &Path, header: &Header) -> Result<JournalSink> {
 /// The serial line that `--journal` names, where it names one.
 fn serial_line(journal: &Path) -> Option<&Path> {
     journal.to_str()?.strip_prefix("serial:").map(Path::new)
+}
+
+/// Looks through what the previous kernel left, before anybody reads it in.
+fn arrive(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
+    let result = tracer.arrival(|| {
+        pipeline.drain(ring);
+        !pipeline.jump_is_near()
+    });
+    if let Err(error) = result {
+        tell(format_args!(
+            "what the previous kernel left is not known before it is read in: {error:#}"
+        ));
+    }
 }
 
 /// When LUO's lists are walked: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.

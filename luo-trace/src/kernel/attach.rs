@@ -47,6 +47,8 @@ pub struct Tracer {
     ebpf: Ebpf,
     hooks: Vec<HookState>,
     snapshots: Result<Snapshots>,
+    /// Whether the program that looks through what the previous kernel left is loaded.
+    arrival: Result<()>,
     #[cfg(feature = "bpf-log")]
     log: super::log::KernelLog,
 }
@@ -90,12 +92,14 @@ impl Tracer {
             .map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf))
             .collect();
         let snapshots = Snapshots::load(&mut ebpf, &symbols.unwrap_or_default());
+        let arrival = super::arrival::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
             ebpf,
             hooks,
             snapshots,
+            arrival,
         };
         let required = |state: &&HookState| {
             Hook::ALL
@@ -127,6 +131,18 @@ impl Tracer {
     pub fn describe(&mut self, header: &mut Header) -> Result<()> {
         super::facts::fill(&super::facts::read(&mut self.ebpf)?, header);
         Ok(())
+    }
+
+    /// Looks through what the previous kernel left for LUO, as long as nobody has read it in; what it finds comes through the
+    /// ring. `drain` empties the ring, and gives whether to go on.
+    ///
+    /// # Errors
+    /// Where the kernel does not run the program.
+    pub fn arrival(&mut self, drain: impl FnMut() -> bool) -> Result<()> {
+        match &self.arrival {
+            Ok(()) => super::arrival::take(&mut self.ebpf, drain),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        }
     }
 
     /// Walks over LUO's lists; what it finds comes through the ring. A walk that is disturbed is repeated some times. `drain`
@@ -421,12 +437,24 @@ pub(super) fn explain(error: ProgramError) -> anyhow::Error {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let tail: Vec<&str> = log.lines().rev().take(6).collect();
+            let tail: Vec<&str> = log
+                .lines()
+                .rev()
+                .filter(|line| !is_of_statistics(line))
+                .take(6)
+                .collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail.join(" | "))
         }
         other => other.into(),
     }
+}
+
+/// Whether this line of a verifier's log only tells how much there was to do.
+fn is_of_statistics(line: &str) -> bool {
+    ["verification time", "stack depth", "subprog ", "processed "]
+        .iter()
+        .any(|start| line.starts_with(start))
 }
 
 #[cfg(test)]

@@ -135,9 +135,13 @@ impl<'a> Btf<'a> {
         self.functions.contains_key(name.as_bytes())
     }
 
-    /// Where a member lies in its structure, in bytes; `None` where this kernel has no such member.
+    /// Where a member lies in its structure, or how large the whole structure is, in bytes; `None` where this kernel has no
+    /// such member.
     pub fn offset(&self, field: Field) -> Option<u32> {
         let mut id = self.structure(field.structure())?;
+        if field.path().is_empty() {
+            return Some(self.get(id)?.size_or_type);
+        }
         let mut offset = 0;
         for name in field.path().split('.') {
             let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH, &mut { MEMBERS })?;

@@ -3,6 +3,7 @@
 //! [`preflight`] finds out whether this host can be traced at all, [`Tracer::attach`] loads the programs and attaches the
 //! hooks, and the [`Ring`] gives the records they send. Whatever comes out of here is bytes for [`crate::decode`].
 
+mod arrival;
 mod attach;
 pub mod btf;
 mod facts;

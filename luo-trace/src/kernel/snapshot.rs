@@ -78,26 +78,33 @@ impl Snapshots {
         drain: &mut impl FnMut() -> bool,
     ) -> Result<Option<u32>> {
         self.walks += 1;
-        let deadline = Instant::now() + PATIENCE;
-        let mut go_on = drain();
-        let mut result = run(program, START, self.walks)?;
-        loop {
-            go_on &= drain();
-            if result & WALKED != 0 || !go_on || Instant::now() > deadline {
-                break;
-            }
-            result = run(program, GO_ON, 0)?;
-        }
-        let given_up = result & WALKED == 0;
-        let how = match (given_up, believe) {
-            (true, _) => ABANDON,
-            (false, true) => BELIEVE,
-            (false, false) => 0,
-        };
-        let result = run(program, FINISH, how)?;
-        drain();
-        Ok((!given_up).then_some(result))
+        drive(program, self.walks, if believe { BELIEVE } else { 0 }, drain)
     }
+}
+
+/// Has a program walk from its beginning to its end, with `drain` in between, which empties the ring and gives whether to go
+/// on; gives what the program told at the end, or nothing where the walk was given up. `number` goes with [`START`], `how`
+/// with [`FINISH`].
+pub(super) fn drive(
+    program: &RawTracePoint,
+    number: u64,
+    how: u64,
+    drain: &mut impl FnMut() -> bool,
+) -> Result<Option<u32>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut go_on = drain();
+    let mut result = run(program, START, number)?;
+    loop {
+        go_on &= drain();
+        if result & WALKED != 0 || !go_on || Instant::now() > deadline {
+            break;
+        }
+        result = run(program, GO_ON, 0)?;
+    }
+    let given_up = result & WALKED == 0;
+    let result = run(program, FINISH, if given_up { ABANDON } else { how })?;
+    drain();
+    Ok((!given_up).then_some(result))
 }
 
 /// Repeats a walk until it was not disturbed and `settled` agrees, or until it is given up. `walk` is told whether to believe
@@ -126,8 +133,9 @@ fn run(program: &RawTracePoint, what: u64, how: u64) -> Result<u32> {
     Ok(result.return_value)
 }
 
-/// Looks at LUO's lists once, without hooking anything and without leaving anything behind: the records of one walk, from
-/// [`Body::SnapshotBegin`] to [`Body::SnapshotEnd`].
+/// Looks at what there is once, without hooking anything and without leaving anything behind: the records of what the
+/// previous kernel left, which [`Body::Arrival`] ends, and of one walk over LUO's lists, from [`Body::SnapshotBegin`] to
+/// [`Body::SnapshotEnd`].
 ///
 /// Since no hook tells of changes, two walks must find the same; where none does, the last one is marked as changed.
 ///
@@ -150,11 +158,12 @@ pub fn look() -> Result<Vec<Event>> {
         .load(super::OBJECT)
         .context("the kernel refuses luo-trace's maps")?;
     let mut snapshots = Snapshots::load(&mut ebpf, &symbols).context("LUO's lists cannot be walked")?;
+    super::arrival::load(&mut ebpf).context("what the previous kernel left cannot be read")?;
     let ring = ebpf.take_map("EVENTS").context("the binary lacks the ring buffer")?;
     let mut ring = RingBuf::<MapData>::try_from(ring)?;
     let mut decoder = Decoder::default();
     let walks = RefCell::new(LastTwo::default());
-    let drain = || {
+    let mut drain = || {
         while let Some(record) = ring.next() {
             // What this binary's own program sends can be decoded.
             if let (_, Ok(event)) = decoder.decode(&record) {
@@ -163,6 +172,7 @@ pub fn look() -> Result<Vec<Event>> {
         }
         true
     };
+    super::arrival::take(&mut ebpf, &mut drain)?;
     snapshots.take(&ebpf, drain, || walks.borrow_mut().settled())?;
     walks.into_inner().events()
 }
@@ -170,6 +180,8 @@ pub fn look() -> Result<Vec<Event>> {
 /// What the last two walks of a look found.
 #[derive(Default)]
 struct LastTwo {
+    /// What the previous kernel left, which comes before the first walk.
+    arrived: Vec<Event>,
     now: Vec<Event>,
     before: Vec<Event>,
     alike: bool,
@@ -178,8 +190,12 @@ struct LastTwo {
 impl LastTwo {
     /// Takes a record. A walk's first one begins anew.
     fn take(&mut self, event: Event) {
-        if matches!(event.body, Body::SnapshotBegin(_)) {
-            self.before = std::mem::take(&mut self.now);
+        match event.body {
+            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Arrival(_) => {
+                return self.arrived.push(event);
+            }
+            Body::SnapshotBegin(_) => self.before = std::mem::take(&mut self.now),
+            _ => {}
         }
         self.now.push(event);
     }
@@ -197,7 +213,8 @@ impl LastTwo {
         if !self.alike {
             end.flags |= SNAPSHOT_CHANGED;
         }
-        Ok(self.now)
+        self.arrived.append(&mut self.now);
+        Ok(self.arrived)
     }
 }
 

@@ -9,6 +9,7 @@ use super::prospects;
 const V6_19: &[u8] = include_bytes!("testdata/v6_19.btf");
 const V7_0: &[u8] = include_bytes!("testdata/v7_0.btf");
 const V7_1: &[u8] = include_bytes!("testdata/v7_1.btf");
+const V7_3: &[u8] = include_bytes!("testdata/v7_3.btf");
 const FUTURE: &[u8] = include_bytes!("testdata/future.btf");
 
 /// Fails unless each member lies where the C declarations say.
@@ -81,6 +82,46 @@ fn linux_7_1_has_a_callback_more_and_a_radix_tree_by_pages() {
 }
 
 #[test]
+fn linux_7_2_leaves_sessions_in_blocks_and_those_before_it_do_not() {
+    lie_at(
+        V7_3,
+        &[
+            (Field::HeaderBlockList, 56),
+            (Field::HeaderBlockCount, 72),
+            (Field::HeaderBlocks, 80),
+            (Field::BlockList, 0),
+            (Field::BlockAddress, 16),
+            (Field::BlockCount, 8),
+            (Field::SessionRecordFiles, 64),
+            (Field::SessionRecordCount, 72),
+            (Field::FileRecordHandler, 0),
+            (Field::FileRecordData, 48),
+            (Field::FileRecordToken, 56),
+            (Field::FlbArrivedHeader, 0),
+            (Field::FlbArrivedRecords, 8),
+            (Field::FlbGlobalRecords, 32),
+            (Field::KhoPreviousRelease, 16),
+            (Field::KhoKexecCount, 84),
+            // Of whole structures it is the size.
+            (Field::BlockHeader, 16),
+            (Field::SessionRecord, 80),
+            (Field::FileRecord, 64),
+            (Field::FlbRecord, 64),
+        ],
+    );
+    for blob in [V6_19, V7_0, V7_1] {
+        lie_at(
+            blob,
+            &[
+                (Field::HeaderBlockList, ABSENT),
+                (Field::BlockHeader, ABSENT),
+                (Field::KhoKexecCount, ABSENT),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_later_kernel_may_move_its_members_and_hide_them_in_structures_without_a_name() {
     lie_at(
         FUTURE,
@@ -144,7 +185,7 @@ fn ask(blob: &[u8]) -> bool {
 
 #[test]
 fn type_information_that_is_cut_short_is_refused() {
-    for blob in [V6_19, V7_0, V7_1, FUTURE] {
+    for blob in [V6_19, V7_0, V7_1, V7_3, FUTURE] {
         assert!(ask(blob));
         for len in 0..blob.len() {
             assert!(!ask(&blob[..len]), "{len} bytes of {}", blob.len());

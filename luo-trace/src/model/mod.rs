@@ -11,6 +11,7 @@ use luo_trace_common::text::SessionName;
 
 use crate::event::{Body, Event};
 
+mod arrivals;
 mod counts;
 mod court;
 mod device;
@@ -28,6 +29,7 @@ mod tasks;
 mod tests;
 mod walk;
 
+pub use arrivals::WaitingView;
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
 pub use finding::{Evidence, Finding, Subject};
@@ -180,6 +182,11 @@ impl Model {
     /// The live sessions, outgoing ones first, then by name.
     pub fn sessions(&self) -> impl Iterator<Item = SessionView<'_>> {
         self.state.list_sessions().into_iter()
+    }
+
+    /// The sessions of the previous kernel that wait to be read in, by name; they are among the counts.
+    pub fn waiting(&self) -> impl Iterator<Item = WaitingView<'_>> {
+        self.state.waiting()
     }
 
     /// The global states that exist, in the order they were first seen.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use luo_trace_common::events::{ABI_VERSION, Kind};
 use luo_trace_common::text::Compatible;
 use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use crate::errno;
 use crate::event::{Body, Event};
@@ -98,6 +98,7 @@ metrics! {
     invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown.";
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
     incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
+    oldest_pending: GaugeVec = "luo_incoming_oldest_pending_seconds" [] "How long the oldest of them has waited: since this kernel booted, or 0 where none waits.";
     build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
     hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
@@ -222,8 +223,8 @@ impl Metrics {
         }
     }
 
-    /// Tells what there is now. What has gone is gone from the metrics too.
-    pub fn set_counts(&self, counts: &Counts) {
+    /// Tells what there is now, in nanoseconds of `CLOCK_MONOTONIC`. What has gone is gone from the metrics too.
+    pub fn set_counts(&self, counts: &Counts, now_ns: u64) {
         let f = &self.families;
         let mut names = self.names();
         for direction in Direction::ALL {
@@ -231,6 +232,10 @@ impl Metrics {
         }
         set(&f.incoming_pending, &["session"], signed(counts.pending_sessions));
         set(&f.incoming_pending, &["file"], signed(counts.pending_files()));
+        let waits = counts.pending_sessions > 0 || counts.pending_files() > 0;
+        if let Ok(metric) = f.oldest_pending.get_metric_with_label_values::<&str>(&[]) {
+            metric.set(if waits { now_ns as f64 / 1e9 } else { 0.0 });
+        }
         for family in [&f.files, &f.preserved_bytes, &f.flb_users] {
             family.reset();
         }

@@ -176,6 +176,27 @@ fn a_walk_that_did_not_see_everything_says_so_until_it_is_seen() {
 }
 
 #[test]
+fn what_waits_to_be_read_in_is_shown_and_then_is_no_trouble() {
+    let look = |partly: bool| {
+        let mut story = Story::new();
+        story.arrival(&[("vm", &[TOKEN])], &[]);
+        if let Some(Body::Arrival(p)) = story.events.last_mut().map(|event| &mut event.body) {
+            p.flags = if partly { 0 } else { p.flags };
+        }
+        story.look(|look| _ = look.unread());
+        Status::of_look(Facts::default(), &story.events)
+    };
+    let all = look(false);
+    let [vm] = &all.sessions[..] else { panic!("{all:?}") };
+    assert_eq!((&*vm.name, &*vm.direction, &*vm.state), ("vm", "incoming", "pending"));
+    assert_eq!((vm.files_held(), &*vm.files[0].state), (1, "pending"));
+    assert!(table(&all).contains("Incoming sessions: 1\n"));
+    assert_eq!(all.troubles, Vec::<String>::new());
+    // Where there may be more, that is told.
+    assert_eq!(look(true).troubles.len(), 1);
+}
+
+#[test]
 fn a_violation_is_shown_with_what_to_do_and_a_loss_is_told() {
     let (a, b) = (named(1, "a"), named(2, "a"));
     let mut story = Story::new();

@@ -450,32 +450,10 @@ impl Story {
 
     /// What the previous kernel left, as it lies in memory: sessions with their tokens, and FLBs with their users.
     pub fn arrival(&mut self, sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> &mut Self {
-        for (name, tokens) in sessions {
-            let name = SessionName::new(name);
-            self.push(Body::ArrivedSession(ArrivedSession {
-                name,
-                files: tokens.len() as u64,
-            }));
-            for &token in *tokens {
-                self.push(Body::ArrivedFile(ArrivedFile {
-                    session: name,
-                    token,
-                    handler: Compatible::new(MEMFD),
-                    data: data(token),
-                }));
-            }
+        for body in left_behind(sessions, flbs) {
+            self.push(body);
         }
-        for (name, users) in flbs {
-            self.push(Body::ArrivedFlb(flb_record(name, *users)));
-        }
-        self.push(Body::Arrival(Arrival {
-            update_number: u64::MAX,
-            sessions: sessions.len() as u64,
-            files: sessions.iter().map(|(_, tokens)| tokens.len() as u64).sum(),
-            flbs: flbs.len() as u64,
-            flags: ARRIVAL_WHOLE,
-            reserved: 0,
-        }))
+        self
     }
 
     /// What the operation of this hook on a session did to preserved memory: pages whose keys these numbers stand for.
@@ -538,7 +516,37 @@ fn file_op(session: SessionRef, token: u64, object: Object, outcome: Outcome) ->
     }
 }
 
-fn flb_record(name: &str, users: u64) -> FlbRecord {
+/// The records of what the previous kernel left: sessions with their tokens, and FLBs with their users.
+pub(super) fn left_behind(sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> Vec<Body> {
+    let mut records = Vec::new();
+    for &(name, tokens) in sessions {
+        let (name, files) = (SessionName::new(name), tokens.len() as u64);
+        records.push(Body::ArrivedSession(ArrivedSession { name, files }));
+        records.extend(tokens.iter().map(|&token| {
+            Body::ArrivedFile(ArrivedFile {
+                session: name,
+                token,
+                handler: Compatible::new(MEMFD),
+                data: data(token),
+            })
+        }));
+    }
+    records.extend(
+        flbs.iter()
+            .map(|(name, users)| Body::ArrivedFlb(flb_record(name, *users))),
+    );
+    records.push(Body::Arrival(Arrival {
+        update_number: u64::MAX,
+        sessions: sessions.len() as u64,
+        files: sessions.iter().map(|(_, tokens)| tokens.len() as u64).sum(),
+        flbs: flbs.len() as u64,
+        flags: ARRIVAL_WHOLE,
+        reserved: 0,
+    }));
+    records
+}
+
+pub(super) fn flb_record(name: &str, users: u64) -> FlbRecord {
     FlbRecord {
         name: Compatible::new(name),
         data: 1,

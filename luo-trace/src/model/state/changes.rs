@@ -26,6 +26,7 @@ impl State {
         }
         let handler = match &event.body {
             Body::SnapshotFile(p) => self.index.counts.handler_id(&p.handler),
+            Body::ArrivedFile(p) => self.index.counts.handler_id(&p.handler),
             Body::SnapshotHandler(p) => self.index.counts.handler_id(&p.name),
             Body::FilePreserve(p) | Body::FileRetrieve(p) => self.index.counts.handler_id(&p.handler),
             Body::FileCallback(_, p) => self.index.counts.handler_id(&p.handler),
@@ -103,7 +104,13 @@ impl State {
                 });
             }
             Body::LiveupdateReboot(_) => self.aborted = Some((moment.id, moment.stamp())),
-            Body::SessionDeserialize(_) => self.unread = None,
+            Body::SessionDeserialize(_) => {
+                self.unread = None;
+                self.arrivals.read_in(&mut self.index.counts);
+            }
+            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::Arrival(_) => {
+                self.arrivals.take(&event.body, handler, &mut self.index.counts);
+            }
             _ if self.survey.is_some() => self.learn(moment),
             _ => {}
         }
@@ -565,6 +572,7 @@ impl State {
     }
 
     fn deserialize(&mut self, p: &FilesOp, moment: Moment, ok: bool) {
+        self.arrivals.read_in(&mut self.index.counts);
         if moment.epoch == STRADDLES && self.sessions.contains_key(&p.session.id) {
             return;
         }

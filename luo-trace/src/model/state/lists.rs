@@ -97,6 +97,9 @@ impl State {
     /// Takes over what a walk found.
     pub(super) fn learn(&mut self, moment: Moment) {
         let Some(survey) = self.survey.take() else { return };
+        if survey.tells(Direction::Incoming) {
+            self.arrivals.read_in(&mut self.index.counts);
+        }
         if !survey.certain {
             // It shows what there is, and nothing can be held against it.
             for walked in &survey.walk.sessions {

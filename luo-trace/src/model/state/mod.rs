@@ -6,6 +6,7 @@
 use luo_trace_common::events::SessionRelease;
 use luo_trace_common::text::SessionName;
 
+use super::arrivals::{Arrivals, WaitingView};
 use super::counts::{Counts, Direction, HandlerId};
 use super::device::Device;
 use super::flbs::Flbs;
@@ -97,6 +98,7 @@ pub(super) struct State {
     /// Id and serial number of the newest session of each name.
     names: HashMap<(Direction, SessionName), (u64, u64)>,
     index: Index,
+    arrivals: Arrivals,
     pub(super) flbs: Flbs,
     pub(super) frozen: Option<Frozen>,
     pub(super) serialized: Option<Serialized>,
@@ -133,6 +135,7 @@ impl Default for State {
             departing: Vec::new(),
             names: HashMap::default(),
             index: Index::default(),
+            arrivals: Arrivals::default(),
             flbs: Flbs::default(),
             frozen: None,
             serialized: None,
@@ -208,6 +211,10 @@ impl State {
             .into_iter()
             .map(|session| SessionView { session, counts })
             .collect()
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = WaitingView<'_>> {
+        self.arrivals.waiting(&self.index.counts)
     }
 
     /// The event with what it is about.

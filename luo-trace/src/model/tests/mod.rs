@@ -6,6 +6,7 @@ use super::{Coverage, Finding, Invariant, Model, Status, Verdict};
 use crate::event::Event;
 use crate::testing::Story;
 
+mod arrivals;
 mod file;
 mod finish;
 mod flb;

@@ -7,6 +7,7 @@ use zerocopy::FromZeros;
 
 use super::*;
 use crate::model::{Coverage, Model, Subject};
+use crate::testing::Story;
 
 const SESSION: SessionRef = SessionRef {
     id: 1,
@@ -156,7 +157,10 @@ fn a_gap_counts_what_was_lost_and_is_no_operation() {
 #[test]
 fn gauges_show_the_latest_state_and_nothing_of_an_older_one() {
     let metrics = metrics();
-    metrics.set_counts(&counts(&[create(0), preserve(1, "memfd-v2"), preserve(2, "memfd-v2")]));
+    metrics.set_counts(
+        &counts(&[create(0), preserve(1, "memfd-v2"), preserve(2, "memfd-v2")]),
+        90_000_000_000,
+    );
     let text = metrics.render();
     has(&text, r#"luo_sessions{direction="outgoing"} 1"#);
     has(
@@ -165,8 +169,22 @@ fn gauges_show_the_latest_state_and_nothing_of_an_older_one() {
     );
     has(&text, r#"luo_preserved_bytes{handler="memfd-v2"} 8192"#);
     has(&text, r#"luo_incoming_pending{kind="session"} 0"#);
-    metrics.set_counts(&counts(&[]));
+    metrics.set_counts(&counts(&[]), 90_000_000_000);
     assert!(!metrics.render().contains("memfd-v2"));
+}
+
+#[test]
+fn what_waits_has_waited_since_the_boot() {
+    let metrics = metrics();
+    let mut story = Story::new();
+    story.arrival(&[("vm", &[1, 2])], &[]);
+    metrics.set_counts(&counts(&story.events), 90_000_000_000);
+    let text = metrics.render();
+    has(&text, r#"luo_incoming_pending{kind="session"} 1"#);
+    has(&text, r#"luo_incoming_pending{kind="file"} 2"#);
+    has(&text, "luo_incoming_oldest_pending_seconds 90");
+    metrics.set_counts(&counts(&[]), 91_000_000_000);
+    has(&metrics.render(), "luo_incoming_oldest_pending_seconds 0");
 }
 
 #[test]
@@ -174,7 +192,7 @@ fn handlers_beyond_the_bound_are_counted_together() {
     let metrics = metrics();
     let mut events = vec![create(0)];
     events.extend((1..=NAMES as u64 + 5).map(|n| preserve(n, format!("handler-{n}"))));
-    metrics.set_counts(&counts(&events));
+    metrics.set_counts(&counts(&events), 90_000_000_000);
     let text = metrics.render();
     has(
         &text,
@@ -187,7 +205,7 @@ fn handlers_beyond_the_bound_are_counted_together() {
 fn names_are_escaped_and_sessions_are_no_labels() {
     let metrics = metrics();
     metrics.observe(&create(0));
-    metrics.set_counts(&counts(&[create(0), preserve(1, b"a\"} 1\nx \xff")]));
+    metrics.set_counts(&counts(&[create(0), preserve(1, b"a\"} 1\nx \xff")]), 90_000_000_000);
     let text = metrics.render();
     assert!(!text.contains("vm-secret"), "{text}");
     has(&text, r#"luo_preserved_bytes{handler="a\"} 1\\nx \\xff"} 4096"#);

@@ -1,8 +1,9 @@
 //! The freeze of the made-up kernel, and what undoes it.
 
-use luo_trace_common::events::{FileCall, FlbRecord, Plain};
+use luo_trace_common::events::{FileCall, Plain};
 
 use super::super::plan::Fault;
+use super::super::story::flb_record;
 use super::bodies::{file_call, files_op, flb_name};
 use super::{EIO, FLBS, KSession, Kernel, Lock, Step};
 use crate::event::Body;
@@ -62,11 +63,8 @@ impl Kernel {
             });
             steps.push(Step::Enter);
             for flb in (0..FLBS).filter(|&flb| self.flbs[flb].outgoing > 0) {
-                let record = FlbRecord {
-                    name: flb_name(flb),
-                    data: 1,
-                    users: self.flbs[flb].outgoing.unsigned_abs(),
-                };
+                let users = self.flbs[flb].outgoing.unsigned_abs();
+                let record = flb_record(&flb_name(flb).to_string(), users);
                 steps.push(Step::Tell(Body::FlbRecord(record)));
             }
             steps.push(Step::Leave(Body::FlbSerialize(Plain::default()), 0));

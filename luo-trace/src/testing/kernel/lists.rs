@@ -6,9 +6,9 @@ use luo_trace_common::events::{
 };
 use luo_trace_common::text::Compatible;
 
-use super::super::story::{MEMFD, data};
+use super::super::story::{MEMFD, data, left_behind};
 use super::bodies::{flb_id, flb_name};
-use super::{FLBS, KSession, Kernel};
+use super::{FLBS, KSession, Kernel, NAMES, TOKENS};
 use crate::event::{Body, Event};
 
 /// How much there is.
@@ -42,6 +42,25 @@ impl Kernel {
             incoming_sessions: sessions(true),
             files: files().count() as u64,
             bytes: files().filter_map(|file| file.object).map(|object| object.size).sum(),
+        }
+    }
+
+    /// The first task looks through what the previous kernel left, before anybody reads it in.
+    pub(super) fn arrival(&mut self, incoming: &[u8]) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let tokens: Vec<u64> = (0..u64::from(TOKENS)).collect();
+        let sessions: Vec<_> = (incoming.iter().take(usize::from(NAMES)).enumerate())
+            .map(|(i, &count)| (format!("s{i}"), &tokens[..usize::from(count % (TOKENS + 1))]))
+            .collect();
+        let sessions: Vec<_> = sessions.iter().map(|(name, tokens)| (name.as_str(), *tokens)).collect();
+        let users = sessions.iter().map(|(_, tokens)| tokens.len() as u64).sum();
+        let names: Vec<_> = (0..FLBS).map(|flb| flb_name(flb).to_string()).collect();
+        let flbs = names.iter().filter(|_| users > 0).map(|name| (name.as_str(), users));
+        for body in left_behind(&sessions, &flbs.collect::<Vec<_>>()) {
+            self.now += 1;
+            self.tell(0, body);
         }
     }
 

@@ -254,6 +254,7 @@ impl Kernel {
             events: Vec::new(),
         };
         kernel.boot(&plan.incoming);
+        kernel.arrival(&plan.incoming);
         kernel.deserialize(&plan.incoming);
         if !plan.tasks.is_empty() && plan.looks {
             kernel.look(0);
