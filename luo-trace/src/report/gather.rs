@@ -59,7 +59,8 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
     let departed = |update: &chain::Update| update.from == Some(place) && update.fate != Fate::Aborted;
     let taken = chain.updates.iter().any(departed);
     let alive = others(&boot.outgoing).into_iter().filter(|_| !taken);
-    let own = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
+    let closed = boot.outgoing.abandoned.iter().filter(|line| !is_own(line));
+    let told = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
     Kernel {
         release: clean(&boot.release),
         boot_id: clean(&boot.boot_id),
@@ -72,7 +73,7 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
         lost: boot.lost,
         ending: judgement.ending(),
         doubts: judgement.doubts(),
-        sessions: alive.chain(&boot.outgoing.abandoned).map(own).collect(),
+        sessions: alive.chain(closed).map(told).collect(),
     }
 }
 
@@ -121,10 +122,13 @@ fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -
 
 /// All sessions by name, but for the recorder's own.
 fn others(sessions: &Sessions) -> Vec<&SessionLine> {
-    let own = SessionName::new(OWN_SESSION);
     let mut sessions = sessions.sorted();
-    sessions.retain(|session| session.name != own);
+    sessions.retain(|session| !is_own(session));
     sessions
+}
+
+fn is_own(session: &SessionLine) -> bool {
+    session.name == SessionName::new(OWN_SESSION)
 }
 
 type Side<'a> = Option<(usize, &'a Boot)>;

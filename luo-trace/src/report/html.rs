@@ -153,6 +153,7 @@ struct DurationsView<'a> {
 }
 
 struct Stayed<'a> {
+    number: usize,
     release: &'a str,
     sessions: Sessions<'a>,
 }
@@ -195,7 +196,8 @@ impl<'a> Page<'a> {
                 .filter(|verdict| verdict.status == status)
                 .count()
         };
-        let stayed = report.kernels.iter().filter(|kernel| !kernel.sessions.is_empty());
+        let stayed = report.kernels.iter().enumerate();
+        let stayed = stayed.filter(|(_, kernel)| !kernel.sessions.is_empty());
         Self {
             title: title(report),
             result: report.result.name(),
@@ -213,7 +215,8 @@ impl<'a> Page<'a> {
                 .map(|(place, update)| UpdateView::of(report, update, place + 1 == all))
                 .collect(),
             stayed: stayed
-                .map(|kernel| Stayed {
+                .map(|(place, kernel)| Stayed {
+                    number: place + 1,
                     release: &kernel.release,
                     sessions: Sessions::of(&kernel.sessions),
                 })

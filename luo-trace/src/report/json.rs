@@ -168,7 +168,7 @@ pub enum SessionFate {
     Finished,
     /// It came over and was handed out, and is not finished.
     Retrieved,
-    /// It came over and was finished, and not one of its files had been asked for.
+    /// It came over and was finished, and not one of its files had been brought back.
     Unclaimed,
     /// It came over, and nobody has asked for it.
     Pending,
@@ -193,9 +193,9 @@ impl SessionFate {
         match self {
             Self::Finished => "came over and finished",
             Self::Retrieved => "came over, not finished",
-            Self::Unclaimed => "finished, never asked for",
+            Self::Unclaimed => "finished, never brought back",
             Self::Pending => "came over, never asked for",
-            Self::Lost => "never asked for, and lost",
+            Self::Lost => "never brought back, and lost",
             Self::Missing => "left, and did not arrive",
             Self::Unknown => "not known",
             Self::Left => "left",
@@ -238,10 +238,16 @@ pub struct File {
 impl File {
     /// What is worth a word of it; empty where it went as it should.
     pub fn note(&self) -> String {
+        // Where a retrieve failed, somebody did ask.
+        let never = if self.failures > 0 {
+            "never brought back"
+        } else {
+            "never asked for"
+        };
         let fate = match self.fate {
-            Some("unclaimed") => Some("finished, never asked for".to_owned()),
-            Some("pending") => Some("never asked for".to_owned()),
-            Some("lost") => Some("never asked for, and lost".to_owned()),
+            Some("unclaimed") => Some(format!("finished, {never}")),
+            Some("pending") => Some(never.to_owned()),
+            Some("lost") => Some(format!("{never}, and lost")),
             Some("retrieved") => Some("not finished".to_owned()),
             _ => None,
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{
     Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, Plain, SessionRef,
 };
@@ -254,12 +255,28 @@ fn a_terminal_gets_the_timeline_the_sessions_and_what_nobody_asked_for() {
         "  Blackout 3.00 s: from the beginning of the freeze to the last file brought back.",
         "  Time between kernels: the CPU's counter, which runs on over the kexec, ± ",
         "  cache                        1 file           32.0 KiB",
+        "finished, never brought back",
         "finished, never asked for",
         "came over and finished",
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
     assert!(!text.contains('\u{1b}'), "no colour was asked for");
+}
+
+#[test]
+fn a_file_that_could_not_be_brought_back_was_asked_for() {
+    let (mut before, mut after) = (Story::new(), Story::new());
+    leaves(&mut before);
+    arrives(&mut after, 1);
+    after.retrieve_session(vm()).failing(5).retrieve(vm(), 1, memfd(1));
+    after.finish_files(vm(), 2, |_| ());
+    let report = Records::new().boot(0, &before).boot(1, &after).report();
+    let notes: Vec<String> = report.updates[0].sessions[1].files.iter().map(File::note).collect();
+    assert_eq!(
+        notes,
+        ["finished, never brought back, 1 refusal", "finished, never asked for"]
+    );
 }
 
 #[test]
@@ -286,6 +303,9 @@ fn a_kernel_that_was_not_updated_still_tells_of_its_sessions() {
         .preserve(vm(), 1, memfd(1))
         .create(cache())
         .close(cache(), &[]);
+    // The recorder's own session is none of them.
+    let own = session(3, OWN_SESSION);
+    story.create(own).close(own, &[]);
     let report = Records::new().boot(0, &story).report();
     assert!(report.updates.is_empty());
     let told: Vec<_> = report.kernels[0]

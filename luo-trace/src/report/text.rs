@@ -49,8 +49,8 @@ pub fn render(report: &Report, style: Style) -> String {
         page.sessions(&update.sessions);
         page.global_state(&update.flbs);
     }
-    for kernel in &report.kernels {
-        page.stayed(report, kernel);
+    for (place, kernel) in report.kernels.iter().enumerate() {
+        page.stayed(report, place, kernel);
     }
     page.verdicts(report);
     page.records(report);
@@ -270,12 +270,15 @@ impl Page {
     }
 
     /// Sessions that no update took along.
-    fn stayed(&mut self, report: &Report, kernel: &Kernel) {
+    fn stayed(&mut self, report: &Report, place: usize, kernel: &Kernel) {
         if kernel.sessions.is_empty() {
             return;
         }
         if report.kernels.len() > 1 {
-            let what = self.paint("1;36", &format!("What stayed in {}", kernel.release));
+            let what = self.paint(
+                "1;36",
+                &format!("What stayed in kernel {}, {}", place + 1, kernel.release),
+            );
             line!(self);
             line!(self, "{what}");
         }
