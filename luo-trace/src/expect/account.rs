@@ -10,7 +10,7 @@ use crate::chain::{self, Basis, Boot, Fate, FileFate, FileLine, SessionLine};
 use crate::checks::Answer;
 use crate::judge::Case;
 use crate::report::span;
-use crate::timeline::{Course, PHASES, Timeline};
+use crate::timeline::{self, Axis, Course, PHASES, Timeline};
 
 /// What the records tell of the live updates.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +113,11 @@ impl Account {
             let mut sessions = sides.sessions();
             // The recorder's own is not what anybody expects something of.
             sessions.remove(&SessionName::new(OWN_SESSION));
+            for (name, session) in &mut sessions {
+                session.blackout = sides
+                    .blackout(&timeline.axis, update, name)
+                    .map(|ns| across(course, ns));
+            }
             Update {
                 number: update.number,
                 fate: update.fate,
@@ -183,6 +188,13 @@ impl<'a> Sides<'a> {
             })
         });
         Self { left, came }
+    }
+
+    /// How long this session had no service.
+    fn blackout(&self, axis: &Axis, update: &chain::Update, name: &SessionName) -> Option<u64> {
+        let left = (update.from?, self.left?.boot.outgoing.get(name)?);
+        let came = (update.to?, self.came?.boot.incoming.get(name)?);
+        timeline::blackout(axis, left, came)
     }
 
     /// The sessions that left or came.

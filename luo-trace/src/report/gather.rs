@@ -11,7 +11,7 @@ use super::json::{
 use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
 use crate::judge::{Case, Record};
 use crate::model::{Invariant, Status};
-use crate::timeline::{Axis, Course, Timeline};
+use crate::timeline::{Axis, Course, Timeline, blackout};
 
 impl Report {
     /// The report of a case.
@@ -184,16 +184,12 @@ impl<'a> Known<'a> {
 }
 
 /// One session as the kernel that left and the one that arrived know it, each where there is a record of it.
-fn session(axis: &Axis, from: Option<Known<'_>>, to: Option<Known<'_>>) -> Session {
+fn session<'a>(axis: &Axis, from: Option<Known<'a>>, to: Option<Known<'a>>) -> Session {
     let lines = || from.into_iter().chain(to).filter_map(|known| known.line);
     let tokens: BTreeSet<u64> = lines().flat_map(|line| line.files.keys().copied()).collect();
     let files: Vec<File> = tokens.into_iter().map(|token| file(axis, token, from, to)).collect();
     let freeze = from.and_then(|known| stretch(axis, known.place, known.line?.frozen.filter(|span| span.ok)));
-    let ends = files.iter().filter_map(|file| file.retrieve);
-    let last = ends
-        .map(|end| end.start_ns.saturating_add_unsigned(end.duration_ns))
-        .max();
-    let blackout = |freeze: Stretch, last: i64| u64::try_from(last.saturating_sub(freeze.start_ns)).ok();
+    let side = |known: Option<Known<'a>>| known.and_then(|known| Some((known.place, known.line?)));
     Session {
         name: lines().next().map(|line| line.name).unwrap_or_default().to_string(),
         fate: fate(from, to),
@@ -203,7 +199,9 @@ fn session(axis: &Axis, from: Option<Known<'_>>, to: Option<Known<'_>>) -> Sessi
         freeze,
         retrieved_ns: to.and_then(|known| known.at(axis, |line| line.retrieved)),
         finished_ns: to.and_then(|known| known.at(axis, |line| line.finished)),
-        blackout_ns: freeze.zip(last).and_then(|(freeze, last)| blackout(freeze, last)),
+        blackout_ns: side(from)
+            .zip(side(to))
+            .and_then(|(left, came)| blackout(axis, left, came)),
         bytes: files.iter().map(|file| file.bytes).fold(0, u64::saturating_add),
         refusals: lines().map(|line| line.refusals).fold(0, u32::saturating_add),
         files,

@@ -80,6 +80,19 @@ impl Course {
     }
 }
 
+/// How long one session had no service: from the freeze of its files to the last of them brought back, in nanoseconds. Each
+/// side is the boot's place in the chain, and what it knows of the session. `None` where either moment is not known.
+pub fn blackout(axis: &Axis, left: (usize, &SessionLine), came: (usize, &SessionLine)) -> Option<u64> {
+    let frozen = left.1.frozen.filter(|freeze| freeze.ok)?;
+    let last = came
+        .1
+        .files
+        .values()
+        .filter_map(|file| Some(file.retrieve?.end))
+        .max()?;
+    u64::try_from(axis.at(came.0, last) - axis.at(left.0, frozen.start)).ok()
+}
+
 /// What one kernel's record tells of its leaving, on its own clock.
 struct Departure {
     place: usize,

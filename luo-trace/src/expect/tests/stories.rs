@@ -30,6 +30,7 @@ size = { min = 1 }
 [[session]]
 name = "db"
 files = 1
+blackout = "90 s"
 "#;
 
 /// The journals of one update, and where they lie.
