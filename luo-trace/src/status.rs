@@ -64,8 +64,6 @@ pub struct Status {
 pub struct Session {
     /// Its name; empty: not known.
     pub name: String,
-    /// Whether it is the recorder's own, in which it has its journal carried over a kexec: the counts leave it out.
-    pub own: bool,
     /// `outgoing` or `incoming`.
     pub direction: Cow<'static, str>,
     /// `open`, `frozen`, `pending`, `retrieved` or `stranded`.
@@ -76,6 +74,8 @@ pub struct Session {
     pub taken_by: Option<Process>,
     /// The processes that hold a descriptor of this name now, by pid.
     pub owners: Vec<Process>,
+    /// Whether it is the recorder's own, in which it has its journal carried over a kexec: the counts leave it out.
+    pub own: bool,
     /// How many incoming files nobody has asked for; their tokens and handlers may not be known.
     pub pending_files: u64,
     /// Its other files, in the order they came.
