@@ -74,12 +74,12 @@ pub struct Session {
     pub taken_by: Option<Process>,
     /// The processes that hold a descriptor of this name now, by pid.
     pub owners: Vec<Process>,
-    /// Whether it is the recorder's own, in which it has its journal carried over a kexec: the counts leave it out.
-    pub own: bool,
     /// How many incoming files nobody has asked for; their tokens and handlers may not be known.
     pub pending_files: u64,
     /// Its other files, in the order they came.
     pub files: Vec<File>,
+    /// Whether it is the recorder's own, in which it has its journal carried over a kexec: the counts leave it out.
+    pub own: bool,
 }
 
 impl Session {
