@@ -3,7 +3,10 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr;
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_PROD_POS, BPF_RB_RING_SIZE, BPF_RINGBUF_HDR_SZ};
+use aya_ebpf::bindings::{
+    BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS, BPF_RB_RING_SIZE,
+    BPF_RINGBUF_HDR_SZ,
+};
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ringbuf_query};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
@@ -23,6 +26,11 @@ static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// memory: while a task reads a map by bpf(2), the kernel skips every kprobe's program on that CPU.
 #[btf_map]
 static LOST: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Whether the agent looks at the ring by itself in a moment, so that events need not wake it: 1; else 0. The agent writes it
+/// in its memory.
+#[btf_map]
+static HUSH: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[repr(C)]
 struct Record<P> {
@@ -62,7 +70,22 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     // SAFETY: the helper writes the name's whole buffer.
     unsafe { bpf_get_current_comm(record.header.comm.0.as_mut_ptr().cast(), size_of::<Comm>() as u32) };
     fill(&mut record.payload);
-    entry.submit(0);
+    entry.submit(wake_up(kind));
+}
+
+/// How to wake the agent: by default where it has read everything before, and while it rests only where it must not.
+#[inline(always)]
+fn wake_up(kind: Kind) -> u64 {
+    // SAFETY: the map's slot, whose 8 bytes are written at once.
+    let hushed = HUSH
+        .get_ptr(0)
+        .is_some_and(|hush| unsafe { ptr::read_volatile(hush) } != 0);
+    match hushed {
+        false => 0,
+        // The machine is about to jump.
+        true if matches!(kind, Kind::KexecEnter) || !has_room() => u64::from(BPF_RB_FORCE_WAKEUP),
+        true => u64::from(BPF_RB_NO_WAKEUP),
+    }
 }
 
 #[inline(always)]

@@ -259,13 +259,15 @@ impl Pipeline {
         }
     }
 
-    /// Judges and hands on everything that `source` has now.
-    pub fn drain(&mut self, source: &mut impl Source) {
+    /// Judges and hands on everything that `source` has now; gives whether there was anything.
+    pub fn drain(&mut self, source: &mut impl Source) -> bool {
+        let mut any = false;
         loop {
             let mut batch = Records::default();
             if source.take(BATCH, |record| batch.push(record)) == 0 {
-                break;
+                return any;
             }
+            any = true;
             // In this order: see the beginning of this file. Close to a jump there is no time to ask: what was missed is
             // told after, if there is an after.
             let losses = match self.jump_is_near {

@@ -37,6 +37,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the ring is watched without rest once the machine is about to jump: the jump comes within this time, or not
 /// at all.
 const WATCH: Duration = Duration::from_secs(5);
+/// How long the ring is left alone after it was emptied: a wake-up for each event costs more than anything else here.
+const REST: Duration = Duration::from_millis(5);
 /// How long readers at the socket may take for the last lines.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -206,6 +208,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     _ = sd_notify::notify(&[NotifyState::Ready]);
 
     let mut tick = tokio::time::interval(TICK);
+    let mut rest = Rest::default();
     let reason = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -213,11 +216,9 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
             () = &mut end => break "asked to end",
             result = ring.readable() => {
                 result.context("the ring buffer cannot be waited for any longer")?;
-                pipeline.drain(&mut ring);
-                if pipeline.jump_is_near() {
-                    watch(&mut ring, &mut pipeline);
-                }
+                rest.attend(&mut ring, &mut pipeline);
             }
+            () = rest.over(), if rest.is_on() => rest.attend(&mut ring, &mut pipeline),
             _ = look_again.recv() => looks.look(&mut tracer, &mut ring, &mut pipeline),
             _ = tick.tick() => {
                 tracer.print_log();
@@ -425,6 +426,44 @@ fn watch(ring: &mut Ring, pipeline: &mut Pipeline) {
     }
 }
 
+/// When the ring is looked at without being called: some milliseconds after something was in it, for as long as there is.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    hushed: bool,
+}
+
+impl Rest {
+    fn is_on(&self) -> bool {
+        self.until.is_some()
+    }
+
+    async fn over(&self) {
+        if let Some(until) = self.until {
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    /// Empties the ring, and rests.
+    fn attend(&mut self, ring: &mut Ring, pipeline: &mut Pipeline) {
+        // First the hush ends: what comes while the ring is emptied is seen or calls.
+        ring.hush(false);
+        let busy = pipeline.drain(ring);
+        if pipeline.jump_is_near() {
+            watch(ring, pipeline);
+        }
+        self.begin(busy, Instant::now());
+        ring.hush(self.hushed);
+    }
+
+    /// Rests in a hush where something was in the ring. Where nothing was, one more look follows, for an event that was sent
+    /// in a hush which was over.
+    fn begin(&mut self, busy: bool, now: Instant) {
+        self.until = (busy || self.hushed).then(|| now + REST);
+        self.hushed = busy;
+    }
+}
+
 /// A file that exists while the agent is ready.
 struct ReadyFile(PathBuf);
 
@@ -445,7 +484,24 @@ impl Drop for ReadyFile {
 
 #[cfg(test)]
 mod tests {
-    use super::ring_bytes;
+    use super::*;
+
+    #[test]
+    fn the_ring_is_looked_at_until_it_was_empty_twice() {
+        // Given a ring that nobody looks at before it calls,
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        assert!(!rest.is_on());
+        // when something is in it, then events need not call while it rests,
+        for _ in 0..2 {
+            rest.begin(true, now);
+            assert_eq!((rest.until, rest.hushed), (Some(now + REST), true));
+        }
+        // and when nothing is, then they must, and one more look follows.
+        rest.begin(false, now);
+        assert_eq!((rest.until, rest.hushed), (Some(now + REST), false));
+        rest.begin(false, now);
+        assert_eq!((rest.until, rest.hushed), (None, false));
+    }
 
     #[test]
     fn a_ring_is_a_power_of_two_of_at_least_a_page() {

@@ -13,7 +13,7 @@ use luo_trace_common::variables::Variable;
 use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
 use super::misses::Misses;
-use super::ring::{Counter, Ring};
+use super::ring::{Ring, Shared};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use crate::journal::{Header, HookState};
@@ -169,16 +169,13 @@ impl Tracer {
             .ebpf
             .take_map("EVENTS")
             .context("the ring buffer was taken before")?;
-        let lost = self
-            .ebpf
-            .take_map("LOST")
-            .context("the loss counter was taken before")?;
-        let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
-        let Map::Array(lost) = lost else {
-            bail!("the loss counter is no array");
+        let mut shared = |name| match self.ebpf.take_map(name) {
+            Some(Map::Array(array)) => Shared::map(&array).with_context(|| format!("map {name} cannot be shared")),
+            _ => bail!("map {name} was taken before"),
         };
-        let lost = Counter::map(&lost).context("the loss counter cannot be read")?;
-        Ring::new(RingBuf::try_from(ring)?, lost, misses)
+        let (lost, hush) = (shared("LOST")?, shared("HUSH")?);
+        let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
+        Ring::new(RingBuf::try_from(ring)?, lost, hush, misses)
     }
 }
 
