@@ -142,10 +142,10 @@ impl<'a> Btf<'a> {
         if field.path().is_empty() {
             return Some(self.get(id)?.size_or_type);
         }
-        let mut offset = 0;
+        let mut offset = 0_u32;
         for name in field.path().split('.') {
             let (member_offset, member_type) = self.member(id, name.as_bytes(), DEPTH, &mut { MEMBERS })?;
-            offset += member_offset;
+            offset = offset.checked_add(member_offset)?;
             id = member_type;
         }
         Some(offset)
@@ -223,7 +223,8 @@ impl<'a> Btf<'a> {
             if member_name.is_empty()
                 && let Some((offset, found)) = self.member(member_type, name, depth - 1, budget)
             {
-                return Some((bits / 8 + offset, found));
+                // In damaged information, members may lie anywhere.
+                return Some(((bits / 8).checked_add(offset)?, found));
             }
         }
         None
