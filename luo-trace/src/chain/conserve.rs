@@ -112,15 +112,13 @@ impl<'a> Came<'a> {
     pub(super) fn of(crossing: &Crossing<'a>, to: Place<'a>) -> Self {
         let boot = to.boot;
         let found = boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
-        // LUO counts from 0 where it was handed nothing.
-        let nothing = boot.update_number == Some(0) && crossing.update.basis != Some(super::Basis::Number);
         let mut sessions = boot.incoming.sorted();
         if found {
             sessions.retain(|session| session.arrived);
         }
         Self {
             sessions,
-            whole: (found || nothing || boot.known.incoming) && boot.incoming.dropped == 0,
+            whole: crossing.update.knows_what_came(boot),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::SessionRef;
 use luo_trace_common::text::{Compatible, SessionName};
 
@@ -46,6 +47,13 @@ pub struct SessionLine {
     pub files: BTreeMap<u64, FileLine>,
     /// The event that it was first known by.
     pub evidence: Option<EventId>,
+}
+
+impl SessionLine {
+    /// Whether it has the name of the recorder's own, which is no session of a guest.
+    pub fn is_own(&self) -> bool {
+        self.name.as_bytes() == OWN_SESSION.as_bytes()
+    }
 }
 
 /// What happened to one file in one boot.

@@ -110,6 +110,14 @@ impl Update {
             unclaimed: Vec::new(),
         }
     }
+
+    /// Whether everything that came with it is known, by the record of the boot that arrived.
+    pub fn knows_what_came(&self, to: &Boot) -> bool {
+        let found = to.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        // LUO counts from 0 where it was handed nothing.
+        let nothing = to.update_number == Some(0) && self.basis != Some(Basis::Number);
+        (found || nothing || to.known.incoming) && to.incoming.dropped == 0
+    }
 }
 
 /// A boot and its place in the chain.

@@ -6,9 +6,9 @@ use luo_trace_common::text::Compatible;
 
 use super::{Basis, Boot, Chain, Fate};
 use crate::event::{Body, Event};
-use crate::journal::{Clock, Header, HookState, Kexec};
+use crate::journal::Header;
 use crate::model::{Finding, Invariant, Status};
-use crate::testing::{IMAGE, MEMFD, Story, memfd, session};
+use crate::testing::{IMAGE, MEMFD, Story, header, memfd, session};
 
 mod account;
 mod conserve;
@@ -29,29 +29,8 @@ struct Record {
 fn record(number: u64, tell: impl FnOnce(&mut Story)) -> Record {
     let mut story = Story::new();
     tell(&mut story);
-    let kexec = Kexec {
-        previous_release: Some("7.3.4".into()),
-        count: Some(number),
-    };
-    let watched = Hook::ALL.iter().map(|hook| HookState {
-        id: hook.id().into(),
-        attached: true,
-        ..HookState::default()
-    });
-    let header = Header {
-        boot_id: format!("boot-{number}"),
-        kernel_release: "7.3.4".into(),
-        update_number: Some(number),
-        kexec: Some(kexec).filter(|_| number > 0),
-        clock: Clock {
-            realtime_ns: (1000 + 60 * number) * SECOND,
-            ..Clock::default()
-        },
-        hooks: watched.collect(),
-        ..Header::default()
-    };
     Record {
-        header,
+        header: header(number),
         events: story.events,
     }
 }

@@ -6,7 +6,7 @@ use luo_trace_common::OWN_SESSION;
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::values::Limit;
-use crate::chain::{self, Basis, Boot, Fate, FileFate, FileLine, SessionLine};
+use crate::chain::{self, Boot, Fate, FileFate, FileLine, SessionLine};
 use crate::checks::Answer;
 use crate::judge::Case;
 use crate::report::span;
@@ -178,12 +178,9 @@ impl<'a> Sides<'a> {
         });
         let came = update.to.and_then(|place| {
             let (boot, record) = (boots.get(place)?, case.records.get(place)?);
-            let found = boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
-            // LUO counts from 0 where it was handed nothing.
-            let nothing = boot.update_number == Some(0) && update.basis != Some(Basis::Number);
             Some(Came {
                 boot,
-                whole: (found || nothing || boot.known.incoming) && boot.incoming.dropped == 0,
+                whole: update.knows_what_came(boot),
                 ended: record.judgement.ending().is_some(),
             })
         });

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use luo_trace_common::OWN_SESSION;
 use luo_trace_common::text::{Compatible, Name, SessionName};
 
 use super::json::{
@@ -59,7 +58,7 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
     let departed = |update: &chain::Update| update.from == Some(place) && update.fate != Fate::Aborted;
     let taken = chain.updates.iter().any(departed);
     let alive = others(&boot.outgoing).into_iter().filter(|_| !taken);
-    let closed = boot.outgoing.abandoned.iter().filter(|line| !is_own(line));
+    let closed = boot.outgoing.abandoned.iter().filter(|line| !line.is_own());
     let told = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
     Kernel {
         release: clean(&boot.release),
@@ -123,12 +122,8 @@ fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -
 /// All sessions by name, but for the recorder's own.
 fn others(sessions: &Sessions) -> Vec<&SessionLine> {
     let mut sessions = sessions.sorted();
-    sessions.retain(|session| !is_own(session));
+    sessions.retain(|session| !session.is_own());
     sessions
-}
-
-fn is_own(session: &SessionLine) -> bool {
-    session.name == SessionName::new(OWN_SESSION)
 }
 
 type Side<'a> = Option<(usize, &'a Boot)>;

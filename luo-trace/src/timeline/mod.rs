@@ -9,9 +9,6 @@ mod phases;
 pub use axis::{Axis, Basis, Link};
 pub use phases::{PHASES, Phase};
 
-use luo_trace_common::OWN_SESSION;
-use luo_trace_common::text::SessionName;
-
 use crate::chain::{Boot, Chain, SessionLine, Sessions, Span, Update};
 
 /// The live updates of a chain on one axis of time.
@@ -151,8 +148,7 @@ impl<'a> Arrival<'a> {
 
 /// The sessions that a host's guests live in: all but the recorder's own.
 fn others(sessions: &Sessions) -> impl Iterator<Item = &SessionLine> {
-    let own = SessionName::new(OWN_SESSION);
-    sessions.iter().filter(move |session| session.name != own)
+    sessions.iter().filter(|session| !session.is_own())
 }
 
 /// When each of [`PHASES`] began, and when the last of them ended, as far as that is known.

@@ -1,5 +1,6 @@
 //! Stories of updates, told by the stamps that make a timeline.
 
+use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{IMAGE_FILE, Outcome, Plain};
 use proptest::prelude::*;
 

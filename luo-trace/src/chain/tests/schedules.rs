@@ -2,27 +2,11 @@
 //! does not is found wherever the record tells.
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
-use crate::testing::{Deed, Fault, Left, Plan, with_losses, with_misses};
+use crate::testing::{Deed, Fault, Left, Plan, cases, with_losses, with_misses};
 
 const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
-
-/// The same schedules in every run; `PROPTEST_RNG_SEED=NUMBER` looks at others.
-fn cases(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig::default();
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(7),
-        given => given,
-    };
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        rng_seed,
-        ..config
-    }
-}
 
 fn deed() -> impl Strategy<Value = Deed> {
     let fault = prop_oneof![8 => Just(Fault::None), 1 => Just(Fault::Handler)];

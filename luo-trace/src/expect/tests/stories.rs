@@ -2,16 +2,12 @@
 
 use std::path::PathBuf;
 
-use luo_trace_common::hooks::Hook;
-
 use super::*;
 use crate::decode::encode;
 use crate::event::{Body, Event};
-use crate::journal::{Clock, End, Header, HookState, Kexec, Writer};
+use crate::journal::{End, Writer};
 use crate::judge::Case;
-use crate::testing::{IMAGE, Story, memfd, session, with_losses};
-
-const SECOND: u64 = 1_000_000_000;
+use crate::testing::{IMAGE, Story, header, memfd, session, with_losses};
 
 /// What everything has to be like.
 const WANTED: &str = r#"
@@ -55,27 +51,7 @@ impl Disk {
     }
 
     fn events(&mut self, number: u64, events: &[Event]) -> &mut Self {
-        let watched = Hook::ALL.iter().map(|hook| HookState {
-            id: hook.id().into(),
-            attached: true,
-            ..HookState::default()
-        });
-        let header = Header {
-            boot_id: format!("boot-{number}"),
-            kernel_release: "7.3.4".into(),
-            update_number: Some(number),
-            kexec: (number > 0).then(|| Kexec {
-                previous_release: Some("7.3.4".into()),
-                count: Some(number),
-            }),
-            clock: Clock {
-                realtime_ns: (1000 + 60 * number) * SECOND,
-                ..Clock::default()
-            },
-            hooks: watched.collect(),
-            ..Header::default()
-        };
-        let (mut writer, path) = Writer::open(self.dir.path(), &header).unwrap();
+        let (mut writer, path) = Writer::open(self.dir.path(), &header(number)).unwrap();
         for event in events.iter().filter(|event| event.body.kind().is_some()) {
             writer.append([&encode(event)[..]]).unwrap();
         }

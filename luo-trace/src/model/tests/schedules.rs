@@ -7,29 +7,11 @@ use std::collections::BTreeSet;
 use luo_trace_common::events::{FileCall, FlbCall, IMAGE_LEGACY, INCOMING, OUTGOING};
 use luo_trace_common::hooks::Hook;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::{Coverage, Model, judge};
 use crate::event::{Body, Event};
 use crate::model::{FileCount, Invariant, Status};
-use crate::testing::{Deed, Fault, Lists, Plan, with_change, with_losses, with_misses};
-
-/// A failure is printed and not written down: the plan is short enough to copy into a test.
-/// The same schedules in every run, so that a failure is owed to the change at hand. `PROPTEST_RNG_SEED=NUMBER` looks at
-/// others: some in a hundred thousand still give a false alarm or a missed one.
-fn cases(cases: u32) -> ProptestConfig {
-    let config = ProptestConfig::default();
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random => RngSeed::Fixed(7),
-        given => given,
-    };
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        rng_seed,
-        ..config
-    }
-}
+use crate::testing::{Deed, Fault, Lists, Plan, cases, with_change, with_losses, with_misses};
 
 fn deed() -> impl Strategy<Value = Deed> {
     let fault = prop_oneof![8 => Just(Fault::None), 1 => Just(Fault::Handler), 1 => (0u8..2).prop_map(Fault::Flb)];
