@@ -6,6 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::policy::{ImageFile, ImageVerdict, PolicyChange, PolicyDecision};
 use crate::text::{Comm, Compatible, Name, SessionName};
 
 /// Version of this ABI, written in a journal's header.
@@ -103,6 +104,8 @@ kinds! {
     /// `kho_fill_kimage` returned: an image that is being loaded was made one that carries preserved memory. Comes before
     /// its [`Kind::ImageLoad`], and is the only moment at which the next kernel's command line can be read.
     52 ImageCarrier(ImageCarrier) "image-carrier";
+    /// `security_kernel_read_file` was entered for an image to jump into: this is its file, which the agent may look into.
+    53 ImageFile(ImageFile) "image-file";
 
     /// A function of KHO's interface returned, one that is called once for an object and not once for a page.
     64 KhoOp(KhoOp) "kho-op";
@@ -140,6 +143,13 @@ kinds! {
     /// Programs were skipped by the kernel. No program can tell that, so this record is the agent's own: it comes before
     /// every event that may depend on it, with the time up to which that may be.
     112 Missed(Missed) "missed";
+    /// The agent has looked into an image that was loaded. Its own record, too.
+    113 ImageVerdict(ImageVerdict) "image-verdict";
+    /// Policy, or an operator's order, changed. Its own record, too.
+    114 PolicyChange(PolicyChange) "policy-change";
+
+    /// Policy was asked about a call, and decided. Comes before the call's own event, which a refused call may not have.
+    120 PolicyDecision(PolicyDecision) "policy-decision";
 }
 
 /// What every event begins with.
@@ -829,6 +839,10 @@ mod tests {
             (Kind::ArrivedFlb, 64),
             (Kind::Arrival, 40),
             (Kind::Missed, 8),
+            (Kind::ImageFile, 32),
+            (Kind::ImageVerdict, 528),
+            (Kind::PolicyChange, 288),
+            (Kind::PolicyDecision, 464),
         ];
         for (kind, size) in sizes {
             assert_eq!(kind.payload_size(), size, "{}", kind.name());

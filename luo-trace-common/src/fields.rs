@@ -234,4 +234,42 @@ fields! {
     FlbArrivedHeader "luo_flb_global" "incoming.header_ser";
     /// What the previous kernel wrote of FLBs: each.
     FlbArrivedRecords "luo_flb_global" "incoming.ser";
+    /// Number of a file system.
+    SuperDevice "super_block" "s_dev";
+    /// A file's operations: what kind of file it is.
+    FileOps "file" "f_op";
+    /// Number of the system call that a task is in; x86-64.
+    RegsCall "pt_regs" "orig_ax";
+    /// Its first argument; x86-64.
+    RegsArg1 "pt_regs" "di";
+    /// Its second argument; x86-64.
+    RegsArg2 "pt_regs" "si";
+    /// Its third argument; x86-64.
+    RegsArg3 "pt_regs" "dx";
+    /// Its fourth argument; x86-64.
+    RegsArg4 "pt_regs" "r10";
+    /// Its fifth argument; x86-64.
+    RegsArg5 "pt_regs" "r8";
+    /// Number of the system call that a task is in; arm64.
+    RegsCallArm "pt_regs" "syscallno";
+    /// Its arguments, one after the other, but for the first; arm64.
+    RegsArgsArm "pt_regs" "regs";
+    /// Its first argument; arm64.
+    RegsArg1Arm "pt_regs" "orig_x0";
+    /// The control groups of a task.
+    TaskCgroups "task_struct" "cgroups";
+    /// Its control group of version 2.
+    CgroupsDefault "css_set" "dfl_cgrp";
+    /// The control group's directory.
+    CgroupNode "cgroup" "kn";
+    /// The directory above; 6.15 and later.
+    NodeParent "kernfs_node" "__parent";
+    /// The directory's name.
+    NodeName "kernfs_node" "name";
+    /// LUO's own serialized head, which names its format; 7.2 and later.
+    LuoSerialized "(enabled, liveupdate_num)" "luo_ser";
+    /// The format's name.
+    LuoFormat "luo_ser" "compatible";
+    /// KHO's tree for the next kernel, which names its format.
+    KhoOutTreeHead "kho_out" "fdt";
 }

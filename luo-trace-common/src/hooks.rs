@@ -283,6 +283,11 @@ hooks! {
         enter: Some("image_carrier_enter"), exit: Some("image_carrier"),
         attach: function(&["kho_fill_kimage"], 1), fields: [ImageKho ImageCommandLine ImageCommandLineLen];
 
+    /// The file of an image that is being loaded.
+    ImageFile "image-file" Reboot Optional
+        enter: Some("image_file_enter"), exit: None,
+        attach: function(&["security_kernel_read_file"], 3), fields: [FileInode InodeNumber InodeSuper SuperDevice];
+
     /// Pages are preserved.
     KhoPreservePages "kho-preserve-pages" Kho Optional
         enter: Some("kho_preserve_pages_enter"), exit: Some("kho_preserve_pages"),

@@ -7,6 +7,7 @@
 //! - [`fields`]: the members of kernel structures the programs read, whose offsets the agent looks up in the running kernel's BTF;
 //! - [`variables`]: the variables of the kernel the programs read, whose addresses come from `/proc/kallsyms`;
 //! - [`facts`]: what the kernel says of itself for a journal's header;
+//! - [`policy`]: what policy may refuse, and how it is decided;
 //! - [`snapshot`]: how the agent has the kernel's lists walked;
 //! - [`text`]: names of fixed size as the kernel keeps them, and how they are shown.
 #![no_std]
@@ -15,6 +16,7 @@ pub mod events;
 pub mod facts;
 pub mod fields;
 pub mod hooks;
+pub mod policy;
 pub mod snapshot;
 pub mod text;
 pub mod variables;

@@ -82,8 +82,8 @@ fn wake_up(kind: Kind) -> u64 {
         .is_some_and(|hush| unsafe { ptr::read_volatile(hush) } != 0);
     match hushed {
         false => 0,
-        // The machine is about to jump.
-        true if matches!(kind, Kind::KexecEnter) || !has_room() => u64::from(BPF_RB_FORCE_WAKEUP),
+        // The machine is about to jump, or a file can be looked into as long as its descriptor is open.
+        true if matches!(kind, Kind::KexecEnter | Kind::ImageFile) || !has_room() => u64::from(BPF_RB_FORCE_WAKEUP),
         true => u64::from(BPF_RB_NO_WAKEUP),
     }
 }

@@ -6,11 +6,15 @@ use aya_ebpf::programs::{FEntryContext, FExitContext};
 use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageLoad, Kexec, Kind};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::policy::ImageFile;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_image};
 use crate::session::emit_plain;
 use crate::task;
+
+/// `READING_KEXEC_IMAGE` of `enum kernel_read_file_id`, include/linux/kernel_read_file.h (7.3).
+const READING_KEXEC_IMAGE: u32 = 3;
 
 /// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3)
 #[fentry]
@@ -102,6 +106,30 @@ pub fn image_carrier(ctx: FExitContext) -> u32 {
         if let Some(command_line) = image.follow(Field::ImageCommandLine) {
             command_line.read_bytes(event.command_line_len, &mut event.command_line);
         }
+    });
+    0
+}
+
+/// `int security_kernel_read_file(struct file *file, enum kernel_read_file_id id, bool contents)`, security/security.c (7.3)
+#[fentry]
+pub fn image_file_enter(ctx: FEntryContext) -> u32 {
+    if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE {
+        return 0;
+    }
+    let file = Address(ctx.arg(0));
+    // SAFETY: helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    emit(Kind::ImageFile, now, |event: &mut ImageFile| {
+        event.descriptor = -1;
+        let Some(inode) = file.follow(Field::FileInode) else {
+            return;
+        };
+        event.inode = inode.read::<u64>(Field::InodeNumber).unwrap_or(0);
+        event.size = inode.read::<u64>(Field::InodeSize).unwrap_or(0);
+        let device = inode
+            .follow(Field::InodeSuper)
+            .and_then(|sb| sb.read::<u32>(Field::SuperDevice));
+        event.device = device.map_or(0, u64::from);
     });
     0
 }

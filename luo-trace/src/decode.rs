@@ -3,7 +3,8 @@
 use std::fmt;
 
 use luo_trace_common::events::{FileCall, FlbCall, Header, KhoCall, Kind, Missed};
-use zerocopy::{FromBytes, IntoBytes};
+use luo_trace_common::policy::{Decision, Operation, PolicyDecision};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::event::{Body, Event};
 
@@ -177,6 +178,15 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
         Kind::ArrivedFile => Body::ArrivedFile(prefix(payload)),
         Kind::ArrivedFlb => Body::ArrivedFlb(prefix(payload)),
         Kind::Arrival => Body::Arrival(prefix(payload)),
+        Kind::ImageFile => Body::ImageFile(prefix(payload)),
+        Kind::ImageVerdict => Body::ImageVerdict(Box::new(prefix(payload))),
+        Kind::PolicyChange => Body::PolicyChange(Box::new(prefix(payload))),
+        Kind::PolicyDecision => {
+            let payload: PolicyDecision = prefix(payload);
+            let operation = Operation::from_raw(payload.operation).ok_or(unknown)?;
+            let decision = Decision::from_raw(payload.decision).ok_or(unknown)?;
+            Body::PolicyDecision(operation, decision, Box::new(payload))
+        }
         Kind::Missed => {
             let payload: Missed = prefix(payload);
             Body::Gap { lost: payload.programs }
@@ -252,6 +262,10 @@ pub fn encode(event: &Event) -> Vec<u8> {
         Body::ArrivedFlb(p) => (Kind::ArrivedFlb, p.as_bytes()),
         Body::Arrival(p) => (Kind::Arrival, p.as_bytes()),
         Body::KhoOp(_, p) => (Kind::KhoOp, p.as_bytes()),
+        Body::ImageFile(p) => (Kind::ImageFile, p.as_bytes()),
+        Body::ImageVerdict(p) => (Kind::ImageVerdict, p.as_bytes()),
+        Body::PolicyChange(p) => (Kind::PolicyChange, p.as_bytes()),
+        Body::PolicyDecision(_, _, p) => (Kind::PolicyDecision, p.as_bytes()),
         Body::FileCallback(_, p) => (Kind::FileCallback, p.as_bytes()),
         Body::FlbCallback(_, p) => (Kind::FlbCallback, p.as_bytes()),
         // A gap is no record of its own: it shows in the next event's count of losses.
@@ -263,7 +277,12 @@ pub fn encode(event: &Event) -> Vec<u8> {
 /// Writes what no program can tell: that this many were skipped by the kernel since it was last told. The header's time is
 /// that up to which events may depend on it.
 pub fn missed(header: Header, programs: u64) -> Vec<u8> {
-    record(Kind::Missed, header, Missed { programs }.as_bytes())
+    own(Kind::Missed, header, &Missed { programs })
+}
+
+/// Writes a record of the agent's own, of a kind that no program sends.
+pub fn own(kind: Kind, header: Header, payload: &(impl IntoBytes + Immutable)) -> Vec<u8> {
+    record(kind, header, payload.as_bytes())
 }
 
 fn record(kind: Kind, header: Header, payload: &[u8]) -> Vec<u8> {

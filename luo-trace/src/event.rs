@@ -9,6 +9,9 @@ use luo_trace_common::events::{
     SnapshotHandler, SnapshotLink, SnapshotSession,
 };
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::policy::{
+    self, Condition, Decision, ImageFile, ImageVerdict, Mode, Operation, PolicyChange, PolicyDecision,
+};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One thing that happened in the kernel, or a hole in the record of it.
@@ -20,7 +23,7 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What happened. A command line is ten times as long as anything else, and so has a place of its own.
+/// What happened. What is some times as long as anything else has a place of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the kind of its name in luo_trace_common::events")]
 pub enum Body {
@@ -52,6 +55,10 @@ pub enum Body {
     KexecReturn(Plain),
     ImageLoad(ImageLoad),
     ImageCarrier(Box<ImageCarrier>),
+    ImageFile(ImageFile),
+    ImageVerdict(Box<ImageVerdict>),
+    PolicyChange(Box<PolicyChange>),
+    PolicyDecision(Operation, Decision, Box<PolicyDecision>),
     KhoOp(KhoCall, KhoOp),
     KhoBalance(KhoBalance),
     KhoAnomaly(KhoAnomaly),
@@ -148,6 +155,10 @@ impl Body {
             Body::DeviceRelease(_) => Kind::DeviceRelease,
             Body::ImageLoad(_) => Kind::ImageLoad,
             Body::ImageCarrier(_) => Kind::ImageCarrier,
+            Body::ImageFile(_) => Kind::ImageFile,
+            Body::ImageVerdict(_) => Kind::ImageVerdict,
+            Body::PolicyChange(_) => Kind::PolicyChange,
+            Body::PolicyDecision(..) => Kind::PolicyDecision,
             Body::KhoOp(..) => Kind::KhoOp,
             Body::KhoBalance(_) => Kind::KhoBalance,
             Body::KhoAnomaly(_) => Kind::KhoAnomaly,
@@ -180,6 +191,7 @@ impl Body {
             Body::FileCallback(_, p) => &p.session,
             Body::KhoBalance(p) => &p.session,
             Body::SnapshotSession(p) => &p.session,
+            Body::PolicyDecision(_, _, p) => &p.session,
             _ => return None,
         })
     }
@@ -240,6 +252,10 @@ impl Event {
             | Body::ArrivedFile(_)
             | Body::ArrivedFlb(_)
             | Body::Arrival(_)
+            | Body::ImageFile(_)
+            | Body::ImageVerdict(_)
+            | Body::PolicyChange(_)
+            | Body::PolicyDecision(..)
             | Body::Gap { .. } => return None,
         })
     }
@@ -323,6 +339,21 @@ impl Event {
             Body::KexecEnter(p) => d.image(&p.image),
             Body::ImageLoad(p) => d.image(&p.image),
             Body::ImageCarrier(p) => d.text("command_line", p.command_line),
+            Body::ImageFile(p) => {
+                d.number("inode", p.inode);
+                d.number("size", p.size);
+            }
+            Body::ImageVerdict(p) => {
+                d.text("outcome", verdict_name(p.outcome));
+                d.text("command_line", verdict_name(p.command_line));
+                d.text("reason", p.reason);
+            }
+            Body::PolicyChange(p) => d.policy_change(p),
+            Body::PolicyDecision(operation, decision, p) => {
+                d.text("operation", operation.name());
+                d.text("decision", decision.name());
+                d.policy_decision(p);
+            }
             Body::KhoOp(_, p) => {
                 d.name("subtree", &p.name);
                 d.number("pages", p.pages);
@@ -444,6 +475,48 @@ impl Details {
         self.text("data", format_args!("{:#x}", p.data));
     }
 
+    fn policy_change(&mut self, p: &PolicyChange) {
+        let what = match p.what {
+            policy::POLICY_LOADED => "loaded",
+            policy::POLICY_OFF => "off",
+            policy::POLICY_HOLD => "hold",
+            policy::POLICY_ALLOW => "allow",
+            policy::POLICY_CLEAR => "clear",
+            policy::POLICY_EXPIRED => "expired",
+            policy::POLICY_ADOPTED => "adopted",
+            _ => return,
+        };
+        self.text("what", what);
+        if let Some(mode) = Mode::from_raw(p.mode) {
+            self.text("mode", mode.name());
+        }
+        if !p.text.is_empty() {
+            self.text("text", p.text);
+        }
+    }
+
+    fn policy_decision(&mut self, p: &PolicyDecision) {
+        if !p.rule_name.is_empty() {
+            self.text("rule", p.rule_name);
+        }
+        self.number("uid", p.uid.into());
+        if !p.cgroup.is_empty() {
+            self.text("cgroup", p.cgroup);
+        }
+        self.conditions("because", p.yes);
+        self.conditions("unknown", p.unknown);
+    }
+
+    fn conditions(&mut self, key: &'static str, bits: u32) {
+        let set = Condition::ALL
+            .iter()
+            .filter(|&&condition| bits >> condition as u32 & 1 != 0);
+        let names: Vec<_> = set.map(|condition| condition.name()).collect();
+        if !names.is_empty() {
+            self.text(key, names.join(" "));
+        }
+    }
+
     /// What a walk over LUO's lists says against itself.
     fn marks(&mut self, flags: u32) {
         self.flags(
@@ -482,6 +555,16 @@ impl Details {
         if let Some(hook) = hook {
             self.text("within", hook.id());
         }
+    }
+}
+
+/// What the agent says of an image, or of its command line.
+fn verdict_name(verdict: u32) -> &'static str {
+    match verdict {
+        policy::VERDICT_CARRIES => "carries",
+        policy::VERDICT_LOSES => "loses",
+        policy::VERDICT_PANICS => "panics",
+        _ => "unknown",
     }
 }
 

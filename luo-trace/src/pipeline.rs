@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use luo_trace_common::events::{Header as EventHeader, SNAPSHOT_CHANGED};
-use zerocopy::FromZeros;
+use luo_trace_common::events::{Header as EventHeader, Kind, SNAPSHOT_CHANGED};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::carry::{Mapping, Namesake};
 use crate::decode::{self, Decoder};
@@ -290,6 +290,23 @@ impl Pipeline {
         if let Some(gap) = self.decoder.lost_is_now(losses.dropped, self.last) {
             self.event(gap);
         }
+        self.hand_on(records);
+    }
+
+    /// Puts a record of the agent's own behind everything that was judged so far.
+    pub fn note(&mut self, kind: Kind, payload: &(impl IntoBytes + Immutable)) {
+        let header = EventHeader {
+            lost: self.decoder.lost(),
+            ktime: host::monotonic_ns(),
+            ..EventHeader::new_zeroed()
+        };
+        let mut records = Records::default();
+        records.push(&decode::own(kind, header, payload));
+        let losses = Losses {
+            missed: self.missed,
+            ..Losses::default()
+        };
+        let records = self.judge(records, losses);
         self.hand_on(records);
     }
 

@@ -162,5 +162,9 @@ fn changes_lists(body: &Body) -> bool {
             | Body::ArrivedFile(_)
             | Body::ArrivedFlb(_)
             | Body::Arrival(_)
+            | Body::ImageFile(_)
+            | Body::ImageVerdict(_)
+            | Body::PolicyChange(_)
+            | Body::PolicyDecision(..)
     )
 }

@@ -1,0 +1,601 @@
+//! What policy may refuse, and how it is decided: the data that the agent lays down for the programs, and the decision
+//! itself, which programs and `luo-trace policy test` share.
+//!
+//! A policy has at most [`RULES`] rules, so that a set of rules is one number. The agent compiles it into one [`Table`] and
+//! into maps from a value (a task's name, a user, a control group, a session's name) to the rules that name it. A decision
+//! then is some lookups and arithmetic on sets, however many rules there are; nothing waits for the agent.
+//!
+//! Two tables are kept, told apart by their generation, and so are the entries of all maps: a decision reads one generation
+//! and sees one policy.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::events::{Image, SessionRef};
+use crate::text::{Comm, Name};
+
+/// How many rules a policy may have.
+pub const RULES: usize = 64;
+/// A set of rules, by their place in the policy's file.
+pub type RuleSet = u64;
+/// How many different numbers the conditions that count something may name in one policy, each.
+pub const LIMITS: usize = 8;
+/// How many different values a policy may name for each [`Aspect`], in `match` and `unless` together.
+pub const VALUES: usize = 1024;
+/// How deep control groups may be nested.
+pub const CGROUP_DEPTH: usize = 8;
+/// Number of the agent's own rule that says no while the host is held.
+pub const RULE_HOLD: u32 = RULES as u32;
+/// Number of the agent's own rule that says no while the agent is lost and the policy is closed.
+pub const RULE_AGENT_LOSS: u32 = RULE_HOLD + 1;
+/// No rule applied.
+pub const RULE_NONE: u32 = u32::MAX;
+/// A number that is not known, or that no rule asked for.
+pub const NOT_COUNTED: u64 = u64::MAX;
+/// A time that never comes, in nanoseconds.
+pub const NEVER: u64 = u64::MAX;
+
+/// A rule's name.
+pub type RuleName = Name<48>;
+/// The path of a task's control group, cut at its end where it does not fit.
+pub type CgroupPath = Name<256>;
+/// One component of it.
+pub type CgroupName = Name<128>;
+
+/// Declares raw number, name and number of variants once.
+macro_rules! choices {
+    ($($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $choice:ident $name:literal;)* })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum $ty { $($(#[$vdoc])* $choice = $value,)* }
+
+        impl $ty {
+            /// All of them, in the order of their numbers, which begin at 0.
+            pub const ALL: &[$ty] = &[$($ty::$choice,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The one of this number, or `None` where this version knows none.
+            pub const fn from_raw(raw: u32) -> Option<Self> {
+                match raw { $($value => Some($ty::$choice),)* _ => None }
+            }
+
+            /// The name users see, in policies and in metric labels.
+            pub const fn name(self) -> &'static str {
+                match self { $($ty::$choice => $name,)* }
+            }
+
+            /// The one that users call so.
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|choice| choice.name() == name)
+            }
+        }
+    )* };
+}
+
+choices! {
+    /// What a rule is about (`on`). There is none for retrieve, finish and closing: refusing those would leak preserved memory.
+    Operation {
+        /// A session is made.
+        0 SessionCreate "session-create";
+        /// A file is preserved into a session.
+        1 FilePreserve "file-preserve";
+        /// An image to jump into is loaded. Images for a crash, and unloading, are never asked about.
+        2 KexecLoad "kexec-load";
+        /// `reboot(LINUX_REBOOT_CMD_KEXEC)`.
+        3 KexecReboot "kexec-reboot";
+    }
+
+    /// What a rule tells calls apart by (`match` and `unless`).
+    Aspect {
+        /// The calling thread's name, which every program chooses for itself.
+        0 Comm "comm";
+        /// The caller's real user id.
+        1 Uid "uid";
+        /// The caller's control group (version 2), or one that it lies in.
+        2 Cgroup "cgroup";
+        /// The session's name; of an image and a reboot: the name of any session that is preserved.
+        3 Session "session";
+        /// Of an image and a reboot: the handler of any file that is preserved.
+        4 Handler "handler";
+    }
+
+    /// What must be so for a rule to apply (`when`).
+    Condition {
+        /// The image is, or is being, loaded by `kexec_load(2)`, which carries nothing over.
+        0 LegacyImage "legacy-image";
+        /// The kernel in the loaded image cannot take what is preserved.
+        1 TargetIncompatible "target-incompatible";
+        /// The loaded image's command line does not switch LUO on.
+        2 CmdlineMissingLiveupdate "cmdline-missing-liveupdate";
+        /// There are more outgoing sessions than so many, without the recorder's own.
+        3 SessionsOver "sessions-over";
+        /// They have more files than so many.
+        4 FilesOver "files-over";
+        /// An invariant of at least this severity is violated.
+        5 InvariantViolated "invariant-violated";
+        /// There are incoming sessions that nobody has finished.
+        6 IncomingUnfinished "incoming-unfinished";
+        /// An operator holds the host.
+        7 Held "held";
+        /// The agent has shown no sign of life for longer than `stale_after`.
+        8 AgentStale "agent-stale";
+    }
+
+    /// What a policy does at all (`mode`).
+    Mode {
+        /// Nothing: nobody is asked.
+        0 Off "off";
+        /// It counts and tells what it would refuse.
+        1 Audit "audit";
+        /// It refuses.
+        2 Enforce "enforce";
+    }
+
+    /// What became of a call that policy was asked about.
+    Decision {
+        /// No rule applied.
+        0 Pass "pass";
+        /// A rule applied that only looks.
+        1 Audit "audit";
+        /// A rule would have refused it, were the mode `enforce`.
+        2 WouldDeny "would-deny";
+        /// Refused, with `EPERM`.
+        3 Deny "deny";
+        /// A rule would have refused it, but for an operator's allowance.
+        4 Allowed "allowed";
+    }
+}
+
+impl Decision {
+    /// Whether a rule says no, whatever became of the call.
+    pub const fn is_no(self) -> bool {
+        matches!(self, Decision::WouldDeny | Decision::Deny | Decision::Allowed)
+    }
+}
+
+/// The rules that name a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Selected {
+    /// In `match`.
+    pub matched: RuleSet,
+    /// In `unless`.
+    pub excepted: RuleSet,
+}
+
+impl Selected {
+    /// The rules that name this value or that one.
+    #[inline(always)]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            matched: self.matched | other.matched,
+            excepted: self.excepted | other.excepted,
+        }
+    }
+}
+
+/// The rules whose condition is that there are more than so many of something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Limit {
+    /// So many.
+    pub over: u64,
+    /// The rules; none where the place is not used.
+    pub rules: RuleSet,
+}
+
+/// A policy in the form in which it is decided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Table {
+    /// Which policy of this agent, from 1; entries of the maps have the same.
+    pub generation: u64,
+    /// The raw [`Mode`].
+    pub mode: u32,
+    /// Whether agent loss refuses images and reboots (`on_agent_loss = "closed"`): 1, else 0.
+    pub closed: u32,
+    /// For how long the agent may show no sign of life, in nanoseconds.
+    pub stale_after: u64,
+    /// The rules about each [`Operation`].
+    pub on: [RuleSet; Operation::COUNT],
+    /// The rules that refuse; the others look.
+    pub deny: RuleSet,
+    /// The rules with this [`Aspect`] in `match`.
+    pub matches: [RuleSet; Aspect::COUNT],
+    /// The rules with this [`Aspect`] in `unless`.
+    pub unless: [RuleSet; Aspect::COUNT],
+    /// The rules with each [`Condition`].
+    pub when: [RuleSet; Condition::COUNT],
+    /// The rules that do not apply to an [`Operation`] where one of their conditions is not known.
+    pub unknown_passes: [RuleSet; Operation::COUNT],
+    /// For [`Condition::SessionsOver`].
+    pub sessions_over: [Limit; LIMITS],
+    /// For [`Condition::FilesOver`].
+    pub files_over: [Limit; LIMITS],
+    /// For [`Condition::InvariantViolated`], by [`severity`](State::violated) from 1: the rules that ask for that much.
+    pub violated: [RuleSet; SEVERITIES],
+    /// The rules that name a session or a handler of what is preserved at this moment, by [`Aspect`]: the agent keeps it up to
+    /// date for images and reboots. The other places are not used.
+    pub preserved: [Selected; Aspect::COUNT],
+}
+
+/// How many severities there are: 1 warning, 2 error, 3 critical.
+pub const SEVERITIES: usize = 3;
+
+/// What an operator ordered, what the agent knows, and what the programs note. Each member is read and written by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct State {
+    /// The generation in force; 0: none, everything passes.
+    pub generation: u64,
+    /// When the agent last showed a sign of life, in nanoseconds of `CLOCK_MONOTONIC`; [`NEVER`]: it ended in order.
+    pub heartbeat: u64,
+    /// Until when an operator holds the host, in nanoseconds of `CLOCK_MONOTONIC`; 0: not, [`NEVER`]: until it is cleared.
+    pub held_until: u64,
+    /// Until when an operator lets everything pass; 0: not.
+    pub allowed_until: u64,
+    /// How often an image was asked to be loaded. Counted by the programs.
+    pub loads: u64,
+    /// What is known of the image that is loaded: a [`Verdict`] as a number.
+    pub verdict: u64,
+    /// The worst severity of an invariant that is violated: 1 warning, 2 error, 3 critical; 0: none is.
+    pub violated: u64,
+    /// How often the agent asked whether the programs run at all. Counted by the programs.
+    pub probes: u64,
+}
+
+/// What is known of an image, as one number, so that it is read as a whole: which load it came by, and some bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict(pub u64);
+
+impl Verdict {
+    const JUDGED: u64 = 1;
+    const INCOMPATIBLE: u64 = 2;
+    const LINE_KNOWN: u64 = 4;
+    const LINE_LACKS: u64 = 8;
+    const BITS: u32 = 8;
+
+    /// The verdict on the image that came by this load. `None` is what is not known.
+    pub const fn new(load: u64, incompatible: Option<bool>, lacks_liveupdate: Option<bool>) -> Self {
+        let judged = match incompatible {
+            None => 0,
+            Some(false) => Self::JUDGED,
+            Some(true) => Self::JUDGED | Self::INCOMPATIBLE,
+        };
+        let line = match lacks_liveupdate {
+            None => 0,
+            Some(false) => Self::LINE_KNOWN,
+            Some(true) => Self::LINE_KNOWN | Self::LINE_LACKS,
+        };
+        Self(load << Self::BITS | judged | line)
+    }
+
+    /// Which load the image came by.
+    #[inline(always)]
+    pub const fn load(self) -> u64 {
+        self.0 >> Self::BITS
+    }
+
+    /// Whether the kernel in it cannot take what is preserved; `None`: not known.
+    #[inline(always)]
+    pub const fn incompatible(self) -> Option<bool> {
+        match self.0 & Self::JUDGED {
+            0 => None,
+            _ => Some(self.0 & Self::INCOMPATIBLE != 0),
+        }
+    }
+
+    /// Whether its command line does not switch LUO on; `None`: not known.
+    #[inline(always)]
+    pub const fn lacks_liveupdate(self) -> Option<bool> {
+        match self.0 & Self::LINE_KNOWN {
+            0 => None,
+            _ => Some(self.0 & Self::LINE_LACKS != 0),
+        }
+    }
+}
+
+/// What is known when a decision is due.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Facts {
+    /// The rules that name this call's value of each [`Aspect`].
+    pub selected: [Selected; Aspect::COUNT],
+    /// The aspects that are not known, by bit.
+    pub unselected: u32,
+    /// The [`Condition`]s that are so, by bit. Those that count something, or that ask for a severity, are not looked for here.
+    pub yes: u32,
+    /// The conditions of which that is not known, by bit.
+    pub unknown: u32,
+    /// How many sessions there are, or [`NOT_COUNTED`].
+    pub sessions: u64,
+    /// How many files they have, or [`NOT_COUNTED`].
+    pub files: u64,
+    /// As [`State::violated`].
+    pub violated: u64,
+}
+
+/// Orders and circumstances that no rule of the file is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// An operator holds the host.
+    pub held: bool,
+    /// An operator lets everything pass.
+    pub allowed: bool,
+    /// The agent shows no sign of life.
+    pub stale: bool,
+}
+
+/// What was decided, and by which rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// What.
+    pub decision: Decision,
+    /// The first rule of the file that refuses; where none does, the first that applies; else [`RULE_NONE`]. An operator's
+    /// hold ([`RULE_HOLD`]) and agent loss ([`RULE_AGENT_LOSS`]) come before every rule.
+    pub rule: u32,
+}
+
+impl Table {
+    /// Whether anybody wants to know about an operation.
+    #[inline(always)]
+    pub fn asks(&self, operation: Operation, orders: Orders) -> bool {
+        self.on[operation as usize] != 0 || self.refuses_all(operation, orders) != RULE_NONE
+    }
+
+    /// The rules that apply to a call.
+    #[inline(always)]
+    pub fn applying(&self, operation: Operation, facts: &Facts) -> RuleSet {
+        let (mut no, mut unsure) = (0, 0);
+        // Rules are left out by exceptions in full only.
+        let (mut excepted, mut may_be_excepted, mut excepting) = (!0, !0, 0);
+        for aspect in 0..Aspect::COUNT {
+            let Selected { matched, excepted: out } = facts.selected[aspect];
+            excepting |= self.unless[aspect];
+            if facts.unselected >> aspect & 1 != 0 {
+                unsure |= self.matches[aspect];
+                excepted &= !self.unless[aspect];
+            } else {
+                no |= self.matches[aspect] & !matched;
+                excepted &= out | !self.unless[aspect];
+                may_be_excepted &= out | !self.unless[aspect];
+            }
+        }
+        no |= excepted & excepting;
+        unsure |= may_be_excepted & excepting & !excepted;
+        for condition in 0..Condition::COUNT {
+            if facts.unknown >> condition & 1 != 0 {
+                unsure |= self.when[condition];
+            } else if is_simple(condition) && facts.yes >> condition & 1 == 0 {
+                no |= self.when[condition];
+            }
+        }
+        for i in 0..LIMITS {
+            no |= not_over(&self.sessions_over[i], facts.sessions) | not_over(&self.files_over[i], facts.files);
+        }
+        for i in 0..SEVERITIES {
+            if facts.violated < i as u64 + 1 {
+                no |= self.violated[i];
+            }
+        }
+        let of_unknown = unsure & self.unknown_passes[operation as usize];
+        self.on[operation as usize] & !no & !of_unknown
+    }
+
+    /// Decides.
+    #[inline(always)]
+    pub fn rule(&self, operation: Operation, applying: RuleSet, orders: Orders) -> Ruling {
+        let denying = applying & self.deny;
+        let own = self.refuses_all(operation, orders);
+        let (refuses, rule) = if own != RULE_NONE {
+            (true, own)
+        } else if denying != 0 {
+            (true, denying.trailing_zeros())
+        } else if applying != 0 {
+            (false, applying.trailing_zeros())
+        } else {
+            (false, RULE_NONE)
+        };
+        let decision = match (refuses, rule) {
+            (false, RULE_NONE) => Decision::Pass,
+            (false, _) => Decision::Audit,
+            (true, _) if orders.allowed => Decision::Allowed,
+            (true, _) if self.mode == Mode::Enforce as u32 => Decision::Deny,
+            (true, _) => Decision::WouldDeny,
+        };
+        Ruling { decision, rule }
+    }
+
+    /// The agent's own rule that refuses an update whatever the file says, or [`RULE_NONE`].
+    #[inline(always)]
+    fn refuses_all(&self, operation: Operation, orders: Orders) -> u32 {
+        match operation {
+            Operation::KexecLoad | Operation::KexecReboot if orders.held => RULE_HOLD,
+            Operation::KexecLoad | Operation::KexecReboot if orders.stale && self.closed != 0 => RULE_AGENT_LOSS,
+            _ => RULE_NONE,
+        }
+    }
+}
+
+/// Whether a condition is answered by yes or no, without a number in the policy.
+const fn is_simple(condition: usize) -> bool {
+    condition != Condition::SessionsOver as usize
+        && condition != Condition::FilesOver as usize
+        && condition != Condition::InvariantViolated as usize
+}
+
+/// The rules of which this number says that they do not apply.
+#[inline(always)]
+fn not_over(limit: &Limit, number: u64) -> RuleSet {
+    match number <= limit.over {
+        true => limit.rules,
+        false => 0,
+    }
+}
+
+/// Key of a task's name. `generation` as in [`Table`], here and in the other keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CommKey {
+    /// Whose entry it is.
+    pub generation: u64,
+    /// The name.
+    pub comm: Comm,
+}
+
+/// Key of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UidKey {
+    /// Whose entry it is.
+    pub generation: u64,
+    /// The user.
+    pub uid: u32,
+    /// Keeps the size a multiple of its alignment; 0.
+    pub reserved: u32,
+}
+
+/// Key of a session's name in a trie of prefixes, whose entries hold what all shorter prefixes hold, too. An exact name is one
+/// that goes on with its NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SessionKey {
+    /// Whose entry it is.
+    pub generation: u64,
+    /// The name, or its beginning.
+    pub name: [u8; 64],
+}
+
+/// Key of a control group: its name in its parent. They are looked up from the root on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CgroupKey {
+    /// Whose entry it is.
+    pub generation: u64,
+    /// [`CgroupNode::node`] of its parent; 0: the root.
+    pub parent: u64,
+    /// Its name.
+    pub name: CgroupName,
+}
+
+/// A control group that rules name, or that lies above one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CgroupNode {
+    /// Number of this node, from 1.
+    pub node: u64,
+    /// The rules that name it.
+    pub selected: Selected,
+}
+
+/// A call that policy was asked about: payload of the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PolicyDecision {
+    /// The raw [`Operation`].
+    pub operation: u32,
+    /// The raw [`Decision`].
+    pub decision: u32,
+    /// The rule, as in [`Ruling`].
+    pub rule: u32,
+    /// The raw [`Mode`].
+    pub mode: u32,
+    /// [`Table::generation`].
+    pub generation: u64,
+    /// The rule's name; empty: none applied.
+    pub rule_name: RuleName,
+    /// The session, where it is about one. One that is being made has no id.
+    pub session: SessionRef,
+    /// The caller's real user id.
+    pub uid: u32,
+    /// The aspects that were not known, by bit.
+    pub unselected: u32,
+    /// The conditions that rules asked for and that were so, by bit.
+    pub yes: u32,
+    /// The conditions that rules asked for and that were not known, by bit.
+    pub unknown: u32,
+    /// How many outgoing sessions there were, or [`NOT_COUNTED`].
+    pub sessions: u64,
+    /// How many files they had, or [`NOT_COUNTED`].
+    pub files: u64,
+    /// [`State::loads`], of a load with this one.
+    pub loads: u64,
+    /// The image that is loaded; of a load: before it.
+    pub image: Image,
+    /// Path of the caller's control group.
+    pub cgroup: CgroupPath,
+}
+
+/// [`PolicyChange::what`]: a policy is in force from here on.
+pub const POLICY_LOADED: u32 = 1;
+/// [`PolicyChange::what`]: none is any more.
+pub const POLICY_OFF: u32 = 2;
+/// [`PolicyChange::what`]: an operator holds the host.
+pub const POLICY_HOLD: u32 = 3;
+/// [`PolicyChange::what`]: an operator lets everything pass for a time.
+pub const POLICY_ALLOW: u32 = 4;
+/// [`PolicyChange::what`]: an operator takes hold and allowance back.
+pub const POLICY_CLEAR: u32 = 5;
+/// [`PolicyChange::what`]: a hold or an allowance has come to its end.
+pub const POLICY_EXPIRED: u32 = 6;
+/// [`PolicyChange::what`]: what an agent that is gone left behind was taken over.
+pub const POLICY_ADOPTED: u32 = 7;
+
+/// Policy, or an operator's order, changed. No program can tell that: the record is the agent's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PolicyChange {
+    /// [`POLICY_LOADED`] and the ones after it.
+    pub what: u32,
+    /// The raw [`Mode`] of the policy in force.
+    pub mode: u32,
+    /// [`Table::generation`]; 0: none.
+    pub generation: u64,
+    /// Of a hold and an allowance: their end, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub until: u64,
+    /// The operator's real user id; of a policy 0.
+    pub uid: u32,
+    /// Of a policy: the [`Operation`]s that it has rules for, by bit, of which every call is told.
+    pub operations: u32,
+    /// The operator's reason; of a policy: the name of its file.
+    pub text: Name<256>,
+}
+
+/// [`ImageVerdict::outcome`] and [`ImageVerdict::command_line`]: not known.
+pub const VERDICT_UNKNOWN: u32 = 0;
+/// [`ImageVerdict::outcome`]: it will take what is preserved. [`ImageVerdict::command_line`]: it switches LUO on.
+pub const VERDICT_CARRIES: u32 = 1;
+/// [`ImageVerdict::outcome`]: something of it will be lost. [`ImageVerdict::command_line`]: it does not switch LUO on.
+pub const VERDICT_LOSES: u32 = 2;
+/// [`ImageVerdict::outcome`]: it will panic while it boots.
+pub const VERDICT_PANICS: u32 = 3;
+
+/// What the agent found in an image that was loaded. The record is the agent's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageVerdict {
+    /// [`Image::id`].
+    pub image: u64,
+    /// [`VERDICT_UNKNOWN`] and the ones after it: what the kernel in the image does with what is preserved.
+    pub outcome: u32,
+    /// [`VERDICT_UNKNOWN`], [`VERDICT_CARRIES`] or [`VERDICT_LOSES`]: what its command line does.
+    pub command_line: u32,
+    /// Why, in a sentence.
+    pub reason: Name<512>,
+}
+
+/// The file of an image that is being loaded, so that the agent can look into it: payload of the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageFile {
+    /// Its inode number.
+    pub inode: u64,
+    /// Its file system, as `st_dev` has it.
+    pub device: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The descriptor by which the task gave it to the kernel; -1: not known.
+    pub descriptor: i32,
+    /// Keeps the size a multiple of its alignment; 0.
+    pub reserved: u32,
+}
