@@ -30,6 +30,7 @@ pub mod model;
 pub mod owners;
 #[cfg(feature = "agent")]
 pub mod pipeline;
+pub mod policy;
 pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;

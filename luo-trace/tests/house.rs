@@ -85,6 +85,7 @@ fn the_model_the_chain_the_timeline_and_the_decoder_are_pure() {
         "luo-trace/src/timeline",
         "luo-trace/src/expect",
         "luo-trace/src/checks",
+        "luo-trace/src/policy",
         "luo-trace/src/decode.rs",
         "luo-trace/src/event.rs",
         "luo-trace/src/status.rs",
