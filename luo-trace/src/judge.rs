@@ -213,11 +213,11 @@ fn departs(event: &Event, before: bool) -> bool {
 
 /// Joins the verdicts of two runs: the worse one counts.
 fn merge(all: &mut Vec<Verdict>, more: Vec<Verdict>) {
-    if all.is_empty() {
-        *all = more;
-        return;
-    }
-    for (sum, verdict) in all.iter_mut().zip(more) {
+    for verdict in more {
+        let Some(sum) = all.iter_mut().find(|sum| sum.invariant == verdict.invariant) else {
+            all.push(verdict);
+            continue;
+        };
         sum.status = match (sum.status, verdict.status) {
             (Status::Violated, _) | (_, Status::Violated) => Status::Violated,
             (Status::Unknown, _) | (_, Status::Unknown) => Status::Unknown,

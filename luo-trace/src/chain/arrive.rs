@@ -73,10 +73,14 @@ pub(super) fn arrived(crossing: &Crossing, ledger: &mut Ledger) {
 }
 
 /// The next kernel knows LUO's format, or there would be no record of it, and the handlers of what came. A handler that is not
-/// registered when the sessions are read in makes that fail.
+/// registered when the sessions are read in makes that fail. What was told before the jump is not told again.
 pub(super) fn compatible(crossing: &Crossing, ledger: &mut Ledger) {
     const COMPATIBLE: Invariant = Invariant::TargetCompatible;
     let Some(to) = crossing.to else { return };
+    let left = crossing.from.zip(crossing.attempt());
+    if left.is_some_and(|(from, attempt)| from.boot.foretold(attempt)) {
+        return;
+    }
     let boot = to.boot;
     let Some((result, id)) = boot.known.unreadable else {
         if boot.deserialize.is_some_and(|span| span.ok) {

@@ -7,6 +7,7 @@ use luo_trace_common::events::{
     Image, Keys, KhoBalance, OUTGOING, SessionRelease,
 };
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::policy::{VERDICT_LOSES, VERDICT_PANICS};
 use luo_trace_common::text::Compatible;
 
 use super::arrival::Arrival;
@@ -73,6 +74,8 @@ pub struct Boot {
     pub image: Image,
     /// The command line of the image that is armed now.
     pub command_line: Option<Box<CommandLine>>,
+    /// What the agent found in it: the image's id, and the outcome as in [`abi`'s record](luo_trace_common::policy::ImageVerdict::outcome).
+    pub looked: Option<(u64, u32)>,
     /// LUO's freeze, the last attempt.
     pub freeze: Option<Span>,
     /// The reading in of what came.
@@ -249,6 +252,14 @@ impl Boot {
         self.attempts.last().is_some_and(Attempt::departs)
     }
 
+    /// Whether it was told before this attempt that the kernel in the image cannot take what was preserved.
+    pub(super) fn foretold(&self, attempt: &Attempt) -> bool {
+        let fails = |&(image, outcome): &(u64, u32)| {
+            image == attempt.image.id && matches!(outcome, VERDICT_LOSES | VERDICT_PANICS)
+        };
+        self.looked.as_ref().is_some_and(fails) && self.known.outgoing && !self.outgoing.is_empty()
+    }
+
     /// Takes in the next event.
     pub fn apply(&mut self, event: &Event) {
         if let Body::Gap { lost } = event.body {
@@ -358,7 +369,9 @@ impl Boot {
                     attempt.returned = Some(at);
                 }
             }
+            Body::ImageVerdict(p) => self.looked = Some((p.image, p.outcome)),
             Body::ImageLoad(p) if span.ok => {
+                self.looked = self.looked.filter(|(image, _)| *image == p.image.id);
                 self.image = p.image;
                 self.armed = Some(at).filter(|_| p.image.mode != IMAGE_NONE);
                 if p.image.mode != IMAGE_FILE {
@@ -382,6 +395,7 @@ impl Boot {
         self.lost = self.lost.saturating_add(lost);
         self.blind_until = self.blind_until.max(until);
         self.walk = None;
+        self.looked = None;
         self.known = Known {
             changed: self.known.changed,
             unreadable: self.known.unreadable,

@@ -36,7 +36,7 @@ impl Place<'_> {
 
 impl Crossing<'_> {
     /// The attempt that departed, where its record tells.
-    fn attempt(&self) -> Option<&Attempt> {
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
         self.from?.boot.attempts.get(self.update.attempt?)
     }
 

@@ -110,7 +110,7 @@ impl Ledger {
         let all = Invariant::ALL
             .iter()
             .copied()
-            .filter(|invariant| invariant.needs_chain());
+            .filter(|invariant| invariant.is_of_a_chain());
         let verdicts: Vec<_> = all.map(|invariant| self.verdict(invariant)).collect();
         let shown = |verdict: &Verdict| {
             // Without a look into the image it takes an update to tell.

@@ -53,6 +53,11 @@ pub fn run(args: &Args) -> Result<Exit> {
             out,
             "Takes the records of both kernels: `luo-trace check` with the journals of both."
         )?;
+    } else if invariant.is_of_a_chain() {
+        writeln!(
+            out,
+            "Takes the agent's look into the image that is loaded, or the records of both kernels."
+        )?;
     }
     writeln!(out, "Needs the hooks: {}", ids(invariant.needs()))?;
     if !invariant.also().is_empty() {

@@ -157,9 +157,12 @@ impl Model {
         &self.court.found
     }
 
-    /// What is known about each invariant that one boot decides, in the order of the catalogue.
+    /// What is known about each invariant that one boot decides, in the order of the catalogue. What the agent could have
+    /// decided by a look into the image is among them only where it did.
     pub fn verdicts(&self) -> Vec<Verdict> {
-        Invariant::of_one_boot().map(|i| self.court.verdict(i)).collect()
+        let verdicts = Invariant::of_one_boot().map(|i| self.court.verdict(i));
+        let shown = |v: &Verdict| !v.invariant.is_told_where_decided() || v.ok + v.violated + v.undecidable > 0;
+        verdicts.filter(shown).collect()
     }
 
     /// How many there are of what.

@@ -8,7 +8,8 @@ use luo_trace_common::events::{
     KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::text::{Comm, Compatible, SessionName};
+use luo_trace_common::policy::ImageVerdict;
+use luo_trace_common::text::{Comm, Compatible, Name, SessionName};
 
 use super::look::Look;
 use crate::event::{Body, Event};
@@ -376,6 +377,18 @@ impl Story {
                 outcome,
             })
         })
+    }
+
+    /// The agent has looked into the image that [`Story::load`] loads, and found this of the kernel in it, of its command line,
+    /// and why.
+    pub fn look_into(&mut self, outcome: u32, command_line: u32, reason: &str) -> &mut Self {
+        self.now += STEP;
+        self.push(Body::ImageVerdict(Box::new(ImageVerdict {
+            image: IMAGE.id,
+            outcome,
+            command_line,
+            reason: Name::new(reason),
+        })))
     }
 
     /// The machine is as it should be before anything happens: nothing is in LUO's lists, and an image is loaded that carries

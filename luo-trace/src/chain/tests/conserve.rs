@@ -1,5 +1,7 @@
 //! Whether what left is what arrived.
 
+use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN};
+
 use super::*;
 
 const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
@@ -248,6 +250,33 @@ fn sessions_that_cannot_be_read_in_are_lost_and_a_handler_that_is_not_there_is_n
     handler.body = has;
     second.events.insert(end.unwrap(), handler);
     broken(&join(&[record(0, leaves), second]), CONSERVED);
+}
+
+#[test]
+fn what_was_told_of_the_image_before_the_jump_is_not_told_again_after_it() {
+    const TARGET: Invariant = Invariant::TargetCompatible;
+    // Given an agent that looked into the image, in which there is no handler for memfds,
+    let leaves = |outcome: u32| {
+        record(0, |s| {
+            let vm = session(1, "vm");
+            s.orderly().create(vm).preserve(vm, 1, memfd(1));
+            s.look_into(outcome, VERDICT_CARRIES, "it has no handler \"memfd-v2\"")
+                .reboot();
+        })
+    };
+    let second = record(1, |s| {
+        s.arrival(&[("vm", &[1])], &[]);
+        s.look(|look| _ = look.unread()).failing(2).read_in();
+    });
+    // then what the next kernel shows is only what came of it,
+    let chain = join(&[leaves(VERDICT_LOSES), second.clone()]);
+    broken(&chain, CONSERVED);
+    assert_eq!(status(&chain, TARGET), None);
+    // unless the agent said that it carries, or could not tell.
+    for outcome in [VERDICT_CARRIES, VERDICT_UNKNOWN] {
+        let chain = join(&[leaves(outcome), second.clone()]);
+        assert_eq!(status(&chain, TARGET), Some(Status::Violated), "{:#?}", chain.verdicts);
+    }
 }
 
 #[test]

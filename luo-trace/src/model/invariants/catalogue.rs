@@ -2,7 +2,7 @@
 
 use luo_trace_common::hooks::{Family, Hook};
 
-use super::Judged::{self, Boot, Chain};
+use super::Judged::{self, Ahead, Boot, Chain};
 use super::{COUNT, Severity};
 use super::{atomic, file, finish, flb, flb_users, freeze, kexec, kho, reboot, session, walk};
 use crate::model::court::Court;
@@ -55,7 +55,7 @@ macro_rules! invariants {
             /// Judges an event by those of one boot that are among `decidable`. Each is called by its name and not through a
             /// pointer: most look at an event of few kinds, and the compiler then asks for the kind in place.
             pub(in crate::model) fn judge(decidable: Invariants, state: &State, scene: &Scene, court: &mut Court) {
-                $(if let Boot(check) = $judged
+                $(if let Boot(check) | Ahead(check) = $judged
                     && decidable.has(Invariant::$invariant)
                 {
                     check(state, scene, court);
@@ -69,6 +69,16 @@ impl Invariant {
     /// Whether it takes more than the record of one boot to decide it.
     pub const fn needs_chain(self) -> bool {
         matches!(self.judged(), Chain)
+    }
+
+    /// Whether it is decided over a chain of boots, at least where no boot did that by itself.
+    pub const fn is_of_a_chain(self) -> bool {
+        matches!(self.judged(), Chain | Ahead(_))
+    }
+
+    /// Whether it is among the verdicts only where it was decided.
+    pub(in crate::model) const fn is_told_where_decided(self) -> bool {
+        matches!(self.judged(), Ahead(_))
     }
 
     /// Those that the record of one boot decides.
@@ -281,8 +291,9 @@ invariants! {
     TargetCompatible "target-compatible" Reboot Critical
         statement: "The next kernel knows LUO's format and every handler and global state in use.",
         why: "What it does not know it cannot take: sessions are lost, and an unknown format stops it from booting.",
-        advice: "Load a kernel that knows them, or close the sessions that use them.",
-        needs: [SessionDeserialize], judged: Chain;
+        advice: "Load a kernel that knows them, or close the sessions that use them, before the reboot.",
+        needs: [ImageFile ImageLoadFile SessionCreate SessionRelease SessionDeserialize] also: [SessionSerialize],
+        judged: Ahead(kexec::target);
     KexecSessionsConserved "kexec-sessions-conserved" Reboot Critical
         statement: "The sessions, tokens and handlers serialized before the kexec are those that arrive after it.",
         why: "What does not arrive is lost, and nobody is told.",

@@ -56,6 +56,7 @@ impl State {
         self.blind_until = self.now.saturating_add(BLINK_NS);
         self.departing.clear();
         self.tasks.forget();
+        self.images.lose();
         self.walk = None;
     }
 
@@ -121,7 +122,11 @@ impl State {
     fn account(&mut self, event: &Event, moment: Moment) {
         match &event.body {
             Body::DeviceOpen(_) | Body::DeviceRelease(_) => self.device.apply(event, moment),
-            Body::ImageCarrier(_) | Body::ImageLoad(_) | Body::KexecEnter(_) | Body::KexecReturn(_) => {
+            Body::ImageCarrier(_)
+            | Body::ImageLoad(_)
+            | Body::ImageVerdict(_)
+            | Body::KexecEnter(_)
+            | Body::KexecReturn(_) => {
                 let sessions = self.outgoing().next().is_some();
                 self.images.apply(event, moment, sessions);
             }

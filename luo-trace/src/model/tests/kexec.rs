@@ -119,3 +119,154 @@ fn without_a_walk_there_may_be_incoming_sessions_that_nobody_knows() {
         s.reboot();
     });
 }
+
+mod target {
+    use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN};
+
+    use super::*;
+    use crate::model::tests::{Judged, breaks};
+
+    const TARGET: Invariant = Invariant::TargetCompatible;
+    const WHY: &str = "it has no handler \"nvme-v1\"";
+
+    /// Whether anything is told of it at all.
+    fn is_told(judged: &Judged) -> bool {
+        judged.verdicts.iter().any(|verdict| verdict.invariant == TARGET)
+    }
+
+    #[test]
+    fn an_image_that_loses_or_panics_is_found_as_soon_as_it_was_looked_into_and_once() {
+        let a = session(1, "a");
+        for outcome in [VERDICT_LOSES, VERDICT_PANICS] {
+            let finding = violates(TARGET, |s| {
+                s.orderly().create(a).look_into(outcome, VERDICT_CARRIES, WHY);
+                // The agent judges anew when what is preserved changes.
+                s.look_into(outcome, VERDICT_CARRIES, WHY).reboot();
+            });
+            assert_eq!(finding.seen, format!("{WHY}, and 1 sessions exist"));
+            // What proves it is the load: the look is no event of the kernel's.
+            assert_eq!(finding.evidence.len(), 1, "{finding}");
+        }
+    }
+
+    #[test]
+    fn sessions_that_come_after_the_look_find_it_at_the_reboot() {
+        let a = session(1, "a");
+        let finding = violates(TARGET, |s| {
+            s.orderly()
+                .look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY)
+                .create(a)
+                .reboot();
+        });
+        assert!(finding.seen.starts_with(WHY), "{finding}");
+    }
+
+    #[test]
+    fn an_image_that_carries_keeps_the_promise_and_so_does_any_without_sessions() {
+        let a = session(1, "a");
+        let judged = holds(|s| {
+            s.create(a).look_into(VERDICT_CARRIES, VERDICT_CARRIES, "").reboot();
+        });
+        assert_eq!(judged.verdict(TARGET).ok, 1);
+        let judged = holds(|s| {
+            s.look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY).reboot();
+        });
+        assert_eq!(judged.verdict(TARGET).ok, 1);
+    }
+
+    #[test]
+    fn what_the_agent_cannot_tell_is_unknown_and_what_nobody_looked_into_is_no_doubt() {
+        let a = session(1, "a");
+        doubts(TARGET, |s| {
+            s.orderly()
+                .create(a)
+                .look_into(VERDICT_UNKNOWN, VERDICT_UNKNOWN, "the loader was gone")
+                .reboot();
+        });
+        let judged = holds(|s| {
+            s.create(a).reboot();
+        });
+        assert!(!is_told(&judged));
+    }
+
+    #[test]
+    fn a_handler_that_is_in_use_no_more_clears_an_image_and_one_that_comes_back_is_told_again() {
+        let a = session(1, "a");
+        let findings = breaks(&[TARGET, TARGET], |s| {
+            s.orderly().create(a).look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY);
+            s.look_into(VERDICT_CARRIES, VERDICT_CARRIES, "");
+            s.look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY);
+        });
+        assert_eq!(findings.len(), 2);
+    }
+
+    #[test]
+    fn another_image_is_another_matter_and_a_crash_image_is_none() {
+        let a = session(1, "a");
+        // Given an image that loses, and a better one that is loaded before anybody jumps, which nobody looked into,
+        let other = Image {
+            id: IMAGE.id + 1,
+            ..IMAGE
+        };
+        let judged = story(|s| {
+            s.orderly().look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY).create(a);
+            s.load_image(IMAGE.mode, other).reboot_into(other);
+        });
+        // then nothing is told of that;
+        assert_eq!(judged.findings, []);
+        assert!(!is_told(&judged));
+        // and where the kernel says that the image is still the same, it was one for a crash.
+        violates(TARGET, |s| {
+            s.orderly().look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY).create(a);
+            s.load_image(IMAGE.mode, IMAGE).reboot();
+        });
+    }
+
+    #[test]
+    fn after_a_loss_another_image_may_lie_where_the_one_was_that_was_looked_into() {
+        let a = session(1, "a");
+        let judged = story(|s| {
+            s.orderly().look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY).gap();
+            s.look(|_| ()).create(a).reboot();
+        });
+        assert_eq!(judged.findings, []);
+        assert_ne!(judged.status(Invariant::KexecCarrier), Status::Violated);
+    }
+
+    #[test]
+    fn what_kexec_load_loaded_is_told_once() {
+        let a = session(1, "a");
+        violates(Invariant::KexecCarrier, |s| {
+            s.look(|_| ()).create(a).load_image(IMAGE_LEGACY, LEGACY);
+            s.look_into(VERDICT_LOSES, VERDICT_UNKNOWN, "it was loaded by kexec_load(2)")
+                .reboot_into(LEGACY);
+        });
+    }
+
+    #[test]
+    fn the_kernel_in_the_image_decides_what_its_command_line_leaves_to_it() {
+        let a = session(1, "a");
+        // Given a command line that leaves it to the kernel whether KHO is on,
+        let judged = story(|s| {
+            s.look(|_| ()).load("liveupdate=on").create(a);
+            s.look_into(VERDICT_CARRIES, VERDICT_CARRIES, "").reboot();
+        });
+        assert_eq!(judged.findings, []);
+        assert_eq!(judged.status(Invariant::KexecCarrier), Status::Ok);
+        // then one that has it off loses everything: at once where sessions exist, else at the reboot.
+        let finding = violates(Invariant::KexecCarrier, |s| {
+            s.look(|_| ()).load("liveupdate=on").create(a);
+            s.look_into(VERDICT_CARRIES, VERDICT_LOSES, "").reboot();
+        });
+        assert!(finding.seen.starts_with("its command line"), "{finding}");
+        violates(Invariant::KexecCarrier, |s| {
+            s.look(|_| ()).load("liveupdate=on");
+            s.look_into(VERDICT_CARRIES, VERDICT_LOSES, "").create(a).reboot();
+        });
+        // A command line that says no is told of once, and a kernel that cannot take the sessions is another cause.
+        breaks(&[Invariant::KexecCarrier, TARGET], |s| {
+            s.look(|_| ()).create(a).load("quiet");
+            s.look_into(VERDICT_LOSES, VERDICT_LOSES, WHY).reboot();
+        });
+    }
+}
