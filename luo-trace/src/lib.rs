@@ -39,3 +39,4 @@ pub mod status;
 #[doc(hidden)]
 pub mod testing;
 pub mod timeline;
+mod written;

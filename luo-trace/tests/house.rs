@@ -90,6 +90,7 @@ fn the_model_the_chain_the_timeline_and_the_decoder_are_pure() {
         "luo-trace/src/event.rs",
         "luo-trace/src/status.rs",
         "luo-trace/src/status",
+        "luo-trace/src/written.rs",
     ] {
         never_uses(pure, &IMPURE);
     }

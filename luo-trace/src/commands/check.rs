@@ -1,15 +1,15 @@
 //! `luo-trace check`: were the promises kept, as far as these journals tell?
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
+use super::read_text;
 use crate::checks::{self, Check, Group};
 use crate::exit::Exit;
 use crate::expect::{Day, Expectations, MAX_FILE};
@@ -79,7 +79,8 @@ enum Format {
 /// Where a journal cannot be read from its beginning, the expectations cannot be read, or stdout cannot be written. Nothing
 /// is printed but in the last case.
 pub fn run(args: &Args) -> Result<Exit> {
-    let text = args.expect.as_deref().map(read).transpose()?.unwrap_or_default();
+    let text = |path| read_text(path, MAX_FILE, "a file of expectations");
+    let text = args.expect.as_deref().map(text).transpose()?.unwrap_or_default();
     let expectations = Expectations::parse(&text).map_err(|error| {
         let file = args.expect.as_deref().unwrap_or(Path::new(""));
         anyhow!("{}: {error}", file.display())
@@ -115,23 +116,6 @@ pub fn run(args: &Args) -> Result<Exit> {
         Outcome::Violated => Exit::Violated,
         Outcome::Inconclusive => Exit::Inconclusive,
     })
-}
-
-/// The text of a file of expectations.
-fn read(path: &Path) -> Result<String> {
-    let context = || format!("cannot read the expectations in {}", path.display());
-    let mut text = String::new();
-    let file = File::open(path).with_context(context)?;
-    file.take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .with_context(context)?;
-    if text.len() as u64 > MAX_FILE {
-        bail!(
-            "{} is longer than {MAX_FILE} bytes: is it a file of expectations?",
-            path.display()
-        );
-    }
-    Ok(text)
 }
 
 /// Today by the wall clock, in UTC.

@@ -6,14 +6,70 @@ pub mod doctor;
 pub mod hooks;
 pub mod invariants;
 pub mod metrics;
+pub mod policy;
 pub mod report;
 pub mod status;
 pub mod top;
 pub mod watch;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result, bail};
+
+use crate::exit::Exit;
 use crate::sink::control;
+
+/// What is to be done.
+#[derive(Debug, clap::Subcommand)]
+#[allow(missing_docs, reason = "each is documented where users read it")]
+pub enum Command {
+    /// Trace this host until told to stop
+    Agent(agent::Args),
+    /// Were the promises kept, as far as these journals tell
+    Check(check::Args),
+    /// Can this host be traced, and if not, why and what to do
+    Doctor(doctor::Args),
+    /// The kernel functions that are traced, and what each tells
+    Hooks(hooks::Args),
+    /// What is checked, why it matters, and what to do when it is violated
+    Invariants(invariants::Args),
+    /// What is measured
+    Metrics,
+    /// What may pass on this host, and what a policy would have refused
+    Policy(policy::Args),
+    /// Tell the story of a recorded update, over both kernels
+    Report(report::Args),
+    /// What LUO holds now: sessions, files, global state, memory, verdicts
+    Status(status::Args),
+    /// The same, live in a terminal
+    Top(top::Args),
+    /// Events and findings as they happen, one a line
+    Watch(watch::Args),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// As the subcommand.
+    pub fn run(&self) -> Result<Exit> {
+        match self {
+            Self::Agent(args) => agent::run(args),
+            Self::Check(args) => check::run(args),
+            Self::Doctor(args) => doctor::run(args),
+            Self::Hooks(args) => hooks::run(args),
+            Self::Invariants(args) => invariants::run(args),
+            Self::Metrics => metrics::run().map_err(Into::into),
+            Self::Policy(args) => policy::run(args),
+            Self::Report(args) => report::run(args),
+            Self::Status(args) => status::run(args),
+            Self::Top(args) => top::run(args),
+            Self::Watch(args) => watch::run(args),
+        }
+    }
+}
 
 /// Where a running agent is asked.
 #[derive(Debug, clap::Args)]
@@ -21,4 +77,16 @@ struct Socket {
     /// The running agent's socket
     #[arg(long = "control", value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
     path: PathBuf,
+}
+
+/// The text of a file that somebody wrote for us. `what` is what it should be, as in "a policy".
+fn read_text(path: &Path, most: u64, what: &str) -> Result<String> {
+    let context = || format!("cannot read {what} from {}", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(context)?;
+    file.take(most + 1).read_to_end(&mut bytes).with_context(context)?;
+    if bytes.len() as u64 > most {
+        bail!("{} is longer than {most} bytes: is it {what}?", path.display());
+    }
+    String::from_utf8(bytes).with_context(context)
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::checks::Answer;
 use crate::report;
+use crate::written::{named, nanoseconds, session_named};
 
 /// How many there must be: from `min` to `max`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +134,7 @@ impl TryFrom<String> for Limit {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let wrong = |why: &dyn fmt::Display| format!("{text:?} is no time, such as \"500 ms\" or \"2 s\": {why}");
-        let duration = humantime::parse_duration(&text).map_err(|error| wrong(&error))?;
-        let ns = u64::try_from(duration.as_nanos()).map_err(|_| wrong(&"it is too long"))?;
-        Ok(Self(ns))
+        nanoseconds(&text).map(Self)
     }
 }
 
@@ -203,11 +201,7 @@ pub enum Sessions {
 impl Sessions {
     /// By an exact name: text, or `hex:` and the bytes, for names that are not text.
     pub(super) fn named(text: &str) -> Result<Self, String> {
-        let name = match text.strip_prefix("hex:") {
-            Some(hex) => named(&bytes_of_hex(hex)?, "a session")?,
-            None => named(text.as_bytes(), "a session")?,
-        };
-        Ok(Self::Named(name))
+        session_named(text).map(Self::Named)
     }
 
     /// By a pattern as of a shell: `*`, `?`, `[a-z]`, `{a,b}`.
@@ -243,27 +237,6 @@ impl fmt::Display for Sessions {
             }
         }
     }
-}
-
-/// A name that fits into the kernel's buffer with its NUL.
-fn named<const N: usize>(bytes: &[u8], whose: &str) -> Result<luo_trace_common::text::Name<N>, String> {
-    match bytes.len() {
-        0 => Err(format!("{whose}'s name is not empty")),
-        len if len >= N => Err(format!("{whose}'s name holds {} bytes, this one has {len}", N - 1)),
-        _ if bytes.contains(&0) => Err(format!("{whose}'s name holds no NUL byte")),
-        _ => Ok(luo_trace_common::text::Name::new(bytes)),
-    }
-}
-
-fn bytes_of_hex(hex: &str) -> Result<Vec<u8>, String> {
-    let wrong = || format!("hex:{hex} is no name: after hex: come two hexadecimal digits for each byte");
-    if !hex.is_ascii() || !hex.len().is_multiple_of(2) {
-        return Err(wrong());
-    }
-    (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| wrong()))
-        .collect()
 }
 
 /// A list as people read it: `0x0, 0x1`.

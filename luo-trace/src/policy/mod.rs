@@ -4,14 +4,21 @@
 //! what its author cannot have meant, and tried on recorded updates. The decision itself is `luo_trace_common::policy`'s,
 //! in the kernel and here.
 
+use std::fmt;
+
 use luo_trace_common::policy::{Aspect, CgroupName, Condition, Mode, Operation, RuleName};
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
 use crate::model::Severity;
 
 mod compile;
+mod file;
+mod lint;
+#[cfg(test)]
+mod tests;
 
 pub use compile::{Compiled, SessionPrefix};
+pub use file::{MAX_FILE, Problem, Problems};
 
 /// What may pass. Whoever made one by [`Policy::read`] knows that it fits the tables in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +49,33 @@ pub struct Rule {
     pub deny: bool,
     /// Whether it applies where it is not known whether it does. `None`: to reboots it does, to nothing else.
     pub unknown_applies: Option<bool>,
+    places: Places,
+}
+
+/// A place in a policy's file. The smallest one is where nothing more is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The line, from 1.
+    pub line: usize,
+    /// The character in it, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line.max(1), self.column.max(1))
+    }
+}
+
+/// Where a rule says what; of what it does not say, where it begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Places {
+    rule: Place,
+    on: Place,
+    matches: Place,
+    unless: Place,
+    when: Place,
+    unknown: Place,
 }
 
 /// Values that calls are told apart by. An aspect without a value is not named.

@@ -1,0 +1,58 @@
+//! `luo-trace policy`: what may pass on this host.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+use super::read_text;
+use crate::exit::Exit;
+use crate::policy::{MAX_FILE, Policy};
+
+mod check;
+
+/// Options of `luo-trace policy`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Is this a policy, and does it say what its author can have meant
+    Check(check::Args),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For a person
+    #[default]
+    Text,
+    /// For a program
+    Json,
+}
+
+/// Does what the subcommand says.
+///
+/// # Errors
+/// As the subcommand.
+pub fn run(args: &Args) -> Result<Exit> {
+    match &args.command {
+        Command::Check(args) => check::run(args),
+    }
+}
+
+/// The policy in a file.
+///
+/// # Errors
+/// Where the file cannot be read, or holds no policy: every mistake, on a line of its own, with file, line and column.
+pub fn read(path: &Path) -> Result<Policy> {
+    let text = read_text(path, MAX_FILE, "a policy")?;
+    Policy::read(&text).map_err(|problems| {
+        let file = path.display();
+        let lines = problems.told.iter().map(|problem| format!("\n{file}:{problem}"));
+        let more = (problems.more > 0).then(|| format!("\nand {} more", problems.more));
+        anyhow!("{file} is no policy:{}", lines.chain(more).collect::<String>())
+    })
+}

@@ -1,0 +1,3 @@
+//! Policies as operators write them, well and badly.
+
+mod reading;
