@@ -166,6 +166,8 @@ fn scenario() -> Scenario {
         summary: "what tracers cost".into(),
         agent: false,
         agent_args: Vec::new(),
+        policy: None,
+        images: Vec::new(),
         serial_journal: false,
         agent_uid: 0,
         agent_without: None,
