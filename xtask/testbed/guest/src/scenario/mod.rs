@@ -10,7 +10,7 @@ mod values;
 
 use serde::{Deserialize, Serialize};
 
-pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
+pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer, Work};
 pub use expect::{Check, EventPattern, Expect, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
