@@ -113,6 +113,7 @@ impl Prepared {
                 files,
             } => preserve(device, *sessions, *files_each, files, then),
             Prepared::Repeat { call, times } => {
+                let _meanwhile = call.begin()?;
                 let start = Instant::now();
                 for _ in 0..*times {
                     call.make()?;
@@ -292,8 +293,6 @@ impl Running {
     /// Waits until it has nothing left to do; says how long its process ran until then, in nanoseconds.
     fn settle(&self) -> Result<u64> {
         let Running::Process { child, .. } = self else {
-            // The kernel has as much time as with any other to free what it frees later.
-            thread::sleep(IDLE);
             return Ok(0);
         };
         let before = cpu_time(child)?;
