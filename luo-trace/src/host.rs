@@ -17,8 +17,7 @@ use crate::status::Facts;
 pub fn header() -> Result<Header> {
     let sysctl = |name: &str| read(&format!("/proc/sys/kernel/{name}"));
     Ok(Header {
-        boot_id: sysctl("random/boot_id")
-            .context("/proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")?,
+        boot_id: boot_id()?,
         kernel_release: sysctl("osrelease").unwrap_or_default(),
         kernel_version: sysctl("version").unwrap_or_default(),
         machine: std::env::consts::ARCH.into(),
@@ -28,6 +27,14 @@ pub fn header() -> Result<Header> {
         abi_version: luo_trace_common::events::ABI_VERSION,
         ..Header::default()
     })
+}
+
+/// Which boot this is.
+///
+/// # Errors
+/// Where `/proc` does not tell.
+pub fn boot_id() -> Result<String> {
+    read("/proc/sys/kernel/random/boot_id").context("/proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")
 }
 
 /// What a status says of the host now, with this kernel release and boot.

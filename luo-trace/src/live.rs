@@ -11,10 +11,11 @@ use crate::event::{Body, Event};
 use crate::host;
 use crate::journal::{Header, HookState};
 use crate::model::{Direction, Finding, Model, SessionState};
+use crate::orders::{Entry, Standing};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
-use crate::status::{Digest, Losses, Status};
+use crate::status::{self, Digest, Losses, Status};
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -36,6 +37,8 @@ struct State {
     findings: VecDeque<Finding>,
     /// Why the journal is not carried over a kexec, where it should be.
     carry_trouble: Option<String>,
+    /// The policy with an operator's orders, where there is one.
+    policy: Option<(status::policy::Policy, Standing)>,
     /// What was lost on this side of the ring.
     losses: Losses,
 }
@@ -71,6 +74,7 @@ impl Live {
                 digest: Digest::default(),
                 findings: VecDeque::new(),
                 carry_trouble: None,
+                policy: None,
                 losses: Losses::default(),
             }),
         })
@@ -120,6 +124,22 @@ impl Live {
         self.state().carry_trouble = trouble;
     }
 
+    /// The policy and an operator's orders are these from now on.
+    pub fn set_policy(&self, policy: status::policy::Policy, standing: Standing) {
+        self.metrics.set_policy_troubles(policy.troubles.len());
+        self.state().policy = Some((policy, standing));
+    }
+
+    /// The policy as it stands, where there is one.
+    pub fn policy(&self) -> Option<status::policy::Policy> {
+        self.state().policy()
+    }
+
+    /// Shows the model to whoever keeps something up to date by it.
+    pub fn with_model<T>(&self, look: impl FnOnce(&Model) -> T) -> T {
+        look(&self.state().model)
+    }
+
     /// Why not everything is as it should be, in sentences.
     fn troubles(&self, state: &State) -> Vec<String> {
         self.troubles.iter().chain(&state.carry_trouble).cloned().collect()
@@ -138,6 +158,13 @@ impl Live {
     }
 }
 
+impl State {
+    fn policy(&self) -> Option<status::policy::Policy> {
+        let (policy, standing) = self.policy.clone()?;
+        Some(self.digest.policy(policy.with(&standing)))
+    }
+}
+
 impl control::Source for Live {
     fn status(&self) -> Status {
         let facts = host::facts(self.kernel.clone(), self.boot_id.clone());
@@ -146,6 +173,7 @@ impl control::Source for Live {
         let losses = state.losses.clone();
         let troubles = self.troubles(&state);
         let findings = state.findings.iter().map(Into::into).collect();
+        let policy = state.policy();
         drop(state);
         Status {
             findings,
@@ -155,6 +183,7 @@ impl control::Source for Live {
             },
             troubles: troubles.into_iter().chain(status.troubles).collect(),
             hooks: self.hooks.clone(),
+            policy,
             ..status
         }
     }
@@ -166,6 +195,12 @@ impl web::Source for Live {
         self.metrics
             .set_counts(&state.model.counts_of_others(), host::monotonic_ns());
         self.metrics.set_verdicts(&state.model.verdicts());
+        if let Some((_, standing)) = &state.policy {
+            let now = host::monotonic_ns();
+            let left = |order: Option<&Entry>| order.map_or(0, |order| order.until().saturating_sub(now));
+            let (held, allowed) = (left(standing.hold.as_ref()), left(standing.allowance.as_ref()));
+            self.metrics.set_orders(held > 0, allowed);
+        }
         drop(state);
         self.metrics.render()
     }
@@ -184,6 +219,9 @@ impl web::Source for Live {
             version: env!("CARGO_PKG_VERSION").into(),
             update: state.digest.update_number(),
             troubles: self.troubles(&state),
+            policy: state
+                .policy()
+                .map_or_else(Vec::new, |policy| policy.lines(host::monotonic_ns())),
             verdicts: model
                 .verdicts()
                 .iter()

@@ -25,6 +25,7 @@ use crate::sink::Feed;
 use crate::sink::console::{Console, Format, tell};
 use crate::sink::control::{Form, Readers, Streams};
 use crate::sink::journal::{JournalSink, Records};
+use crate::sink::policy::{Keeper, Note};
 use crate::sink::web;
 
 /// How many batches may wait for a slow terminal.
@@ -227,6 +228,9 @@ pub struct Pipeline {
     lost_until: u64,
     picture_is_whole: bool,
     namesake: Namesake,
+    policy: Option<Keeper>,
+    /// Records of the agent's own that follow the batch at hand.
+    notes: Vec<Note>,
     told: Told,
 }
 
@@ -255,6 +259,8 @@ impl Pipeline {
             lost_until: 0,
             picture_is_whole: false,
             namesake: Namesake::default(),
+            policy: None,
+            notes: Vec::new(),
             told: Told::default(),
         }
     }
@@ -263,8 +269,14 @@ impl Pipeline {
     pub fn drain(&mut self, source: &mut impl Source) -> bool {
         let mut any = false;
         loop {
+            if let Some(policy) = &mut self.policy {
+                policy.beat(host::monotonic_ns());
+            }
             let mut batch = Records::default();
             if source.take(BATCH, |record| batch.push(record)) == 0 {
+                if any && !self.jump_is_near {
+                    self.follow();
+                }
                 return any;
             }
             any = true;
@@ -279,11 +291,50 @@ impl Pipeline {
             };
             let records = self.judge(batch, losses);
             self.hand_on(records);
+            self.note_all();
+        }
+    }
+
+    /// Keeps this host by a policy from now on; these records tell how that began.
+    pub fn keep(&mut self, policy: Keeper, notes: Vec<Note>) {
+        self.policy = Some(policy);
+        self.notes.extend(notes);
+        self.note_all();
+    }
+
+    /// The policy that this host is kept by, where there is one.
+    pub fn policy(&mut self) -> Option<&mut Keeper> {
+        self.policy.as_mut()
+    }
+
+    /// Has policy know what the model knows.
+    fn follow(&mut self) {
+        if let Some(policy) = &mut self.policy {
+            policy.follow(host::monotonic_ns());
+        }
+    }
+
+    /// Puts records of the agent's own behind everything that was judged so far.
+    pub fn note_all(&mut self) {
+        for note in std::mem::take(&mut self.notes) {
+            self.note_one(note);
+        }
+    }
+
+    /// Puts a record of the agent's own behind everything that was judged so far.
+    pub fn note_one(&mut self, note: Note) {
+        match note {
+            Note::Change(change) => self.note(Kind::PolicyChange, &*change),
+            Note::Decision(of, decision) => self.note_of(of, Kind::PolicyDecision, &*decision),
         }
     }
 
     /// Time passes: losses are told even where no event follows that would tell of them.
     pub fn tick(&mut self, source: &mut impl Source) {
+        if let Some(policy) = &mut self.policy {
+            let ended = policy.tick(host::monotonic_ns());
+            self.notes.extend(ended);
+        }
         self.drain(source);
         let losses = source.losses();
         let records = self.judge(Records::default(), losses);
@@ -291,13 +342,25 @@ impl Pipeline {
             self.event(gap);
         }
         self.hand_on(records);
+        self.note_all();
+        if !self.jump_is_near {
+            self.follow();
+        }
     }
 
     /// Puts a record of the agent's own behind everything that was judged so far.
     pub fn note(&mut self, kind: Kind, payload: &(impl IntoBytes + Immutable)) {
+        self.note_of(EventHeader::new_zeroed(), kind, payload);
+    }
+
+    /// The same of something that a task did: `of` tells which.
+    fn note_of(&mut self, of: EventHeader, kind: Kind, payload: &(impl IntoBytes + Immutable)) {
         let header = EventHeader {
             lost: self.decoder.lost(),
             ktime: host::monotonic_ns(),
+            pid: of.pid,
+            tgid: of.tgid,
+            comm: of.comm,
             ..EventHeader::new_zeroed()
         };
         let mut records = Records::default();
@@ -368,6 +431,9 @@ impl Pipeline {
             _ => {}
         }
         let findings = self.live.apply(&event);
+        if let Some(policy) = &mut self.policy {
+            self.notes.extend(policy.observe(&event, &findings));
+        }
         if !is_an_item(&event.body) {
             self.lines.push(Line::Event(event));
         }
@@ -444,6 +510,9 @@ impl Pipeline {
         if let Some(mut carried) = self.outputs.carried {
             carried.end(&end);
         }
+        if let Some(policy) = self.policy {
+            policy.finish();
+        }
         if let Some(journal) = self.outputs.journal {
             journal.end(end)?;
         }
@@ -472,11 +541,14 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use luo_trace_common::events::FileCall;
+    use luo_trace_common::policy::{Aspect, Selected, Verdict};
 
     use super::*;
     use crate::decode::encode;
     use crate::journal::{Events, Reader, Store, Writer};
     use crate::judge::{Judgement, judge};
+    use crate::policy::{Compiled, Policy};
+    use crate::sink::policy::{Brake, Loaded};
     use crate::testing::{Deed, Fault, Flood, Plan, Story, memfd, session};
 
     /// A kernel whose records come in these batches, and which skips programs while one of them is taken.
@@ -667,6 +739,67 @@ mod tests {
         // then the picture is whole, but not if something may have been missed by the time the walk was over.
         assert!(told(vec![plan.run()], None).picture_is_whole);
         assert!(!told(vec![plan.run()], Some((0, 1))).picture_is_whole);
+    }
+
+    /// A brake that counts how often it is told that the agent lives.
+    #[derive(Clone, Default)]
+    struct Pulse(Arc<Mutex<u32>>);
+
+    impl Brake for Pulse {
+        fn enforce(&mut self, _policy: &Compiled) -> Result<u64> {
+            Ok(1)
+        }
+        fn release(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn outlive(&mut self, _outlives: bool) -> Result<()> {
+            Ok(())
+        }
+        fn beat(&mut self, _now: u64) {
+            *self.0.lock().unwrap() += 1;
+        }
+        fn order(&mut self, _held_until: u64, _allowed_until: u64) {}
+        fn violated(&mut self, _severity: u64) {}
+        fn preserved(&mut self, _selected: [Selected; Aspect::COUNT]) {}
+        fn judge(&mut self, _verdict: Verdict) {}
+        fn loads(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
+        // Given an agent that keeps a host by a policy,
+        let header = Flood::header();
+        let live = Arc::new(Live::new(&header).unwrap());
+        let mut pipeline = Pipeline::new(live.clone(), Outputs::default(), 0);
+        let pulse = Pulse::default();
+        let loaded = Loaded {
+            policy: Policy::read("").unwrap(),
+            file: "policy.toml".into(),
+        };
+        let boxed: Box<dyn Brake> = Box::new(pulse.clone());
+        let begun = Keeper::begin(loaded, Some(boxed), None, None, live.clone(), "boot".into(), 1);
+        let (keeper, notes) = begun.unwrap();
+        pipeline.keep(keeper, notes);
+        // when there is more in the ring than it empties in a second,
+        let before = *pulse.0.lock().unwrap();
+        let mut kernel = Kernel {
+            batches: vec![unbalanced(); 100],
+            skips: None,
+            taken: 0,
+            losses: Losses::default(),
+            asked: 0,
+        };
+        pipeline.drain(&mut kernel);
+        // then it tells so with every batch.
+        assert!(*pulse.0.lock().unwrap() >= before + 100);
+        // What it did is part of what it saw.
+        let metrics = web::Source::metrics(&*live);
+        assert!(
+            metrics.contains("luo_trace_events_total{kind=\"policy-change\"} 1"),
+            "{metrics}"
+        );
     }
 
     /// A terminal that hangs with its first batch, an empty one, until it is let go.

@@ -14,6 +14,7 @@ use crate::event::{Body, Event, image_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 
+pub mod policy;
 pub mod table;
 
 /// The rate of operations is taken over this many whole seconds.
@@ -56,6 +57,8 @@ pub struct Status {
     pub troubles: Vec<String>,
     /// The hooks of the agent, and what became of each; empty for a look, which has none.
     pub hooks: Vec<HookState>,
+    /// The agent's policy; null: it has none.
+    pub policy: Option<policy::Policy>,
 }
 
 /// A live session.
@@ -275,11 +278,13 @@ pub struct Digest {
     walk: u32,
     /// Everything that the previous kernel left was seen as it lies in memory.
     arrived: bool,
+    policy: policy::Tally,
 }
 
 impl Digest {
     /// Takes in the next event.
     pub fn observe(&mut self, event: &Event) {
+        self.policy.observe(event);
         match &event.body {
             Body::Gap { lost } => self.lost = self.lost.saturating_add(*lost),
             Body::SnapshotBegin(p) => {
@@ -313,6 +318,11 @@ impl Digest {
     /// LUO's number of the live update that brought this kernel, where it is known.
     pub fn update_number(&self) -> Option<u64> {
         self.update_number
+    }
+
+    /// The policy with what it decided.
+    pub fn policy(&self, policy: policy::Policy) -> policy::Policy {
+        self.policy.tell(policy)
     }
 
     fn see(&mut self, image: &abi::Image) {
@@ -419,6 +429,7 @@ impl Status {
             },
             troubles: digest.troubles(),
             hooks: Vec::new(),
+            policy: None,
         }
     }
 

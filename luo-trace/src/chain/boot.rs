@@ -12,6 +12,7 @@ use luo_trace_common::text::Compatible;
 
 use super::arrival::Arrival;
 use super::lines::Sessions;
+use super::policy::Policies;
 use crate::event::{Body, Event, EventId};
 use crate::journal::{Clock, Header};
 use crate::model::{Coverage, Walk};
@@ -98,6 +99,8 @@ pub struct Boot {
     pub arrival: Option<Arrival>,
     /// What LUO's operations did to preserved memory, where `--kho keys` counted it.
     pub pages: Pages,
+    /// What policy did, and what an operator ordered.
+    pub policy: Policies,
     /// How many events there are.
     pub events: u64,
     /// How many events are known to be missing.
@@ -260,11 +263,6 @@ impl Boot {
         self.looked.as_ref().is_some_and(fails) && self.known.outgoing && !self.outgoing.is_empty()
     }
 
-    /// Whether the outgoing sessions, with all their files, are all there are.
-    pub(super) fn knows_outgoing(&self) -> bool {
-        self.known.outgoing && self.outgoing.dropped == 0
-    }
-
     /// Takes in the next event.
     pub fn apply(&mut self, event: &Event) {
         if let Body::Gap { lost } = event.body {
@@ -273,6 +271,7 @@ impl Boot {
         self.events += 1;
         self.latest = self.latest.max(event.header.ktime);
         self.walk(event);
+        self.policy.observe(event);
         let (at, id) = (event.header.ktime, event.id());
         let outcome = event.outcome().copied().unwrap_or_default();
         let span = Span {

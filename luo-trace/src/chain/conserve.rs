@@ -6,7 +6,7 @@ use luo_trace_common::events::{FlbRecord, Keys};
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::ledger::{Breach, Ledger};
-use super::{Attempt, Crossing, Place, SessionLine};
+use super::{Attempt, Crossing, Place, SOON_NS, SessionLine, join};
 use crate::errno;
 use crate::event::EventId;
 use crate::model::{Direction, Evidence, Invariant, Subject};
@@ -37,7 +37,7 @@ impl Place<'_> {
 impl Crossing<'_> {
     /// The attempt that departed, where its record tells.
     pub(super) fn attempt(&self) -> Option<&Attempt> {
-        self.update.attempt_of(self.from?.boot)
+        self.from?.boot.attempts.get(self.update.attempt?)
     }
 
     /// When it was over, by the clock of the later boot.
@@ -45,6 +45,17 @@ impl Crossing<'_> {
         let came = |to: Place| to.boot.arrived_at();
         let left = |from: Place| from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
         self.to.map(came).or(self.from.map(left)).unwrap_or(0)
+    }
+
+    /// Whether the one kernel began so soon after the other left, by the wall clock, that no other can have been in between.
+    /// After a cold boot that nobody watched numbers begin anew, and may seem to go on.
+    pub(super) fn is_close(&self) -> bool {
+        let (Some(from), Some(to)) = (self.from, self.to) else {
+            return true;
+        };
+        let left = from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
+        let left = join::began(from.boot).saturating_add(left);
+        join::began(to.boot).abs_diff(left) <= SOON_NS
     }
 
     /// The departure, and the arrival.
@@ -59,6 +70,34 @@ impl Crossing<'_> {
             .flatten()
             .map(|(place, id)| place.evidence(id))
             .collect()
+    }
+}
+
+/// What left, as far as its record tells.
+struct Left<'a> {
+    sessions: Vec<&'a SessionLine>,
+    /// The freeze was seen, and nothing changed while it went on: these are the sessions that were serialized. Else they are
+    /// those that were there when the record ends.
+    sure: bool,
+    /// The image that was jumped into takes nothing along.
+    nowhere: bool,
+}
+
+impl<'a> Left<'a> {
+    /// `None`: events are missing, or began before the record, that would tell.
+    fn of(crossing: &Crossing<'a>) -> Option<Self> {
+        let boot = crossing.from?.boot;
+        if !boot.known.outgoing || boot.outgoing.dropped > 0 {
+            return None;
+        }
+        let serialized = crossing.attempt().and_then(|attempt| attempt.serialize);
+        Some(Self {
+            sessions: boot.outgoing.sorted(),
+            sure: serialized.is_some_and(|span| span.ok && span.start < span.end && boot.known.changed <= span.start),
+            nowhere: crossing
+                .attempt()
+                .is_some_and(|attempt| attempt.departs() && attempt.carries_nothing()),
+        })
     }
 }
 
@@ -92,21 +131,25 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
     if !ledger.covers(CONSERVED, [from]) {
         return;
     }
-    let (boot, update) = (from.boot, crossing.update);
-    if !boot.knows_outgoing() {
+    let Some(left) = Left::of(crossing) else {
         return ledger.doubt(CONSERVED);
-    }
-    let sure = update.knows_what_left(boot);
-    if sure && update.carries_nothing(boot) {
-        return all_lost(crossing, ledger, from);
+    };
+    if left.sure && left.nowhere {
+        return all_lost(
+            crossing,
+            ledger,
+            from,
+            &left,
+            "the image it jumped into carries nothing",
+        );
     }
     let Some(to) = crossing.to else {
         return ledger.doubt(CONSERVED);
     };
     if let Some((result, id)) = to.boot.known.unreadable
-        && sure
-        && update.direct
-        && !boot.outgoing.is_empty()
+        && left.sure
+        && crossing.is_close()
+        && !left.sessions.is_empty()
     {
         return ledger.violate(
             CONSERVED,
@@ -116,7 +159,7 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
                 seen: format!(
                     "that failed with {}: {} sessions are lost",
                     errno::result(result),
-                    boot.outgoing.len()
+                    left.sessions.len()
                 )
                 .into(),
                 evidence: vec![to.evidence(id)],
@@ -124,18 +167,15 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
             },
         );
     }
-    compare(crossing, ledger, from, to, &Came::of(crossing, to));
+    compare(crossing, ledger, from, to, &left, &Came::of(crossing, to));
 }
 
-/// The image that was jumped into takes nothing along.
-fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place) {
-    let sessions = from.boot.outgoing.sorted();
-    if sessions.is_empty() {
+fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place, left: &Left, why: &'static str) {
+    if left.sessions.is_empty() {
         ledger.hold(CONSERVED);
     }
-    for session in sessions {
-        let seen = "the image it jumped into carries nothing";
-        ledger.violate(CONSERVED, lost(crossing, from, session, seen.into()));
+    for session in &left.sessions {
+        ledger.violate(CONSERVED, lost(crossing, from, session, why.into()));
     }
 }
 
@@ -158,23 +198,22 @@ fn files(number: usize) -> String {
 }
 
 /// Compares what left with what came, session by session.
-fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, came: &Came) {
+fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, left: &Left, came: &Came) {
     // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
     // it. What is the same is the same all the same.
-    let sure = crossing.update.knows_what_left(from.boot) && came.whole && crossing.update.direct;
-    let left = from.boot.outgoing.sorted();
+    let sure = left.sure && came.whole && crossing.is_close();
     let differs = |ledger: &mut Ledger, breach: Breach| match sure {
         true => ledger.violate(CONSERVED, breach),
         false => ledger.doubt(CONSERVED),
     };
     let mut arrived: BTreeMap<SessionName, &SessionLine> =
         came.sessions.iter().map(|line| (line.name, *line)).collect();
-    match left.is_empty() && arrived.is_empty() {
+    match left.sessions.is_empty() && arrived.is_empty() {
         true if came.whole => ledger.hold(CONSERVED),
         true => ledger.doubt(CONSERVED),
         false => {}
     }
-    for session in left {
+    for session in &left.sessions {
         let Some(there) = arrived.remove(&session.name) else {
             differs(ledger, lost(crossing, from, session, "it did not".into()));
             continue;
@@ -260,7 +299,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
         .boot
         .arrival
         .as_ref()
-        .filter(|arrival| arrival.whole && crossing.update.direct)
+        .filter(|arrival| arrival.whole && crossing.is_close())
     else {
         return as_restored(attempt, to, ledger);
     };

@@ -16,7 +16,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::KhoDetail;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::carry::{Carry, Way};
@@ -29,8 +29,11 @@ use crate::kernel::{Ring, Tracer};
 use crate::live::Live;
 use crate::pipeline::{self, Outputs, Pipeline};
 use crate::sink::console::{self, tell};
-use crate::sink::control::{self, Control, Refusal, Streams};
+use crate::sink::control::{self, Control, Refusal, Request, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};
+use crate::sink::policy::Loaded;
+
+mod policy;
 
 /// How often counts that no event brings up to date are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,6 +63,9 @@ pub struct Args {
     /// Answer `luo-trace status`, `watch` and `top` at this socket; a lock beside it keeps a second agent away
     #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
     control: Option<PathBuf>,
+    /// Keep this host by the policy in this file; it is read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "LUO_TRACE_POLICY")]
+    policy: Option<PathBuf>,
     /// How to print events and findings
     #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
     pub(super) format: Format,
@@ -123,6 +129,8 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .is_some_and(|place| serial_line(place).is_none());
     let has_service_manager = env::var_os("NOTIFY_SOCKET").is_some();
     args.carry.check(has_directory, has_service_manager)?;
+    let file = policy::File::new(args.policy.as_deref());
+    let loaded = file.read()?;
     if let Some(obstacle) = preflight::obstacle() {
         tell(obstacle);
         return Ok(Exit::CannotWork);
@@ -134,7 +142,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes, end))
+    runtime.block_on(trace(args, ring_bytes, file, loaded, end))
 }
 
 /// Reads the value of `--kho`.
@@ -150,11 +158,18 @@ fn ring_bytes(kib: u32) -> Option<u32> {
     (kib.is_power_of_two() && (4..=1 << 20).contains(&kib)).then_some(kib * 1024)
 }
 
-async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
+async fn trace(
+    args: &Args,
+    ring_bytes: u32,
+    mut file: policy::File,
+    loaded: Option<Loaded>,
+    end: impl AsyncFnOnce(Arc<Live>),
+) -> Result<Exit> {
     // The handlers come first: a signal during the start-up must end the agent in order, too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut look_again = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
+    let mut read_again = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
 
     let control = match args.control.as_deref().map(Control::open).transpose() {
         Ok(control) => control,
@@ -173,6 +188,13 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
     let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho)?;
     drop(btf);
+    let brake = match &loaded {
+        Some(loaded) => match policy::attach(&mut tracer, loaded)? {
+            Ok(attached) => Some(attached),
+            Err(exit) => return Ok(exit),
+        },
+        None => None,
+    };
     let mut ring = tracer.ring()?;
     let clock = host::clock_since(&started);
     let mut header = Header {
@@ -189,13 +211,26 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     }
     let live = Arc::new(Live::new(&header)?);
     let mut outputs = outputs(args, &header)?;
+    let (orders, taken) = control::orders();
+    let kept_beside = control.as_ref().and(args.control.as_deref());
     let socket = control
-        .map(|control| Socket::serve(control, live.clone(), &mut outputs))
+        .map(|control| Socket::serve(control, live.clone(), orders, &mut outputs))
         .transpose()?;
+    let mut orders = Some(taken);
     let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
     let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
     arrive(&mut tracer, &mut ring, &mut pipeline);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
+    if let Some((attached, loaded)) = brake.zip(loaded) {
+        policy::begin(
+            attached,
+            loaded,
+            kept_beside,
+            live.clone(),
+            &header.boot_id,
+            &mut pipeline,
+        )?;
+    }
     // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
     carrying.attempt(&pipeline);
     pipeline.drain(&mut ring);
@@ -220,6 +255,10 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
             }
             () = rest.over(), if rest.is_on() => rest.attend(&mut ring, &mut pipeline),
             _ = look_again.recv() => looks.look(&mut tracer, &mut ring, &mut pipeline),
+            _ = read_again.recv() => file.read_again(),
+            // A change of policy takes its time, and a jump has none to give.
+            read = file.again(), if file.is_read() && !pipeline.jump_is_near() => policy::swap(read, &mut pipeline),
+            request = policy::next(&mut orders) => policy::carry_out(request, &mut pipeline),
             _ = tick.tick() => {
                 tracer.print_log();
                 pipeline.tick(&mut ring);
@@ -232,6 +271,7 @@ async fn trace(args: &Args, ring_bytes: u32, end: impl AsyncFnOnce(Arc<Live>)) -
     // What LUO gives up now is still recorded.
     drop(carrying);
     looks.look(&mut tracer, &mut ring, &mut pipeline);
+    policy::end(&mut pipeline);
 
     // Detach first, so that what is drained then is the whole record.
     drop(tracer);
@@ -261,10 +301,10 @@ struct Socket {
 }
 
 impl Socket {
-    fn serve(control: Control, live: Arc<Live>, outputs: &mut Outputs) -> Result<Self> {
+    fn serve(control: Control, live: Arc<Live>, orders: mpsc::Sender<Request>, outputs: &mut Outputs) -> Result<Self> {
         let streams = Streams::default();
         let (stop, stopped) = oneshot::channel();
-        let server = control.serve(live, &streams, async { _ = stopped.await });
+        let server = control.serve(live, orders, &streams, async { _ = stopped.await });
         let server = tokio::spawn(server.context("the socket cannot be served")?);
         outputs.stream(streams)?;
         Ok(Self { control, server, stop })

@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::policy::{MAX_FILE, Policy};
 
 mod check;
+mod orders;
 
 /// Options of `luo-trace policy`.
 #[derive(Debug, ClapArgs)]
@@ -22,6 +23,14 @@ pub struct Args {
 enum Command {
     /// Is this a policy, and does it say what its author can have meant
     Check(check::Args),
+    /// Stop updates on this host: no image is loaded to jump into, and none is jumped into
+    Hold(orders::Hold),
+    /// Let everything pass for a time, a hold notwithstanding; that ends by itself
+    Allow(orders::Allow),
+    /// Take hold and allowance back; without an agent, remove what a lost one left in force
+    Clear(orders::Clear),
+    /// How policy stands on this host
+    Status(orders::Status),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -40,6 +49,10 @@ enum Format {
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Check(args) => check::run(args),
+        Command::Hold(args) => orders::hold(args),
+        Command::Allow(args) => orders::allow(args),
+        Command::Clear(args) => orders::clear(args),
+        Command::Status(args) => orders::status(args),
     }
 }
 

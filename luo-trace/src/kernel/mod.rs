@@ -5,6 +5,7 @@
 
 mod arrival;
 mod attach;
+pub mod btf;
 mod facts;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]

@@ -138,6 +138,10 @@ impl Model {
             self.state.lose(event);
             return &self.court.found;
         }
+        // Whether LUO may be asked is decided before it is: what it did then, its own events tell.
+        if matches!(event.body, Body::PolicyDecision(..) | Body::PolicyChange(_)) {
+            return &self.court.found;
+        }
         let handler = self.state.meet(event);
         let scene = self.state.scene(event, handler);
         self.court.weigh(&self.state, &scene);

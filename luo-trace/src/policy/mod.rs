@@ -17,7 +17,7 @@ mod lint;
 #[cfg(test)]
 mod tests;
 
-pub use compile::{Compiled, SessionPrefix};
+pub use compile::{Compiled, SessionPrefix, level};
 pub use file::{MAX_FILE, Problem, Problems};
 
 /// What may pass. Whoever made one by [`Policy::read`] knows that it fits the tables in the kernel.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use luo_trace_common::text::{Compatible, Name, SessionName};
 
 use super::json::{
-    Clock, Durations, File, Finding, Flb, Kernel, Phase, Report, Session, SessionFate, Stretch, Update, Verdict,
+    Clock, Durations, File, Finding, Flb, Kernel, Phase, Policy, Report, Session, SessionFate, Stretch, Update, Verdict,
 };
-use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
+use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, PolicyLine, SessionLine, Sessions, Span};
 use crate::judge::{Case, Record};
 use crate::model::{Invariant, Status};
 use crate::timeline::{Axis, Course, Timeline, blackout};
@@ -73,6 +73,17 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
         ending: judgement.ending(),
         doubts: judgement.doubts(),
         sessions: alive.chain(closed).map(told).collect(),
+        policy: boot.policy.lines.iter().map(|line| policy(axis, place, line)).collect(),
+        policy_more: boot.policy.more,
+    }
+}
+
+fn policy(axis: &Axis, place: usize, line: &PolicyLine) -> Policy {
+    Policy {
+        time_ns: at(axis, place, line.at),
+        since_boot: line.at,
+        what: line.what,
+        text: line.text.clone(),
     }
 }
 

@@ -22,6 +22,8 @@ const FILES: usize = 100;
 const FINDINGS: usize = 200;
 /// How wide a bar's picture is, in its own units.
 const WIDE: f64 = 1000.0;
+/// How many lines of policy are shown of each kernel.
+const POLICY: usize = 200;
 /// The narrowest bar, in the same units: what is short still shows where it is.
 const NARROW: f64 = 2.5;
 
@@ -44,6 +46,7 @@ struct Page<'a> {
     trend: Rows<Trend>,
     updates: Vec<UpdateView<'a>>,
     stayed: Vec<Stayed<'a>>,
+    policy: Vec<PolicyView<'a>>,
     findings: Rows<FindingView>,
     verdicts: &'a [json::Verdict],
     counted: String,
@@ -66,6 +69,18 @@ impl<T> Rows<T> {
             more: items.len().saturating_sub(limit),
         }
     }
+}
+
+/// What policy did in one kernel.
+struct PolicyView<'a> {
+    number: usize,
+    release: &'a str,
+    rows: Rows<PolicyRow<'a>>,
+}
+
+struct PolicyRow<'a> {
+    when: String,
+    line: &'a json::Policy,
 }
 
 struct Tile {
@@ -214,6 +229,7 @@ impl<'a> Page<'a> {
             updates: told
                 .map(|(place, update)| UpdateView::of(report, update, place + 1 == all))
                 .collect(),
+            policy: policies(report),
             stayed: stayed
                 .map(|(place, kernel)| Stayed {
                     number: place + 1,
@@ -490,4 +506,23 @@ fn tone(update: &Update) -> &'static str {
         Fate::Aborted => "bad",
         Fate::Completed | Fate::Departed | Fate::Arrived => "fair",
     }
+}
+/// What policy did, by kernel.
+fn policies(report: &Report) -> Vec<PolicyView<'_>> {
+    let kernels = report.kernels.iter().enumerate();
+    let with_policy = kernels.filter(|(_, kernel)| !kernel.policy.is_empty());
+    with_policy
+        .map(|(place, kernel)| {
+            let mut rows = Rows::of(&kernel.policy, POLICY, |line| PolicyRow {
+                when: span(line.since_boot),
+                line,
+            });
+            rows.more += usize::try_from(kernel.policy_more).unwrap_or(usize::MAX - rows.more);
+            PolicyView {
+                number: place + 1,
+                release: &kernel.release,
+                rows,
+            }
+        })
+        .collect()
 }

@@ -57,6 +57,35 @@ pub struct Kernel {
     pub doubts: Vec<String>,
     /// Sessions that no live update took: those that are still alive, and the first of those that were closed.
     pub sessions: Vec<Session>,
+    /// What policy did and an operator ordered, in their order.
+    pub policy: Vec<Policy>,
+    /// How many more lines of policy there are.
+    pub policy_more: u64,
+}
+
+/// A change of policy, an operator's order, or a call to which a rule said no.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// When.
+    pub time_ns: i64,
+    /// How long after its kernel's clock began.
+    #[serde(skip)]
+    pub since_boot: u64,
+    /// `loaded`, `off`, `hold`, `allow`, `clear`, `expired` or `adopted`; of a call `deny`, `would-deny` or `allowed`.
+    pub what: &'static str,
+    /// The same in a sentence, escaped.
+    pub text: String,
+}
+
+impl Policy {
+    /// `good`, `fair` or `bad`.
+    pub fn tone(&self) -> &'static str {
+        match self.what {
+            "deny" => "bad",
+            "would-deny" | "allowed" | "hold" | "allow" => "fair",
+            _ => "good",
+        }
+    }
 }
 
 /// One live update.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Report;
-use super::json::{File, Session, Stretch, Update};
+use super::json::{File, Policy, Session, Stretch, Update};
 
 /// One trace event. `ts` and `dur` are microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -34,6 +34,7 @@ pub fn perfetto(report: &Report) -> Value {
         let name = format!("kernel {}: {}", place + 1, kernel.release);
         trace.name("process_name", place, 0, &name);
         trace.name("thread_name", place, PHASES, "phases");
+        kernel.policy.iter().for_each(|line| trace.policy(place, line));
     }
     for update in &report.updates {
         trace.update(update);
@@ -94,6 +95,15 @@ impl Trace {
             args: args.as_object().cloned().unwrap_or_default(),
         };
         self.events.extend(serde_json::to_value(slice).ok());
+    }
+
+    /// A moment of policy, over all tracks of its kernel.
+    fn policy(&mut self, kernel: usize, line: &Policy) {
+        let ts = line.time_ns.saturating_sub(self.zero) as f64 / 1e3;
+        let args = json!({ "text": line.text });
+        self.events.push(json!({
+            "name": line.what, "cat": "policy", "ph": "i", "s": "p", "ts": ts, "pid": kernel + 1, "tid": PHASES, "args": args,
+        }));
     }
 
     fn update(&mut self, update: &Update) {

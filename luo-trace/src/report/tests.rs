@@ -8,8 +8,12 @@ use luo_trace_common::events::{
     Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, Plain, SessionRef,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::text::Compatible;
+use luo_trace_common::policy::{
+    Decision, Mode, NEVER, Operation, POLICY_HOLD, POLICY_LOADED, PolicyChange, PolicyDecision, RuleName,
+};
+use luo_trace_common::text::{Compatible, Name};
 use serde_json::Value;
+use zerocopy::FromZeros;
 
 use super::json::{File, Session, SessionFate, Stretch};
 use super::*;
@@ -378,7 +382,7 @@ fn the_json_form_keeps_its_keys() {
     let (kernel, update) = (&json["kernels"][0], &json["updates"][0]);
     assert_eq!(
         keys(kernel),
-        "agent_version boot_id doubts ending events journal lost release sessions start_ns start_unix_ns update_number"
+        "agent_version boot_id doubts ending events journal lost policy policy_more release sessions start_ns start_unix_ns update_number"
     );
     assert_eq!(
         keys(update),
@@ -641,4 +645,82 @@ fn text_from_a_journal_cannot_mislead_a_terminal() {
     let text = render(&Report::of(&Case::of(&[path]).unwrap()), STYLE);
     assert!(!text.contains('\u{1b}'), "{text:?}");
     assert!(text.contains("a\\u{1b}[31m\\nb"), "{text}");
+}
+
+/// A host whose operator holds it while an image is loaded, twice.
+fn held() -> Report {
+    let mut s = Story::new();
+    let change = |what: u32, text: &str| PolicyChange {
+        what,
+        mode: Mode::Enforce as u32,
+        generation: 1,
+        until: NEVER,
+        uid: 7,
+        operations: 0,
+        text: Name::new(text),
+    };
+    s.push(Body::PolicyChange(Box::new(change(POLICY_LOADED, "/etc/policy.toml"))));
+    s.create(vm());
+    s.push(Body::PolicyChange(Box::new(change(
+        POLICY_HOLD,
+        "<b>disk</b>\x1b[2J swap",
+    ))));
+    for decision in [Decision::Deny, Decision::Pass] {
+        let mut payload = PolicyDecision::new_zeroed();
+        (payload.operation, payload.decision) = (Operation::KexecLoad as u32, decision as u32);
+        payload.rule_name = RuleName::new("hold");
+        s.push(Body::PolicyDecision(Operation::KexecLoad, decision, Box::new(payload)));
+    }
+    s.close(vm(), &[]);
+    Records::new().boot(0, &s).report()
+}
+
+#[test]
+fn what_was_refused_and_ordered_is_told_where_it_happened() {
+    // Given a record in which a hold refused an image,
+    let report = held();
+    // then that is no violation of anything,
+    assert_eq!(report.findings.len(), 0);
+    let violated = report.verdicts.iter().filter(|verdict| verdict.status == "violated");
+    assert_eq!(violated.count(), 0);
+    // what passed is not told, and the rest is, in its order.
+    let what: Vec<_> = report.kernels[0].policy.iter().map(|line| line.what).collect();
+    assert_eq!(what, ["loaded", "hold", "deny"]);
+    let text = render(&report, STYLE);
+    let section = text
+        .split("\nPolicy in kernel 1, 7.3.0\n")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        section.contains("policy in force, mode enforce: /etc/policy.toml\n"),
+        "{text}"
+    );
+    assert!(
+        section.contains("held by user 7 until it is taken back, mode enforce: <b>disk</b>\\u{1b}[2J swap"),
+        "{text}"
+    );
+    assert!(section.contains("refused by the rule \"hold\""), "{text}");
+    assert!(!render(&update(), STYLE).contains("Policy"));
+}
+
+#[test]
+fn every_form_takes_policy() {
+    let report = held();
+    let page = html(&report).unwrap();
+    assert_self_contained(&page);
+    assert!(
+        page.contains("Policy in kernel 1") && !page.contains("<b>disk"),
+        "{page}"
+    );
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["kernels"][0]["policy"][2]["what"], "deny");
+    let trace = perfetto(&report);
+    let moments = trace["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["ph"] == "i");
+    let names: Vec<_> = moments.map(|event| event["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["loaded", "hold", "deny"]);
+    assert_eq!(otlp(&report)["resourceSpans"].as_array().unwrap().len(), 0);
 }

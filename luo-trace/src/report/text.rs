@@ -24,6 +24,8 @@ const SESSIONS: usize = 20;
 const FILES: usize = 8;
 /// How many findings are listed one by one.
 const FINDINGS: usize = 50;
+/// How many lines of policy are shown of each kernel.
+const POLICY: usize = 20;
 /// Columns that a bar of the timeline leaves to name and duration.
 const BAR_MARGIN: usize = 38;
 /// Columns that a bar of the trend leaves to number, kernels, fate and duration.
@@ -52,6 +54,7 @@ pub fn render(report: &Report, style: Style) -> String {
     for (place, kernel) in report.kernels.iter().enumerate() {
         page.stayed(report, place, kernel);
     }
+    page.policy(report);
     page.verdicts(report);
     page.records(report);
     page.out
@@ -283,6 +286,29 @@ impl Page {
             line!(self, "{what}");
         }
         self.sessions(&kernel.sessions);
+    }
+
+    /// What policy did, and what an operator ordered.
+    fn policy(&mut self, report: &Report) {
+        for (place, kernel) in report.kernels.iter().enumerate() {
+            if kernel.policy.is_empty() {
+                continue;
+            }
+            self.title(&format!("Policy in kernel {}, {}", place + 1, kernel.release));
+            for line in kernel.policy.iter().take(POLICY) {
+                let code = match line.tone() {
+                    "bad" => "31",
+                    "fair" => "33",
+                    _ => "0",
+                };
+                let text = self.paint(code, &line.text);
+                line!(self, "  {:>10}  {text}", span(line.since_boot));
+            }
+            let more = kernel.policy_more + kernel.policy.len().saturating_sub(POLICY) as u64;
+            if more > 0 {
+                line!(self, "  and {}", count(more, "more line"));
+            }
+        }
     }
 
     fn verdicts(&mut self, report: &Report) {

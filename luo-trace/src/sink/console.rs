@@ -3,8 +3,10 @@
 use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use luo_trace_common::policy::Decision;
+
 use crate::errno;
-use crate::event::Event;
+use crate::event::{Body, Event};
 use crate::model::Finding;
 use crate::report::span;
 
@@ -179,10 +181,13 @@ fn text(line: &mut String, event: &Event, colour: bool) {
         Some(outcome) => (errno::result(outcome.result), duration(outcome.duration)),
         None => ("".into(), String::new()),
     };
-    let paint = match event.outcome() {
-        Some(outcome) if outcome.is_ok() => None,
-        Some(_) => Some(YELLOW),
-        None => Some(RED),
+    let paint = match (&event.body, event.outcome()) {
+        (Body::PolicyDecision(_, Decision::Deny, _), _) => Some(RED),
+        (Body::PolicyDecision(_, decision, _), _) => decision.is_no().then_some(YELLOW),
+        (Body::PolicyChange(_), _) => None,
+        (_, Some(outcome)) if outcome.is_ok() => None,
+        (_, Some(_)) => Some(YELLOW),
+        (_, None) => Some(RED),
     };
     let paint = paint.filter(|_| colour);
     let (dim, plain) = if colour { (DIM, PLAIN) } else { ("", "") };

@@ -6,7 +6,9 @@
 //! | `/status` | a [`Status`] |
 //! | `/events` | events and findings, one JSON object a line, until the agent ends |
 //! | `/events/text`, `/events/colour` | the same for people |
+//! | `POST /policy`, with an [`Order`] as JSON | what became of it, as an [`Answer`] |
 //!
+//! Who gives an order is what the kernel says of the other end of the connection.
 //! A reader of events that is too slow loses lines and is told how many; it never slows the agent down.
 
 use std::convert::Infallible;
@@ -21,13 +23,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use futures_util::stream;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender, error::RecvError};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::orders::{Answer, Order};
 use crate::status::Status;
 
 /// Where the socket lies unless told otherwise.
@@ -40,6 +46,27 @@ const QUEUE: usize = 32;
 pub trait Source: Send + Sync + 'static {
     /// The state of things. It may take a while.
     fn status(&self) -> Status;
+}
+
+/// More bytes than any order has.
+const LONGEST_ORDER: usize = 4096;
+/// How many orders may wait to be taken.
+const ORDERS: usize = 8;
+
+/// An order on its way to whoever carries it out.
+#[derive(Debug)]
+pub struct Request {
+    /// What is wanted. It makes sense.
+    pub order: Order,
+    /// The real user id of whoever wants it.
+    pub uid: u32,
+    /// What became of it, or why it cannot be done.
+    pub answer: oneshot::Sender<Result<Answer, String>>,
+}
+
+/// The way of orders: from the socket, and to whoever carries them out.
+pub fn orders() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(ORDERS)
 }
 
 /// How lines look.
@@ -117,11 +144,12 @@ impl Control {
     pub fn serve<S: Future<Output = ()> + Send + 'static>(
         &self,
         source: Arc<dyn Source>,
+        orders: mpsc::Sender<Request>,
         streams: &Streams,
         stop: S,
     ) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<S>> {
         let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
-        let router = router(source, streams);
+        let router = router(source, orders, streams).into_make_service_with_connect_info::<Peer>();
         Ok(axum::serve(listener, router).with_graceful_shutdown(stop).into_future())
     }
 }
@@ -247,8 +275,25 @@ impl Readers {
     }
 }
 
-fn router(source: Arc<dyn Source>, streams: &Streams) -> Router {
-    let mut router = Router::new().route("/status", get(status).with_state(source));
+/// Whoever is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// Its real user id when it connected; `None` where the system does not tell.
+    uid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
+        let uid = stream.io().peer_cred().ok().map(|peer| peer.uid());
+        Self { uid }
+    }
+}
+
+fn router(source: Arc<dyn Source>, orders: mpsc::Sender<Request>, streams: &Streams) -> Router {
+    let policy = post(order).layer(DefaultBodyLimit::max(LONGEST_ORDER));
+    let mut router = Router::new()
+        .route("/status", get(status).with_state(source))
+        .route("/policy", policy.with_state(orders));
     for form in Form::ALL {
         let readers = streams.readers();
         router = router.route(form.path(), get(async move || events(form, &readers)));
@@ -262,6 +307,37 @@ async fn status(State(source): State<Arc<dyn Source>>) -> Response {
     match json.map_err(anyhow::Error::from).and_then(|json| Ok(json?)) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
+    }
+}
+
+/// Hands an order on, and waits for what becomes of it.
+async fn order(
+    State(orders): State<mpsc::Sender<Request>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Bytes,
+) -> Response {
+    let refuse = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
+    let order: Order = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("this is no order: {error}")),
+    };
+    if let Err(why) = order.check() {
+        return refuse(StatusCode::BAD_REQUEST, &why);
+    }
+    let Some(uid) = peer.uid else {
+        return refuse(StatusCode::FORBIDDEN, "the system does not tell who you are");
+    };
+    let (answer, told) = oneshot::channel();
+    if orders.try_send(Request { order, uid, answer }).is_err() {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent ends, or is busy: try again");
+    }
+    match told.await {
+        Ok(Ok(answer)) => match serde_json::to_vec(&answer) {
+            Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+            Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        },
+        Ok(Err(why)) => refuse(StatusCode::CONFLICT, &why),
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent ends"),
     }
 }
 
@@ -371,7 +447,7 @@ mod tests {
     async fn the_state_is_json() {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::open(&path(&dir)).unwrap();
-        let serve = control.serve(Arc::new(Fake), &Streams::default(), std::future::pending());
+        let serve = control.serve(Arc::new(Fake), orders().0, &Streams::default(), std::future::pending());
         tokio::spawn(serve.unwrap());
         let mut answer = String::new();
         ask(&path(&dir), "/status")
@@ -387,13 +463,79 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(json).unwrap().host, "node-7");
     }
 
+    /// What the socket says to an order, where whoever carries it out answers like this.
+    async fn order(body: &str, says: Result<Answer, String>) -> (String, Option<(Order, u32)>) {
+        let dir = tempfile::tempdir().unwrap();
+        let control = Control::open(&path(&dir)).unwrap();
+        let (sender, mut receiver) = orders();
+        let serve = control.serve(Arc::new(Fake), sender, &Streams::default(), std::future::pending());
+        tokio::spawn(serve.unwrap());
+        let taken = tokio::spawn(async move {
+            let Request { order, uid, answer } = receiver.recv().await?;
+            answer.send(says).unwrap();
+            Some((order, uid))
+        });
+        let mut stream = tokio::net::UnixStream::connect(&path(&dir)).await.unwrap();
+        let request = format!("POST /policy HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let reached = if taken.is_finished() {
+            taken.await.unwrap()
+        } else {
+            None
+        };
+        (answer, reached)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_order_is_carried_out_in_the_name_of_whoever_connected() {
+        let told = Answer {
+            told: vec!["held".into()],
+        };
+        let (answer, reached) = order(r#"{"order":"hold","reason":"disk swap","for_ns":null}"#, Ok(told)).await;
+        assert!(
+            answer.starts_with("HTTP/1.0 200") && answer.ends_with(r#"{"told":["held"]}"#),
+            "{answer}"
+        );
+        let hold = Order::Hold {
+            reason: "disk swap".into(),
+            for_ns: None,
+        };
+        // SAFETY: getuid(2) cannot fail and touches no memory.
+        assert_eq!(reached, Some((hold, unsafe { libc::getuid() })));
+        let (answer, _) = order(r#"{"order":"clear"}"#, Err("there is no policy".into())).await;
+        assert!(
+            answer.starts_with("HTTP/1.0 409") && answer.ends_with("there is no policy\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_no_order_reaches_nobody() {
+        let long = format!(r#"{{"order":"hold","reason":"{}"}}"#, "x".repeat(LONGEST_ORDER));
+        for (body, status, why) in [
+            ("", "400", "no order"),
+            (r#"{"order":"retrieve"}"#, "400", "unknown variant"),
+            (r#"{"order":"hold"}"#, "400", "reason"),
+            (r#"{"order":"allow","reason":"x"}"#, "400", "for_ns"),
+            (r#"{"order":"hold","reason":" "}"#, "400", "the reason is empty"),
+            (r#"{"order":"hold","reason":"x","uid":0}"#, "400", "unknown field"),
+            (&long, "413", "length limit"),
+        ] {
+            let (answer, reached) = order(body, Ok(Answer::default())).await;
+            assert!(answer.contains(status) && answer.contains(why), "{body}: {answer}");
+            assert_eq!(reached, None, "{body}");
+        }
+    }
+
     #[tokio::test(flavor = "current_thread")]
     async fn a_stream_begins_now_and_ends_with_the_agent() {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::open(&path(&dir)).unwrap();
         let mut streams = Streams::default();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serve = control.serve(Arc::new(Fake), &streams, async { _ = stopped.await });
+        let serve = control.serve(Arc::new(Fake), orders().0, &streams, async { _ = stopped.await });
         let server = tokio::spawn(serve.unwrap());
         streams.send(Form::Text, "before\n".into(), 1);
         let mut reader = ask(&path(&dir), "/events/text").await;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use luo_trace_common::events::{ABI_VERSION, Kind};
+use luo_trace_common::policy::{Decision, Mode, Operation};
 use luo_trace_common::text::Compatible;
 use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -16,6 +17,7 @@ use crate::errno;
 use crate::event::{Body, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
+use crate::status::policy::rule_name;
 
 /// How many different names of handlers, and of FLBs, get a label of their own.
 pub const NAMES: usize = 64;
@@ -99,6 +101,11 @@ metrics! {
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
     incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
     oldest_pending: GaugeVec = "luo_incoming_oldest_pending_seconds" [] "How long the oldest of them has waited: since this kernel booted, or 0 where none waits.";
+    policy_mode: IntGaugeVec = "luo_policy_mode" ["mode"] "What policy does: 1 for off, audit or enforce, 0 for the other two; off without a policy.";
+    policy_decisions: IntCounterVec = "luo_policy_decisions_total" ["rule" "op" "decision"] "Calls that policy was asked about, by the rule that decided (none: empty), and what became of them.";
+    policy_held: IntGaugeVec = "luo_policy_held" [] "Whether an operator holds this host: 1 or 0.";
+    policy_allowed: GaugeVec = "luo_policy_allowed_seconds" [] "For how long an operator's allowance still lets everything pass; 0: there is none.";
+    policy_troubles: IntGaugeVec = "luo_policy_troubles" [] "Why not everything is as the policy's file says: how many reasons status gives.";
     build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
     hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
@@ -139,6 +146,10 @@ pub struct Metrics {
 struct Names {
     handlers: Bounded,
     flbs: Bounded,
+    /// The rules of the policy in force.
+    rules: BTreeSet<String>,
+    /// What was counted by rule, operation and decision.
+    decisions: BTreeSet<(String, Operation, Decision)>,
 }
 
 /// Names that get labels of their own.
@@ -179,6 +190,9 @@ impl Metrics {
         add(&f.lost_events, &[], 0);
         add(&f.decode_errors, &[], 0);
         set(&f.update_number, &[], 0);
+        metrics.set_policy(Mode::Off, &[]);
+        metrics.set_orders(false, 0);
+        metrics.set_policy_troubles(0);
         Ok(metrics)
     }
 
@@ -192,6 +206,9 @@ impl Metrics {
             add(&f.events, &[kind.name()], 1);
         }
         self.observe_kho(&event.body);
+        if let Body::PolicyDecision(operation, decision, p) = &event.body {
+            self.decided(rule_name(p), *operation, *decision, 1);
+        }
         // The entry of an operation is not its end, and a sum is no operation.
         let Some(outcome) = event.outcome().filter(|_| is_operation(&event.body)) else {
             return;
@@ -249,6 +266,60 @@ impl Metrics {
             let flb = names.flbs.label(count.name);
             grow(&f.flb_users, &[&flb, count.direction.name()], count.users);
         }
+    }
+
+    /// Tells which policy is in force, with each rule that may decide, and how. What rules that are gone decided goes.
+    pub fn set_policy(&self, mode: Mode, rules: &[(String, Operation, Decision)]) {
+        let f = &self.families;
+        for other in Mode::ALL {
+            set(&f.policy_mode, &[other.name()], i64::from(*other == mode));
+        }
+        let mut names = self.names();
+        names.rules = rules.iter().map(|(rule, ..)| rule.clone()).collect();
+        let Names {
+            rules: known,
+            decisions,
+            ..
+        } = &mut *names;
+        decisions.retain(|(rule, operation, decision)| {
+            let stays = rule.is_empty() || known.contains(rule);
+            if !stays {
+                // It is there: it was counted.
+                _ = f
+                    .policy_decisions
+                    .remove_label_values(&[rule, operation.name(), decision.name()]);
+            }
+            stays
+        });
+        drop(names);
+        for (rule, operation, decision) in rules {
+            self.decided(rule.clone(), *operation, *decision, 0);
+        }
+    }
+
+    fn decided(&self, rule: String, operation: Operation, decision: Decision, number: u64) {
+        let mut names = self.names();
+        // A decision by a policy that was replaced may still be on its way.
+        let rule = match rule.is_empty() || names.rules.contains(&rule) {
+            true => rule,
+            false => "other".into(),
+        };
+        let labels = [&rule, operation.name(), decision.name()];
+        add(&self.families.policy_decisions, &labels, number);
+        names.decisions.insert((rule, operation, decision));
+    }
+
+    /// Tells how an operator's orders stand: whether the host is held, and for how long everything passes yet.
+    pub fn set_orders(&self, held: bool, allowed_ns: u64) {
+        set(&self.families.policy_held, &[], held.into());
+        if let Ok(metric) = self.families.policy_allowed.get_metric_with_label_values::<&str>(&[]) {
+            metric.set(allowed_ns as f64 / 1e9);
+        }
+    }
+
+    /// Tells how many reasons there are why not everything is as the policy's file says.
+    pub fn set_policy_troubles(&self, reasons: usize) {
+        set(&self.families.policy_troubles, &[], signed(reasons as u64));
     }
 
     /// Tells what is known about the invariants.

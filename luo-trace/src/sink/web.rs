@@ -44,6 +44,8 @@ pub struct Page {
     pub update: Option<u64>,
     /// Why the agent does not see everything; empty when it does.
     pub troubles: Vec<String>,
+    /// What policy is and did, a sentence each; empty: there is none.
+    pub policy: Vec<String>,
     /// The verdicts.
     pub verdicts: Vec<Verdict>,
     /// The last findings, latest first.

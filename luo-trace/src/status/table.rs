@@ -40,6 +40,11 @@ const fn right(width: usize) -> Column {
 /// Where `out` cannot be written.
 pub fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
     head(out, status)?;
+    if let Some(policy) = &status.policy {
+        for line in policy.lines(status.time_ns) {
+            paragraph(out, &format!("policy: {line}"))?;
+        }
+    }
     for (direction, title) in [("outgoing", "Outgoing"), ("incoming", "Incoming")] {
         sessions(out, status, direction, title)?;
     }

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use testbed_guest::scenario::Scenario;
 
-use super::guest;
-
 /// Every scenario there is, by name, in the order of their names.
 ///
 /// # Errors
@@ -36,18 +34,6 @@ pub(crate) fn expectations(file: &str) -> PathBuf {
     directory().join("expect").join(file)
 }
 
-/// The policies that luo-trace ships.
-///
-/// # Errors
-/// Their directory cannot be listed.
-pub(crate) fn shipped_policies() -> Result<Vec<PathBuf>> {
-    let directory = guest::workspace().join("luo-trace/policies");
-    match directory.exists() {
-        true => toml_files(&directory),
-        false => Ok(Vec::new()),
-    }
-}
-
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/scenarios")
 }
@@ -57,21 +43,17 @@ fn file_of(name: &str) -> PathBuf {
 }
 
 fn names() -> Result<Vec<String>> {
-    let files = toml_files(&directory())?;
-    let names = files.iter().filter_map(|path| path.file_stem());
-    Ok(names.map(|stem| stem.to_string_lossy().into_owned()).collect())
-}
-
-/// The files that end in `.toml`, in the order of their names.
-fn toml_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let directory = directory();
     let context = || format!("cannot list {}", directory.display());
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).with_context(context)? {
-        files.push(entry.with_context(context)?.path());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(context)? {
+        let path = entry.with_context(context)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
     }
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
-    Ok(files)
+    names.sort();
+    Ok(names)
 }
 
 fn read(path: &Path) -> Result<Scenario> {

@@ -10,6 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, Tabs, Wrap};
 
 use crate::report::{bytes, count};
+use crate::status::policy::Order;
 use crate::status::table::{age, or_unknown, owner};
 use crate::status::{File, Finding, Flb, Memory, Operation, Session, Status, Verdict};
 
@@ -309,11 +310,24 @@ fn draw_head(frame: &mut Frame, area: Rect, status: &Status, trouble: Option<&st
         Span::from(format!("  Linux {}  update {update}  ", status.kernel)),
         if loses { image.red().bold() } else { image },
     ]);
+    let first = Line::from_iter(first.spans.into_iter().chain(policy(status).spans));
     let second = match trouble.or(status.troubles.first().map(String::as_str)) {
         Some(trouble) => Line::from(trouble.to_owned()).yellow(),
         None => Line::from(sums(status)),
     };
     frame.render_widget(Paragraph::new(vec![first, second]), area);
+}
+
+/// What policy does at all, and what an operator ordered.
+fn policy(status: &Status) -> Line<'static> {
+    let Some(policy) = &status.policy else {
+        return Line::default();
+    };
+    let mode = Span::from(format!("  policy {}", policy.mode));
+    let hold = policy.hold.as_ref().map(|_| Span::from(" HELD").red().bold());
+    let allowed = |order: &Order| Span::from(format!(" ALLOWED {}", order.end(status.time_ns))).yellow();
+    let orders = hold.into_iter().chain(policy.allowance.as_ref().map(allowed));
+    Line::from_iter([mode].into_iter().chain(orders))
 }
 
 fn sums(status: &Status) -> String {

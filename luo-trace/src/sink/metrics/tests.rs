@@ -2,6 +2,7 @@
 
 use luo_trace_common::events::{self as abi, FileOp, Object, Outcome, SessionOp, SessionRef};
 use luo_trace_common::hooks::Hook;
+use luo_trace_common::policy::{PolicyDecision, RULE_NONE, RuleName};
 use luo_trace_common::text::SessionName;
 use zerocopy::FromZeros;
 
@@ -294,4 +295,62 @@ fn preserved_pages_are_counted_by_what_was_done_with_them() {
     has(&text, r#"luo_kho_pages_total{op="kho-key-del"} 2"#);
     has(&text, r#"luo_kho_failures_total{op="kho-key-add"} 1"#);
     assert!(!text.contains(r#"op="kho-balance""#), "{text}");
+}
+
+fn decision(rule: &str, operation: Operation, decision: Decision) -> Event {
+    let mut payload = PolicyDecision::new_zeroed();
+    payload.rule = if rule.is_empty() { RULE_NONE } else { 3 };
+    payload.rule_name = RuleName::new(rule);
+    event(1, Body::PolicyDecision(operation, decision, Box::new(payload)))
+}
+
+#[test]
+fn decisions_are_counted_by_rule_and_those_of_a_policy_that_went_are_gone() {
+    let metrics = metrics();
+    has(&metrics.render(), "luo_policy_mode{mode=\"off\"} 1");
+    // Given a policy with a rule that has not decided yet,
+    let rule = |name: &str| (name.to_owned(), Operation::KexecLoad, Decision::Deny);
+    metrics.set_policy(Mode::Enforce, &[rule("legacy"), rule("hold")]);
+    has(&metrics.render(), "luo_policy_mode{mode=\"enforce\"} 1");
+    has(&metrics.render(), "luo_policy_mode{mode=\"off\"} 0");
+    has(
+        &metrics.render(),
+        "luo_policy_decisions_total{decision=\"deny\",op=\"kexec-load\",rule=\"legacy\"} 0",
+    );
+    // when it decides, and nobody's rule does,
+    metrics.observe(&decision("legacy", Operation::KexecLoad, Decision::Deny));
+    metrics.observe(&decision("", Operation::KexecLoad, Decision::Pass));
+    let text = metrics.render();
+    has(
+        &text,
+        "luo_policy_decisions_total{decision=\"deny\",op=\"kexec-load\",rule=\"legacy\"} 1",
+    );
+    has(
+        &text,
+        "luo_policy_decisions_total{decision=\"pass\",op=\"kexec-load\",rule=\"\"} 1",
+    );
+    // and another policy comes, then what is not a rule any more is gone, and a late decision of it has no name.
+    metrics.set_policy(Mode::Audit, &[rule("other-rule"), rule("hold")]);
+    metrics.observe(&decision("legacy", Operation::KexecLoad, Decision::Deny));
+    let text = metrics.render();
+    assert!(!text.contains("rule=\"legacy\""), "{text}");
+    has(
+        &text,
+        "luo_policy_decisions_total{decision=\"deny\",op=\"kexec-load\",rule=\"other\"} 1",
+    );
+    has(
+        &text,
+        "luo_policy_decisions_total{decision=\"pass\",op=\"kexec-load\",rule=\"\"} 1",
+    );
+}
+
+#[test]
+fn orders_are_a_state_and_not_a_count() {
+    let metrics = metrics();
+    metrics.set_orders(true, 90_500_000_000);
+    has(&metrics.render(), "luo_policy_held 1");
+    has(&metrics.render(), "luo_policy_allowed_seconds 90.5");
+    metrics.set_orders(false, 0);
+    has(&metrics.render(), "luo_policy_held 0");
+    has(&metrics.render(), "luo_policy_allowed_seconds 0");
 }

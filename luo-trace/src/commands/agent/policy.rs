@@ -1,0 +1,163 @@
+//! Policy while the agent runs: its file, which is read again on SIGHUP, and an operator's orders.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use luo_trace_common::policy::Mode;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+
+use super::super::policy::read;
+use crate::exit::Exit;
+use crate::host;
+use crate::kernel::Tracer;
+use crate::live::Live;
+use crate::pipeline::Pipeline;
+use crate::policy::Policy;
+use crate::sink::console::tell;
+use crate::sink::control::Request;
+use crate::sink::policy::{Brake, Keeper, Loaded, Store};
+
+/// The policy's file, and whoever reads it again at this moment.
+pub(super) struct File {
+    path: Option<PathBuf>,
+    reading: Option<JoinHandle<Result<Policy>>>,
+}
+
+impl File {
+    /// The file of this path, if any.
+    pub(super) fn new(path: Option<&Path>) -> Self {
+        Self {
+            path: path.map(Path::to_owned),
+            reading: None,
+        }
+    }
+
+    /// Reads it now.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub(super) fn read(&self) -> Result<Option<Loaded>> {
+        let Some(path) = &self.path else { return Ok(None) };
+        Ok(Some(loaded(path, read(path)?)))
+    }
+
+    /// Begins to read it again. Elsewhere: whatever the file is, nothing here waits for it.
+    pub(super) fn read_again(&mut self) {
+        let Some(path) = self.path.clone() else {
+            return tell("there is no policy to read again: start the agent with --policy FILE");
+        };
+        // What is read already may be older than what is wanted.
+        self.reading = Some(tokio::task::spawn_blocking(move || read(&path)));
+    }
+
+    /// Whether it is being read.
+    pub(super) fn is_read(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Waits until it is read.
+    pub(super) async fn again(&mut self) -> Result<Loaded> {
+        let read = match &mut self.reading {
+            Some(reading) => reading.await.unwrap_or_else(|failed: JoinError| Err(failed.into())),
+            None => std::future::pending().await,
+        };
+        self.reading = None;
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        Ok(loaded(path, read?))
+    }
+}
+
+fn loaded(path: &Path, policy: Policy) -> Loaded {
+    let file = path.display().to_string();
+    Loaded { policy, file }
+}
+
+/// The brake as this kernel has it, and what a lost agent left of it.
+pub(super) struct Attached {
+    brake: Option<Box<dyn Brake>>,
+    adopted: Option<(u64, u64)>,
+}
+
+/// Attaches the programs that a policy needs; of a host where nobody would ask them gives how to end.
+///
+/// # Errors
+/// Where they cannot be attached.
+pub(super) fn attach(_tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Attached, Exit>> {
+    let nobody_asks = "bpf is no active LSM on this host, so no policy can refuse anything: put bpf into lsm= on the kernel \
+                       command line, after what /sys/kernel/security/lsm names";
+    tell(nobody_asks);
+    Ok(match loaded.policy.mode {
+        Mode::Enforce => Err(Exit::CannotWork),
+        Mode::Audit | Mode::Off => Ok(Attached {
+            brake: None,
+            adopted: None,
+        }),
+    })
+}
+
+/// Keeps this host by a policy from now on.
+///
+/// # Errors
+/// Where the policy cannot be enforced.
+pub(super) fn begin(
+    attached: Attached,
+    loaded: Loaded,
+    socket: Option<&Path>,
+    live: Arc<Live>,
+    boot_id: &str,
+    pipeline: &mut Pipeline,
+) -> Result<()> {
+    let Attached { brake, adopted } = attached;
+    let store = socket.map(Store::beside);
+    let now = host::monotonic_ns();
+    let (keeper, notes) = Keeper::begin(loaded, brake, adopted, store, live, boot_id.to_owned(), now)
+        .context("the policy cannot be put in force")?;
+    pipeline.keep(keeper, notes);
+    Ok(())
+}
+
+/// Puts what was read into force, or tells why not.
+pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
+    let Some(keeper) = pipeline.policy() else { return };
+    match read.and_then(|loaded| keeper.swap(loaded)) {
+        Ok(note) => pipeline.note_one(note),
+        Err(error) => keeper.refuse(&format!("{error:#}")),
+    }
+}
+
+/// Carries out an order.
+pub(super) fn carry_out(request: Request, pipeline: &mut Pipeline) {
+    let Request { order, uid, answer } = request;
+    let result = match pipeline.policy() {
+        Some(keeper) => keeper.take(&order, uid, host::monotonic_ns()),
+        None => Err("the agent runs without a policy: start it with --policy FILE".into()),
+    };
+    let answered = result.map(|(answer, note)| {
+        pipeline.note_one(note);
+        answer
+    });
+    // Whoever asked may be gone. The order stands all the same.
+    _ = answer.send(answered);
+}
+
+/// The agent ends in order.
+pub(super) fn end(pipeline: &mut Pipeline) {
+    let Some(keeper) = pipeline.policy() else { return };
+    match keeper.end() {
+        Ok(note) => note.into_iter().for_each(|note| pipeline.note_one(note)),
+        Err(error) => tell(format_args!("the policy cannot be let go of: {error:#}")),
+    }
+}
+
+/// The next order; waits for ever where there is no socket.
+pub(super) async fn next(orders: &mut Option<mpsc::Receiver<Request>>) -> Request {
+    if let Some(receiver) = orders
+        && let Some(request) = receiver.recv().await
+    {
+        return request;
+    }
+    *orders = None;
+    std::future::pending().await
+}

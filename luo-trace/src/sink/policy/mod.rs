@@ -1,0 +1,424 @@
+//! Keeps what holds updates back up to date: by the policy's file, by what the model knows, and by an operator's orders.
+//!
+//! The programs in the kernel decide by themselves, from memory that lies here too; nothing waits for the agent, and the agent
+//! waits for nothing here but a change of policy. What it does is in the record: see [`Note`].
+
+use std::mem;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use luo_trace_common::events::Header as EventHeader;
+use luo_trace_common::policy::{
+    Aspect, Decision, Mode, NEVER, Operation, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision,
+    Selected, Verdict,
+};
+use luo_trace_common::text::Name;
+
+use crate::event::{Body, Event};
+use crate::live::Live;
+use crate::model::{Direction, Finding, Model};
+use crate::orders::{Answer, Order, Standing, Taken};
+use crate::policy::{Compiled, Policy, level};
+use crate::status::policy::{Policy as Shown, Refusal};
+
+mod log;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use log::Log;
+pub use store::Store;
+
+/// What holds updates back: the programs in the kernel, as far as they are told anything.
+pub trait Brake {
+    /// Has every decision made by this policy from now on, and gives its generation.
+    ///
+    /// # Errors
+    /// Where it does not fit; then the policy before is still in force.
+    fn enforce(&mut self, policy: &Compiled) -> Result<u64>;
+    /// Has nobody asked any more.
+    ///
+    /// # Errors
+    /// Where the kernel refuses that.
+    fn release(&mut self) -> Result<()>;
+    /// Whether it stays when the agent is gone, however that ends.
+    ///
+    /// # Errors
+    /// Where it cannot be kept, or not be let go of.
+    fn outlive(&mut self, outlives: bool) -> Result<()>;
+    /// The agent lives, at this time in nanoseconds of `CLOCK_MONOTONIC`; [`NEVER`]: it ends in order.
+    fn beat(&mut self, now: u64);
+    /// Until when an operator holds the host, and lets everything pass.
+    fn order(&mut self, held_until: u64, allowed_until: u64);
+    /// How bad what is violated is: see [`level`].
+    fn violated(&mut self, severity: u64);
+    /// The rules that name what is preserved now.
+    fn preserved(&mut self, selected: [Selected; Aspect::COUNT]);
+    /// What is known of the image that is loaded.
+    fn judge(&mut self, verdict: Verdict);
+    /// How often an image was asked to be loaded.
+    fn loads(&self) -> u64;
+}
+
+/// A record of the agent's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Policy or an order changed.
+    Change(Box<PolicyChange>),
+    /// A rule that only the agent can judge applied to what a task did: the header tells who.
+    Decision(EventHeader, Box<PolicyDecision>),
+}
+
+/// What policy is to be, and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// The file.
+    pub file: String,
+}
+
+/// Policy on this host while an agent runs.
+pub struct Keeper {
+    /// `None`: this host asks no program, and nothing is ever refused.
+    brake: Option<Box<dyn Brake>>,
+    live: Arc<Live>,
+    store: Option<Store>,
+    boot_id: String,
+    loaded: Loaded,
+    generation: u64,
+    standing: Standing,
+    /// Why the orders are not kept, or not known.
+    store_trouble: Option<String>,
+    /// Why the file is not what is in force.
+    file_trouble: Option<String>,
+    /// The model may have changed since the programs were told.
+    changed: bool,
+    severity: u64,
+    log: Log,
+}
+
+impl Keeper {
+    /// Takes over this host: what a lost agent left in the kernel (`adopted`: until when it was held, and let everything
+    /// pass) and what was kept of its orders are in force with the policy, from this moment.
+    ///
+    /// # Errors
+    /// Where the policy cannot be enforced, or cannot outlive the agent though it has to.
+    pub fn begin(
+        loaded: Loaded,
+        brake: Option<Box<dyn Brake>>,
+        adopted: Option<(u64, u64)>,
+        store: Option<Store>,
+        live: Arc<Live>,
+        boot_id: String,
+        now: u64,
+    ) -> Result<(Self, Vec<Note>)> {
+        let (standing, trouble) = store
+            .as_ref()
+            .map_or_else(Default::default, |store| store.read(&boot_id, now));
+        let standing = match adopted {
+            Some((held, allowed)) => standing.joined(held, allowed, now),
+            None => standing,
+        };
+        let mut keeper = Self {
+            brake,
+            live,
+            store,
+            boot_id,
+            loaded: loaded.clone(),
+            generation: 0,
+            standing,
+            store_trouble: trouble.map(|trouble| format!("{trouble:#}")),
+            file_trouble: None,
+            changed: true,
+            severity: 0,
+            log: Log::start()?,
+        };
+        keeper.log.say(keeper.store_trouble.as_ref());
+        keeper.tell_orders();
+        let mut notes = Vec::new();
+        if adopted.is_some() {
+            notes.push(keeper.change(POLICY_ADOPTED, "what an agent that is gone left in force"));
+        }
+        keeper.follow(now);
+        notes.push(keeper.swap(loaded)?);
+        keeper.keep_orders();
+        Ok((keeper, notes))
+    }
+
+    /// Puts another policy in the place of the one in force, at once for every decision.
+    ///
+    /// # Errors
+    /// Why it cannot be; then the one before is still in force.
+    pub fn swap(&mut self, loaded: Loaded) -> Result<Note> {
+        let (mode, closed) = (loaded.policy.mode, loaded.policy.closed);
+        let Some(brake) = &mut self.brake else {
+            if mode == Mode::Enforce {
+                bail!("this kernel asks no BPF program, so nothing can be refused");
+            }
+            self.loaded = loaded;
+            return Ok(self.took_effect());
+        };
+        if mode == Mode::Off {
+            brake.release()?;
+            brake.outlive(false)?;
+            self.generation = 0;
+        } else {
+            // First what may fail, then what is seen.
+            if closed {
+                brake.outlive(true)?;
+            }
+            self.generation = brake.enforce(&loaded.policy.compile())?;
+            if !closed {
+                brake.outlive(false)?;
+            }
+        }
+        self.loaded = loaded;
+        Ok(self.took_effect())
+    }
+
+    fn took_effect(&mut self) -> Note {
+        self.file_trouble = None;
+        self.changed = true;
+        self.show();
+        let what = match self.generation {
+            0 => POLICY_OFF,
+            _ => POLICY_LOADED,
+        };
+        self.change(what, &self.loaded.file)
+    }
+
+    /// The file holds no policy that could be enforced: what is in force stays.
+    pub fn refuse(&mut self, why: &str) {
+        let trouble = format!("the policy before stays in force, since the new one is refused: {why}");
+        self.log.say(Some(&trouble));
+        self.file_trouble = Some(trouble);
+        self.show();
+    }
+
+    /// Carries out an order, and tells what became of it.
+    ///
+    /// # Errors
+    /// Why nothing can be ordered here.
+    pub fn take(&mut self, order: &Order, uid: u32, now: u64) -> Result<(Answer, Note), String> {
+        if self.brake.is_none() {
+            return Err("this kernel asks no BPF program, so nothing can be held or allowed".into());
+        }
+        let Taken { mut told, change } = self.standing.take(order, uid, self.loaded.policy.mode, now);
+        self.tell_orders();
+        self.keep_orders();
+        told.extend(self.store_trouble.clone());
+        told.iter().for_each(|line| self.log.say(Some(line)));
+        self.show();
+        let note = self.complete(change);
+        Ok((Answer { told }, note))
+    }
+
+    /// Takes in an event, and what it proved.
+    pub fn observe(&mut self, event: &Event, findings: &[Finding]) -> Option<Note> {
+        match &event.body {
+            Body::PolicyChange(_) => return None,
+            Body::PolicyDecision(..) => {
+                if let Some(refusal) = Refusal::of(event) {
+                    self.log.refusal(&refusal);
+                }
+                return None;
+            }
+            _ => self.changed = true,
+        }
+        let worst = findings.iter().map(|finding| level(finding.invariant.severity())).max();
+        self.severity = self.severity.max(worst.unwrap_or(0));
+        None
+    }
+
+    /// Everything that came is taken in: tells the programs what it comes to, and that the agent lives.
+    pub fn follow(&mut self, now: u64) {
+        let Some(brake) = &mut self.brake else { return };
+        brake.beat(now);
+        if !mem::take(&mut self.changed) {
+            return;
+        }
+        brake.violated(self.severity);
+        let policy = &self.loaded.policy;
+        if names_what_is_preserved(policy) {
+            brake.preserved(self.live.with_model(|model| preserved(policy, model)));
+        }
+    }
+
+    /// The agent lives, and is busy.
+    pub fn beat(&mut self, now: u64) {
+        if let Some(brake) = &mut self.brake {
+            brake.beat(now);
+        }
+    }
+
+    /// A second has passed: gives what to record of orders that came to their end. In the kernel they ended by themselves.
+    pub fn tick(&mut self, now: u64) -> Vec<Note> {
+        self.beat(now);
+        self.log.tick();
+        let ended = self.standing.expire(now);
+        if ended.is_empty() {
+            return Vec::new();
+        }
+        self.tell_orders();
+        self.keep_orders();
+        self.show();
+        let note = |Taken { told, change }: Taken| {
+            told.iter().for_each(|line| self.log.say(Some(line)));
+            self.complete(change)
+        };
+        ended.into_iter().map(note).collect()
+    }
+
+    /// What is known of the image that is loaded: the programs decide by it at once.
+    pub fn judge(&mut self, verdict: Verdict) {
+        if let Some(brake) = &mut self.brake {
+            brake.judge(verdict);
+        }
+    }
+
+    /// How often an image was asked to be loaded; `None` where nobody counts.
+    pub fn loads(&self) -> Option<u64> {
+        self.brake.as_ref().map(|brake| brake.loads())
+    }
+
+    /// Waits until everything that was said is told.
+    pub fn finish(self) {
+        self.log.finish();
+    }
+
+    /// The agent ends in order. A closed policy stays in force with what is known now; of any other, nothing is left.
+    ///
+    /// # Errors
+    /// Where it cannot be let go of.
+    pub fn end(&mut self) -> Result<Option<Note>> {
+        let stays = self.loaded.policy.closed && self.generation != 0;
+        let Some(brake) = &mut self.brake else { return Ok(None) };
+        if stays {
+            brake.beat(NEVER);
+            return Ok(None);
+        }
+        brake.release()?;
+        brake.outlive(false)?;
+        let was_on = mem::take(&mut self.generation) != 0;
+        Ok(was_on.then(|| self.change(POLICY_OFF, &self.loaded.file)))
+    }
+
+    fn tell_orders(&mut self) {
+        let until = |order: &Option<_>| order.as_ref().map_or(0, crate::orders::Entry::until);
+        let (held, allowed) = (until(&self.standing.hold), until(&self.standing.allowance));
+        if let Some(brake) = &mut self.brake {
+            brake.order(held, allowed);
+        }
+    }
+
+    fn keep_orders(&mut self) {
+        let Some(store) = &self.store else {
+            self.store_trouble =
+                Some("orders are not kept for the next agent: there is no socket to keep them beside".into());
+            return;
+        };
+        let kept = match self.standing == Standing::default() {
+            true => store.remove().map(drop),
+            false => store.write(&self.standing, &self.boot_id),
+        };
+        self.store_trouble = kept
+            .err()
+            .map(|error| format!("orders are not kept for the next agent: {error:#}"));
+    }
+
+    /// Shows readers and metrics what is in force.
+    fn show(&self) {
+        let Loaded { policy, file } = &self.loaded;
+        let troubles = [&self.file_trouble, &self.store_trouble].into_iter().flatten().cloned();
+        let nobody = self
+            .brake
+            .is_none()
+            .then(|| "this kernel asks no BPF program: nothing is told or refused".to_owned());
+        let shown = Shown {
+            mode: policy.mode.name().into(),
+            file: clean(file),
+            rules: policy.rules().len() as u64,
+            on_agent_loss: if policy.closed { "closed" } else { "open" }.into(),
+            generation: self.generation,
+            troubles: nobody.into_iter().chain(troubles).collect(),
+            ..Shown::default()
+        };
+        self.live.set_policy(shown, self.standing.clone());
+        self.live.metrics.set_policy(policy.mode, &decisions(policy));
+    }
+
+    fn change(&self, what: u32, text: &str) -> Note {
+        let compiled = self.loaded.policy.compile();
+        let asked = |operation: &&Operation| compiled.table.on[**operation as usize] != 0;
+        let bits = Operation::ALL
+            .iter()
+            .filter(asked)
+            .map(|operation| 1 << *operation as u32);
+        self.complete(PolicyChange {
+            what,
+            mode: 0,
+            generation: 0,
+            until: 0,
+            uid: 0,
+            operations: bits.sum(),
+            text: Name::new(text),
+        })
+    }
+
+    fn complete(&self, change: PolicyChange) -> Note {
+        Note::Change(Box::new(PolicyChange {
+            mode: self.loaded.policy.mode as u32,
+            generation: self.generation,
+            ..change
+        }))
+    }
+}
+
+/// What rules may come to decide, so that it can be counted from 0.
+fn decisions(policy: &Policy) -> Vec<(String, Operation, Decision)> {
+    let no = match policy.mode {
+        Mode::Enforce => Decision::Deny,
+        _ => Decision::WouldDeny,
+    };
+    let rules = policy.rules().iter().flat_map(|rule| {
+        let decision = if rule.deny { no } else { Decision::Audit };
+        rule.on.iter().map(move |&on| (rule.name.to_string(), on, decision))
+    });
+    let own: &[&str] = if policy.closed {
+        &["hold", "agent-loss"]
+    } else {
+        &["hold"]
+    };
+    let own = own
+        .iter()
+        .flat_map(|name| [Operation::KexecLoad, Operation::KexecReboot].map(|on| ((*name).to_owned(), on, no)));
+    rules.chain(own).collect()
+}
+
+/// Whether a policy has a rule that tells images and reboots apart by what is preserved.
+fn names_what_is_preserved(policy: &Policy) -> bool {
+    let names = |aspect| move |rule: &crate::policy::Rule| rule.matches.names(aspect) || rule.unless.names(aspect);
+    let rules = policy.rules();
+    rules.iter().any(names(Aspect::Session)) || rules.iter().any(names(Aspect::Handler))
+}
+
+/// The rules that name what is preserved now, but for the recorder's own.
+fn preserved(policy: &Policy, model: &Model) -> [Selected; Aspect::COUNT] {
+    let outgoing = model
+        .sessions()
+        .filter(|session| session.direction() == Direction::Outgoing && !session.is_own());
+    let counts = model.counts_of_others();
+    let handlers = counts
+        .files()
+        .filter(|count| count.files > 0 && count.state.direction() == Direction::Outgoing);
+    policy.preserved(
+        outgoing.map(|session| session.name()),
+        handlers.map(|count| count.handler),
+    )
+}
+
+/// A file's path, with what could mislead a reader escaped.
+fn clean(path: &str) -> String {
+    Name::<256>::new(path).to_string()
+}

@@ -1,0 +1,371 @@
+//! Stories of a host that is kept by a policy.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use luo_trace_common::policy::{POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD};
+
+use super::*;
+use crate::testing::{Story, header, memfd, session};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What the programs were told.
+#[derive(Default)]
+struct Told {
+    calls: Vec<String>,
+    preserved: [Selected; Aspect::COUNT],
+    severity: u64,
+    beat: u64,
+    /// The next call to enforce fails.
+    fails: bool,
+}
+
+#[derive(Clone, Default)]
+struct Fake(Rc<RefCell<Told>>);
+
+impl Fake {
+    fn say(&self, call: impl Into<String>) -> Result<()> {
+        self.0.borrow_mut().calls.push(call.into());
+        Ok(())
+    }
+
+    /// What was told since this was last asked.
+    fn calls(&self) -> Vec<String> {
+        mem::take(&mut self.0.borrow_mut().calls)
+    }
+}
+
+impl Brake for Fake {
+    fn enforce(&mut self, policy: &Compiled) -> Result<u64> {
+        if mem::take(&mut self.0.borrow_mut().fails) {
+            bail!("the maps are full");
+        }
+        self.say(format!("enforce {}", policy.names.len()))?;
+        Ok(self.0.borrow().calls.len() as u64)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.say("release")
+    }
+
+    fn outlive(&mut self, outlives: bool) -> Result<()> {
+        self.say(if outlives { "outlive" } else { "end with the agent" })
+    }
+
+    fn beat(&mut self, now: u64) {
+        self.0.borrow_mut().beat = now;
+    }
+
+    fn order(&mut self, held_until: u64, allowed_until: u64) {
+        let end = |until: u64| match until {
+            NEVER => "never".to_owned(),
+            until => (until / SECOND).to_string(),
+        };
+        _ = self.say(format!("held {} allowed {}", end(held_until), end(allowed_until)));
+    }
+
+    fn violated(&mut self, severity: u64) {
+        self.0.borrow_mut().severity = severity;
+    }
+
+    fn preserved(&mut self, selected: [Selected; Aspect::COUNT]) {
+        self.0.borrow_mut().preserved = selected;
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        _ = self.say(format!("verdict {}", verdict.load()));
+    }
+
+    fn loads(&self) -> u64 {
+        3
+    }
+}
+
+fn loaded(text: &str) -> Loaded {
+    Loaded {
+        policy: Policy::read(text).unwrap(),
+        file: "/etc/luo-trace/policy.toml".into(),
+    }
+}
+
+/// A policy with this mode and one rule.
+fn policy(mode: &str, more: &str) -> Loaded {
+    loaded(&format!(
+        "mode = \"{mode}\"\n{more}\n[[rule]]\nname = \"legacy\"\non = \"kexec-load\"\nwhen = {{ legacy-image = true }}\naction = \"deny\"\n"
+    ))
+}
+
+fn hold(for_ns: Option<u64>) -> Order {
+    Order::Hold {
+        reason: "disk swap".into(),
+        for_ns,
+    }
+}
+
+fn live() -> Arc<Live> {
+    Arc::new(Live::new(&header(0)).unwrap())
+}
+
+/// A host with its agent.
+struct Host {
+    brake: Fake,
+    live: Arc<Live>,
+    keeper: Keeper,
+    notes: Vec<Note>,
+}
+
+fn begin(loaded: Loaded, adopted: Option<(u64, u64)>, dir: &Path) -> Host {
+    let (brake, live) = (Fake::default(), live());
+    let store = Store::beside(&dir.join("agent.sock"));
+    let boxed: Box<dyn Brake> = Box::new(brake.clone());
+    let begun = Keeper::begin(
+        loaded,
+        Some(boxed),
+        adopted,
+        Some(store),
+        live.clone(),
+        "boot".into(),
+        SECOND,
+    );
+    let (keeper, notes) = begun.unwrap();
+    Host {
+        brake,
+        live,
+        keeper,
+        notes,
+    }
+}
+
+fn shown(live: &Live) -> Shown {
+    live.policy().unwrap()
+}
+
+fn change(note: &Note) -> &PolicyChange {
+    match note {
+        Note::Change(change) => change,
+        Note::Decision(..) => panic!("{note:?}"),
+    }
+}
+
+#[test]
+fn the_orders_that_stand_are_in_force_before_the_policy_is() {
+    // Given a host that was held, with an agent that was killed,
+    let dir = tempfile::tempdir().unwrap();
+    let mut before = begin(policy("enforce", ""), None, dir.path());
+    before.keeper.take(&hold(None), 7, 2 * SECOND).unwrap();
+    drop(before);
+    // when the next one starts,
+    let host = begin(policy("enforce", ""), None, dir.path());
+    // then no decision was ever made without the hold,
+    assert_eq!(
+        host.brake.calls(),
+        ["held never allowed 0", "enforce 1", "end with the agent"]
+    );
+    // and whoever asks is told whose it is.
+    let shown = shown(&host.live);
+    assert_eq!(
+        (&*shown.mode, shown.rules, &*shown.on_agent_loss),
+        ("enforce", 1, "open")
+    );
+    let hold = shown.hold.unwrap();
+    assert_eq!((hold.uid, &*hold.reason, hold.until_ns), (Some(7), "disk swap", None));
+    let loaded = change(&host.notes[0]);
+    assert_eq!((loaded.what, loaded.mode), (POLICY_LOADED, Mode::Enforce as u32));
+    assert_eq!(loaded.operations, 1 << Operation::KexecLoad as u32);
+    assert_eq!(loaded.text, Name::new("/etc/luo-trace/policy.toml"));
+}
+
+#[test]
+fn what_a_lost_agent_left_in_the_kernel_stays_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = begin(
+        policy("enforce", "on_agent_loss = \"closed\""),
+        Some((NEVER, 90 * SECOND)),
+        dir.path(),
+    );
+    assert_eq!(host.brake.calls(), ["held never allowed 90", "outlive", "enforce 1"]);
+    assert_eq!(change(&host.notes[0]).what, POLICY_ADOPTED);
+    assert_eq!(change(&host.notes[1]).what, POLICY_LOADED);
+    // It is kept from now on, so that nothing of it is lost again.
+    let next = begin(policy("enforce", ""), None, dir.path());
+    assert_eq!(next.brake.calls()[0], "held never allowed 90");
+}
+
+#[test]
+fn orders_that_cannot_be_read_are_a_hold_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("agent.orders"), "{\"version\":1,\"bo").unwrap();
+    let host = begin(policy("enforce", ""), None, dir.path());
+    assert_eq!(host.brake.calls()[0], "held never allowed 0");
+    let hold = shown(&host.live).hold.unwrap();
+    assert!(hold.reason.contains("cannot be read"), "{hold:?}");
+}
+
+#[test]
+fn a_policy_that_cannot_be_enforced_leaves_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = begin(policy("audit", ""), None, dir.path());
+    host.brake.calls();
+    // When another one does not fit,
+    host.brake.0.borrow_mut().fails = true;
+    let error = host.keeper.swap(policy("enforce", "")).unwrap_err();
+    host.keeper.refuse(&error.to_string());
+    // then nothing was let go of, and whoever asks is told.
+    assert_eq!(host.brake.calls(), [""; 0]);
+    let now = shown(&host.live);
+    assert_eq!(now.mode, "audit");
+    assert!(
+        now.troubles[0].contains("stays in force") && now.troubles[0].contains("the maps are full"),
+        "{now:?}"
+    );
+    // When one does, then that is over.
+    let note = host.keeper.swap(policy("enforce", "")).unwrap();
+    assert_eq!(change(&note).what, POLICY_LOADED);
+    assert_eq!(host.brake.calls(), ["enforce 1", "end with the agent"]);
+    let now = shown(&host.live);
+    assert_eq!((&*now.mode, now.troubles.len()), ("enforce", 0));
+}
+
+#[test]
+fn a_policy_that_is_switched_off_asks_nobody_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = begin(policy("enforce", "on_agent_loss = \"closed\""), None, dir.path());
+    host.brake.calls();
+    let note = host.keeper.swap(policy("off", "on_agent_loss = \"closed\"")).unwrap();
+    assert_eq!((change(&note).what, change(&note).generation), (POLICY_OFF, 0));
+    assert_eq!(host.brake.calls(), ["release", "end with the agent"]);
+    // A hold is taken all the same, and says that nothing comes of it.
+    let (answer, _) = host.keeper.take(&hold(None), 0, SECOND).unwrap();
+    assert!(answer.told[1].contains("nothing is refused"), "{answer:?}");
+    // The end of the agent is no end of a policy then.
+    assert_eq!(host.keeper.end().unwrap(), None);
+}
+
+#[test]
+fn a_closed_policy_outlives_an_agent_that_ends_in_order_and_an_open_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut closed = begin(policy("enforce", "on_agent_loss = \"closed\""), None, dir.path());
+    closed.brake.calls();
+    assert_eq!(closed.keeper.end().unwrap(), None);
+    assert_eq!(closed.brake.calls(), [""; 0]);
+    assert_eq!(closed.brake.0.borrow().beat, NEVER);
+
+    let mut open = begin(policy("enforce", ""), None, dir.path());
+    open.brake.calls();
+    let note = open.keeper.end().unwrap();
+    assert_eq!(note.map(|note| change(&note).what), Some(POLICY_OFF));
+    assert_eq!(open.brake.calls(), ["release", "end with the agent"]);
+    assert_ne!(open.brake.0.borrow().beat, NEVER);
+}
+
+#[test]
+fn an_order_is_in_force_kept_recorded_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = begin(policy("enforce", ""), None, dir.path());
+    host.brake.calls();
+    let (_, note) = host.keeper.take(&hold(Some(60 * SECOND)), 7, 2 * SECOND).unwrap();
+    let held = change(&note);
+    assert_eq!((held.what, held.until, held.uid), (POLICY_HOLD, 62 * SECOND, 7));
+    assert_eq!((held.mode, held.text), (Mode::Enforce as u32, Name::new("disk swap")));
+    let order = Order::Allow {
+        reason: "the fix".into(),
+        for_ns: 10 * SECOND,
+    };
+    let (answer, note) = host.keeper.take(&order, 8, 2 * SECOND).unwrap();
+    assert_eq!((change(&note).what, change(&note).until), (POLICY_ALLOW, 12 * SECOND));
+    assert!(
+        answer
+            .told
+            .iter()
+            .any(|told| told.contains("lifts the hold: disk swap (user 7)")),
+        "{answer:?}"
+    );
+    assert_eq!(host.brake.calls(), ["held 62 allowed 0", "held 62 allowed 12"]);
+    assert!(dir.path().join("agent.orders").exists());
+    // When the allowance ends, then the hold stands again, as it did in the kernel all the time.
+    assert_eq!(host.keeper.tick(12 * SECOND - 1), []);
+    let ended = host.keeper.tick(12 * SECOND);
+    assert_eq!(
+        ended.iter().map(|note| change(note).what).collect::<Vec<_>>(),
+        [POLICY_EXPIRED]
+    );
+    assert_eq!(host.brake.calls(), ["held 62 allowed 0"]);
+    assert!(shown(&host.live).hold.is_some() && shown(&host.live).allowance.is_none());
+    // When it is taken back, then nothing is left of it anywhere.
+    let (_, note) = host.keeper.take(&Order::Clear, 0, 13 * SECOND).unwrap();
+    assert_eq!(change(&note).what, POLICY_CLEAR);
+    assert_eq!(host.brake.calls(), ["held 0 allowed 0"]);
+    assert!(!dir.path().join("agent.orders").exists());
+    assert_eq!(shown(&host.live).hold, None);
+}
+
+#[test]
+fn an_order_that_cannot_be_kept_stands_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = begin(policy("enforce", ""), None, &dir.path().join("gone"));
+    let (answer, _) = host.keeper.take(&hold(None), 7, SECOND).unwrap();
+    assert!(
+        answer.told.last().unwrap().contains("not kept for the next agent"),
+        "{answer:?}"
+    );
+    assert_eq!(host.brake.calls().last().unwrap(), "held never allowed 0");
+    assert!(shown(&host.live).troubles[0].contains("agent.orders"));
+}
+
+#[test]
+fn where_no_program_is_asked_nothing_is_ordered_and_nothing_enforced() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::beside(&dir.path().join("agent.sock"));
+    let begun = |loaded| Keeper::begin(loaded, None, None, Some(store.clone()), live(), "boot".into(), SECOND);
+    assert!(begun(policy("enforce", "")).is_err());
+    let (mut keeper, notes) = begun(policy("audit", "")).unwrap();
+    // It is not in force, so that nobody expects a decision for every call.
+    assert_eq!(change(&notes[0]).what, POLICY_OFF);
+    assert!(
+        keeper
+            .take(&hold(None), 0, SECOND)
+            .unwrap_err()
+            .contains("nothing can be held")
+    );
+    assert!(keeper.swap(policy("enforce", "")).is_err());
+    assert_eq!(keeper.loads(), None);
+}
+
+#[test]
+fn the_programs_are_told_what_is_preserved_and_violated() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = "[[rule]]\nname = \"guests\"\non = \"kexec-load\"\nmatch = { session = \"vm-*\" }\naction = \"deny\"\n\
+                 [[rule]]\nname = \"memory\"\non = \"kexec-load\"\nmatch = { handler = \"memfd-v2\" }\naction = \"deny\"\n";
+    let mut host = begin(loaded(rules), None, dir.path());
+    let tell = |story: &mut Story, host: &mut Host| {
+        for event in std::mem::take(&mut story.events) {
+            let findings = host.live.apply(&event);
+            assert_eq!(host.keeper.observe(&event, &findings), None);
+        }
+        host.keeper.follow(5 * SECOND);
+        let told = host.brake.0.borrow();
+        let matched = |aspect: Aspect| told.preserved[aspect as usize].matched;
+        (matched(Aspect::Session), matched(Aspect::Handler), told.severity)
+    };
+    let (own, other, guest) = (
+        session(1, luo_trace_common::OWN_SESSION),
+        session(2, "db"),
+        session(3, "vm-web"),
+    );
+    let mut story = Story::new();
+    story.create(own).create(other);
+    assert_eq!(tell(&mut story, &mut host), (0, 0, 0));
+    story
+        .create(guest)
+        .preserve(guest, 1, memfd(1))
+        .preserve(guest, 2, memfd(2));
+    assert_eq!(tell(&mut story, &mut host), (1, 2, 0));
+    // A file that is not given back is a promise broken.
+    story.close(guest, &[(1, memfd(1))]);
+    let (sessions, _, severity) = tell(&mut story, &mut host);
+    assert_eq!(sessions, 0);
+    assert!(severity > 0);
+    assert_eq!(host.brake.0.borrow().beat, 5 * SECOND);
+}

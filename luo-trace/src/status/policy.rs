@@ -1,0 +1,284 @@
+//! What policy did, and what it is: for whoever asks a host.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use luo_trace_common::policy::{
+    Decision, Mode, NEVER, Operation, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD,
+    POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_NONE,
+};
+use luo_trace_common::text::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Body, Event};
+use crate::orders::{Span, Standing};
+use crate::report::count;
+
+/// How many refusals are remembered.
+const LAST: usize = 20;
+/// More rules than this are not told apart: those of one policy, the agent's own, and what a policy before had.
+const NAMES: usize = 256;
+
+/// The policy of a host's agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// `off`, `audit` or `enforce`.
+    pub mode: Cow<'static, str>,
+    /// The file it was read from, escaped.
+    pub file: String,
+    /// How many rules it has.
+    pub rules: u64,
+    /// What becomes of updates when the agent is lost: `open` or `closed`.
+    pub on_agent_loss: Cow<'static, str>,
+    /// Which policy of this agent it is, from 1; 0: none is in force.
+    pub generation: u64,
+    /// What stands of an operator's orders.
+    pub hold: Option<Order>,
+    /// The same of an allowance.
+    pub allowance: Option<Order>,
+    /// What was decided since the agent was started, by rule, operation and decision.
+    pub decisions: Vec<Decisions>,
+    /// The last calls to which a rule said no, latest first.
+    pub refusals: Vec<Refusal>,
+    /// Why not everything is as the file says, in sentences; empty: it is.
+    pub troubles: Vec<String>,
+}
+
+/// An operator's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Order {
+    /// When it ends, in nanoseconds of `CLOCK_MONOTONIC`; null: when it is taken back.
+    pub until_ns: Option<u64>,
+    /// When it was given.
+    pub since_ns: u64,
+    /// The operator's real user id; null: not known.
+    pub uid: Option<u32>,
+    /// Why, escaped.
+    pub reason: String,
+}
+
+/// How often one thing was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Decisions {
+    /// The rule's name, escaped; empty: none applied.
+    pub rule: String,
+    /// `session-create`, `file-preserve`, `kexec-load` or `kexec-reboot`.
+    pub op: Cow<'static, str>,
+    /// `pass`, `audit`, `would-deny`, `deny` or `allowed`.
+    pub decision: Cow<'static, str>,
+    /// How often.
+    pub count: u64,
+}
+
+/// A call to which a rule said no.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refusal {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// As in [`Decisions`].
+    pub op: Cow<'static, str>,
+    /// `would-deny`, `deny` or `allowed`.
+    pub decision: Cow<'static, str>,
+    /// The rule's name, escaped.
+    pub rule: String,
+    /// The caller's process id.
+    pub pid: u32,
+    /// Its command name, escaped.
+    pub comm: String,
+    /// Its real user id.
+    pub uid: u32,
+    /// The session, where it is about one, escaped; else empty.
+    pub session: String,
+}
+
+impl Policy {
+    /// The same with the orders that stand.
+    #[must_use]
+    pub fn with(self, standing: &Standing) -> Self {
+        let order = |entry: &crate::orders::Entry| Order {
+            until_ns: entry.until_ns,
+            since_ns: entry.since_ns,
+            uid: entry.uid,
+            reason: Name::<256>::new(&entry.reason).to_string(),
+        };
+        Self {
+            hold: standing.hold.as_ref().map(order),
+            allowance: standing.allowance.as_ref().map(order),
+            ..self
+        }
+    }
+}
+
+impl Policy {
+    /// The policy in sentences, at this time in nanoseconds of `CLOCK_MONOTONIC`: what it is, what an operator ordered, and the
+    /// last refusals, latest first.
+    pub fn lines(&self, now_ns: u64) -> Vec<String> {
+        let Self {
+            mode,
+            file,
+            on_agent_loss,
+            ..
+        } = self;
+        let rules = count(self.rules, "rule");
+        let mut lines = vec![format!("mode {mode}: {rules} of {file}, {on_agent_loss} on agent loss")];
+        lines.extend(self.troubles.iter().cloned());
+        let order = |what: &str, order: &Option<Order>| {
+            let order = order.as_ref()?;
+            Some(format!("{what} {}: {order}", order.end(now_ns)))
+        };
+        lines.extend(order("HELD", &self.hold));
+        lines.extend(order("everything is ALLOWED", &self.allowance));
+        let sum = |decision: &str| {
+            let of = self.decisions.iter().filter(|one| one.decision == decision);
+            of.map(|one| one.count).sum::<u64>()
+        };
+        if !self.decisions.is_empty() {
+            let counts = ["deny", "would-deny", "allowed", "audit", "pass"].map(|name| format!("{} {name}", sum(name)));
+            lines.push(format!("decisions: {}", counts.join(", ")));
+        }
+        lines.extend(self.refusals.iter().map(Refusal::tell));
+        lines
+    }
+}
+
+impl Order {
+    /// `for another 9m`, or how it ends otherwise.
+    pub fn end(&self, now_ns: u64) -> String {
+        match self.until_ns {
+            Some(until) => format!("for another {}", Span(until.saturating_sub(now_ns))),
+            None => "until `luo-trace policy clear`".into(),
+        }
+    }
+}
+
+/// `REASON (user 0)`.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        match self.uid {
+            Some(uid) => write!(f, " (user {uid})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal that an event tells of, if it tells of one.
+    pub fn of(event: &Event) -> Option<Self> {
+        let Body::PolicyDecision(operation, decision, p) = &event.body else {
+            return None;
+        };
+        decision.is_no().then(|| Self {
+            time_ns: event.header.ktime,
+            op: operation.name().into(),
+            decision: decision.name().into(),
+            rule: p.rule_name.to_string(),
+            pid: event.header.tgid,
+            comm: event.header.comm.to_string(),
+            uid: p.uid,
+            session: p.session.name.to_string(),
+        })
+    }
+
+    /// What happened, in a sentence: `kexec-load by kexec[71] (user 0) refused by the rule "legacy"`.
+    pub fn tell(&self) -> String {
+        let what = match self.decision.as_ref() {
+            "deny" => "refused",
+            "allowed" => "let through by an allowance, against",
+            _ => "passed, and in mode enforce would be refused",
+        };
+        let by = if self.decision == "allowed" { "" } else { " by" };
+        let about = match self.session.as_str() {
+            "" => String::new(),
+            session => format!(" for the session {session:?}"),
+        };
+        let Self {
+            op,
+            pid,
+            comm,
+            uid,
+            rule,
+            ..
+        } = self;
+        format!("{op}{about} by {comm}[{pid}] (user {uid}) {what}{by} the rule {rule:?}")
+    }
+}
+
+/// What a change is called, and the same in a sentence; `None` of what a newer version knows.
+pub fn tell_change(p: &PolicyChange, at: u64) -> Option<(&'static str, String)> {
+    let PolicyChange { text, uid, .. } = p;
+    let mode = Mode::from_raw(p.mode).map_or("unknown", Mode::name);
+    let end = match p.until {
+        NEVER => "until it is taken back".to_owned(),
+        until => format!("for {}", Span(until.saturating_sub(at))),
+    };
+    Some(match p.what {
+        POLICY_LOADED => ("loaded", format!("policy in force, mode {mode}: {text}")),
+        POLICY_OFF => ("off", format!("no policy in force any more: {text}")),
+        POLICY_HOLD => ("hold", format!("held by user {uid} {end}, mode {mode}: {text}")),
+        POLICY_ALLOW => (
+            "allow",
+            format!("everything allowed by user {uid} {end}, mode {mode}: {text}"),
+        ),
+        POLICY_CLEAR => ("clear", format!("orders taken back by user {uid}: {text}")),
+        POLICY_EXPIRED => ("expired", format!("an order came to its end: {text}")),
+        POLICY_ADOPTED => ("adopted", format!("taken over: {text}")),
+        _ => return None,
+    })
+}
+
+/// What the events tell of decisions.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    counts: BTreeMap<(String, Operation, Decision), u64>,
+    refusals: VecDeque<Refusal>,
+}
+
+impl Tally {
+    /// Takes in the next event.
+    pub fn observe(&mut self, event: &Event) {
+        let Body::PolicyDecision(operation, decision, p) = &event.body else {
+            return;
+        };
+        let key = (rule_name(p), *operation, *decision);
+        let most = NAMES * Operation::COUNT * Decision::COUNT;
+        if self.counts.len() < most || self.counts.contains_key(&key) {
+            *self.counts.entry(key).or_default() += 1;
+        }
+        if let Some(refusal) = Refusal::of(event) {
+            self.refusals.truncate(LAST - 1);
+            self.refusals.push_front(refusal);
+        }
+    }
+
+    /// The policy with what it decided.
+    pub fn tell(&self, policy: Policy) -> Policy {
+        let decisions = self
+            .counts
+            .iter()
+            .map(|((rule, operation, decision), &count)| Decisions {
+                rule: rule.clone(),
+                op: operation.name().into(),
+                decision: decision.name().into(),
+                count,
+            });
+        Policy {
+            decisions: decisions.collect(),
+            refusals: self.refusals.iter().cloned().collect(),
+            ..policy
+        }
+    }
+}
+
+/// The name of the rule that decided; empty: none applied.
+pub fn rule_name(p: &PolicyDecision) -> String {
+    match p.rule {
+        RULE_NONE => String::new(),
+        _ => p.rule_name.to_string(),
+    }
+}
