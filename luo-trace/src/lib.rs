@@ -3,12 +3,14 @@
 //! Data flows one way: the kernel's hooks or a journal give bytes, [`decode`] makes [`event`]s of them, the model judges
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
 
+pub mod btf;
 #[cfg(feature = "agent")]
 pub mod carry;
 pub mod chain;
 pub mod checks;
 #[cfg(feature = "agent")]
 pub mod client;
+pub mod command_line;
 #[cfg(feature = "agent")]
 pub mod commands;
 pub mod decode;
@@ -19,6 +21,7 @@ pub mod exit;
 pub mod expect;
 #[cfg(feature = "agent")]
 pub mod host;
+pub mod image;
 pub mod journal;
 pub mod judge;
 #[cfg(feature = "agent")]

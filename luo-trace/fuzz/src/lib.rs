@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use luo_trace::btf::Btf;
 use luo_trace::chain::Chain;
 use luo_trace::decode::Decoder;
 use luo_trace::event::Body;
@@ -13,10 +14,6 @@ use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
 use luo_trace::judge::{Case, judge};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
-
-// Reads the type information of the running kernel. The module around it needs the eBPF programs, and this file does not.
-#[path = "../../src/kernel/btf.rs"]
-mod btf_reader;
 
 /// What begins every journal, and every frame's kind; see `luo_trace::journal`.
 const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
@@ -139,16 +136,13 @@ pub fn expect(input: &[u8]) {
 ///
 /// Whatever it is, it is refused or can be asked for everything.
 pub fn btf(input: &[u8]) {
-    let Ok(btf) = btf_reader::Btf::parse(input) else {
+    let Ok(btf) = Btf::parse(input) else {
         return;
     };
     btf.offsets();
     btf.has_function("luo_open");
     let small = btf.only_functions(["luo_open"]);
-    assert!(
-        btf_reader::Btf::parse(&small)
-            .is_ok_and(|small| small.has_function("luo_open") == btf.has_function("luo_open"))
-    );
+    assert!(Btf::parse(&small).is_ok_and(|small| small.has_function("luo_open") == btf.has_function("luo_open")));
     for argument in ["liveupdate_file_op_args", "liveupdate_flb_op_args", "a"] {
         assert!(btf.callbacks(argument).len() <= input.len());
     }

@@ -19,7 +19,7 @@ pub(super) fn number(crossing: &Crossing, ledger: &mut Ledger) {
         // By the clock alone it may as well be a cold boot.
         _ if crossing.update.basis == Some(Basis::Clock) => ledger.doubt(NUMBER),
         (Some(before), Some(after)) if before.checked_add(1) == Some(after) => ledger.hold(NUMBER),
-        (Some(before), Some(after)) if crossing.is_close() => ledger.violate(
+        (Some(before), Some(after)) if crossing.update.direct => ledger.violate(
             NUMBER,
             Breach {
                 object: Subject::Update,

@@ -263,6 +263,11 @@ impl Boot {
         self.looked.as_ref().is_some_and(fails) && self.known.outgoing && !self.outgoing.is_empty()
     }
 
+    /// Whether the outgoing sessions, with all their files, are all there are.
+    pub(super) fn knows_outgoing(&self) -> bool {
+        self.known.outgoing && self.outgoing.dropped == 0
+    }
+
     /// Takes in the next event.
     pub fn apply(&mut self, event: &Event) {
         if let Body::Gap { lost } = event.body {

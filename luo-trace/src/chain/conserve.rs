@@ -6,7 +6,7 @@ use luo_trace_common::events::{FlbRecord, Keys};
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::ledger::{Breach, Ledger};
-use super::{Attempt, Crossing, Place, SOON_NS, SessionLine, join};
+use super::{Attempt, Crossing, Place, SessionLine};
 use crate::errno;
 use crate::event::EventId;
 use crate::model::{Direction, Evidence, Invariant, Subject};
@@ -37,7 +37,7 @@ impl Place<'_> {
 impl Crossing<'_> {
     /// The attempt that departed, where its record tells.
     pub(super) fn attempt(&self) -> Option<&Attempt> {
-        self.from?.boot.attempts.get(self.update.attempt?)
+        self.update.attempt_of(self.from?.boot)
     }
 
     /// When it was over, by the clock of the later boot.
@@ -45,17 +45,6 @@ impl Crossing<'_> {
         let came = |to: Place| to.boot.arrived_at();
         let left = |from: Place| from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
         self.to.map(came).or(self.from.map(left)).unwrap_or(0)
-    }
-
-    /// Whether the one kernel began so soon after the other left, by the wall clock, that no other can have been in between.
-    /// After a cold boot that nobody watched numbers begin anew, and may seem to go on.
-    pub(super) fn is_close(&self) -> bool {
-        let (Some(from), Some(to)) = (self.from, self.to) else {
-            return true;
-        };
-        let left = from.boot.freeze.map_or(from.boot.latest, |freeze| freeze.end);
-        let left = join::began(from.boot).saturating_add(left);
-        join::began(to.boot).abs_diff(left) <= SOON_NS
     }
 
     /// The departure, and the arrival.
@@ -70,34 +59,6 @@ impl Crossing<'_> {
             .flatten()
             .map(|(place, id)| place.evidence(id))
             .collect()
-    }
-}
-
-/// What left, as far as its record tells.
-struct Left<'a> {
-    sessions: Vec<&'a SessionLine>,
-    /// The freeze was seen, and nothing changed while it went on: these are the sessions that were serialized. Else they are
-    /// those that were there when the record ends.
-    sure: bool,
-    /// The image that was jumped into takes nothing along.
-    nowhere: bool,
-}
-
-impl<'a> Left<'a> {
-    /// `None`: events are missing, or began before the record, that would tell.
-    fn of(crossing: &Crossing<'a>) -> Option<Self> {
-        let boot = crossing.from?.boot;
-        if !boot.known.outgoing || boot.outgoing.dropped > 0 {
-            return None;
-        }
-        let serialized = crossing.attempt().and_then(|attempt| attempt.serialize);
-        Some(Self {
-            sessions: boot.outgoing.sorted(),
-            sure: serialized.is_some_and(|span| span.ok && span.start < span.end && boot.known.changed <= span.start),
-            nowhere: crossing
-                .attempt()
-                .is_some_and(|attempt| attempt.departs() && attempt.carries_nothing()),
-        })
     }
 }
 
@@ -131,25 +92,21 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
     if !ledger.covers(CONSERVED, [from]) {
         return;
     }
-    let Some(left) = Left::of(crossing) else {
+    let (boot, update) = (from.boot, crossing.update);
+    if !boot.knows_outgoing() {
         return ledger.doubt(CONSERVED);
-    };
-    if left.sure && left.nowhere {
-        return all_lost(
-            crossing,
-            ledger,
-            from,
-            &left,
-            "the image it jumped into carries nothing",
-        );
+    }
+    let sure = update.knows_what_left(boot);
+    if sure && update.carries_nothing(boot) {
+        return all_lost(crossing, ledger, from);
     }
     let Some(to) = crossing.to else {
         return ledger.doubt(CONSERVED);
     };
     if let Some((result, id)) = to.boot.known.unreadable
-        && left.sure
-        && crossing.is_close()
-        && !left.sessions.is_empty()
+        && sure
+        && update.direct
+        && !boot.outgoing.is_empty()
     {
         return ledger.violate(
             CONSERVED,
@@ -159,7 +116,7 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
                 seen: format!(
                     "that failed with {}: {} sessions are lost",
                     errno::result(result),
-                    left.sessions.len()
+                    boot.outgoing.len()
                 )
                 .into(),
                 evidence: vec![to.evidence(id)],
@@ -167,15 +124,18 @@ pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
             },
         );
     }
-    compare(crossing, ledger, from, to, &left, &Came::of(crossing, to));
+    compare(crossing, ledger, from, to, &Came::of(crossing, to));
 }
 
-fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place, left: &Left, why: &'static str) {
-    if left.sessions.is_empty() {
+/// The image that was jumped into takes nothing along.
+fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place) {
+    let sessions = from.boot.outgoing.sorted();
+    if sessions.is_empty() {
         ledger.hold(CONSERVED);
     }
-    for session in &left.sessions {
-        ledger.violate(CONSERVED, lost(crossing, from, session, why.into()));
+    for session in sessions {
+        let seen = "the image it jumped into carries nothing";
+        ledger.violate(CONSERVED, lost(crossing, from, session, seen.into()));
     }
 }
 
@@ -198,22 +158,23 @@ fn files(number: usize) -> String {
 }
 
 /// Compares what left with what came, session by session.
-fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, left: &Left, came: &Came) {
+fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, came: &Came) {
     // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
     // it. What is the same is the same all the same.
-    let sure = left.sure && came.whole && crossing.is_close();
+    let sure = crossing.update.knows_what_left(from.boot) && came.whole && crossing.update.direct;
+    let left = from.boot.outgoing.sorted();
     let differs = |ledger: &mut Ledger, breach: Breach| match sure {
         true => ledger.violate(CONSERVED, breach),
         false => ledger.doubt(CONSERVED),
     };
     let mut arrived: BTreeMap<SessionName, &SessionLine> =
         came.sessions.iter().map(|line| (line.name, *line)).collect();
-    match left.sessions.is_empty() && arrived.is_empty() {
+    match left.is_empty() && arrived.is_empty() {
         true if came.whole => ledger.hold(CONSERVED),
         true => ledger.doubt(CONSERVED),
         false => {}
     }
-    for session in &left.sessions {
+    for session in left {
         let Some(there) = arrived.remove(&session.name) else {
             differs(ledger, lost(crossing, from, session, "it did not".into()));
             continue;
@@ -299,7 +260,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
         .boot
         .arrival
         .as_ref()
-        .filter(|arrival| arrival.whole && crossing.is_close())
+        .filter(|arrival| arrival.whole && crossing.update.direct)
     else {
         return as_restored(attempt, to, ledger);
     };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Boot, Fate, Update};
+use super::{Boot, Fate, SOON_NS, Update};
 
 /// What says that one boot followed another, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,8 +90,14 @@ fn link(before: &Boot, after: &Boot) -> Option<Basis> {
 }
 
 /// When its kernel began, by the wall clock.
-pub(super) fn began(boot: &Boot) -> u64 {
+fn began(boot: &Boot) -> u64 {
     boot.clock.realtime_ns.saturating_sub(boot.clock.monotonic_ns)
+}
+
+/// Whether the one kernel began soon after the other left, by the wall clock.
+fn is_direct(from: &Boot, to: &Boot) -> bool {
+    let left = from.freeze.map_or(from.latest, |freeze| freeze.end);
+    began(to).abs_diff(began(from).saturating_add(left)) <= SOON_NS
 }
 
 /// For each boot, the one it followed and what says so. No boot was followed by two.
@@ -212,6 +218,7 @@ fn depart(boots: &[Boot], updates: &mut Vec<Update>, from: usize, to: Option<(us
             to: Some(to),
             attempt: open,
             basis,
+            direct: is_direct(boot, &boots[to]),
             ..Update::new(
                 boots[to].update_number.filter(|&number| number > 0).or(number),
                 Fate::Completed,

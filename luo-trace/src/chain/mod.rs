@@ -66,6 +66,9 @@ pub struct Update {
     pub attempt: Option<usize>,
     /// What says that the one boot followed the other; `None` where there are not two.
     pub basis: Option<Basis>,
+    /// Whether the one boot began so soon after the other left, by the wall clock, that no other can have been in between.
+    /// After a cold boot that nobody watched numbers begin anew, and may seem to go on. True where there are not two.
+    pub direct: bool,
     /// What became of the files that arrived.
     pub files: Files,
     /// The first files that arrived and that nobody brought back: finished as they were, or pending. That is for who runs
@@ -108,9 +111,30 @@ impl Update {
             fate,
             attempt: None,
             basis: None,
+            direct: true,
             files: Files::default(),
             unclaimed: Vec::new(),
         }
+    }
+
+    /// The attempt that it is, by the record of the boot that left.
+    fn attempt_of<'a>(&self, from: &'a Boot) -> Option<&'a Attempt> {
+        from.attempts.get(self.attempt?)
+    }
+
+    /// Whether everything that left with it is known, by the record of the boot that left: what is there at the end of that
+    /// is what was serialized, since the freeze was seen from its beginning, and nothing changed while it went on.
+    pub fn knows_what_left(&self, from: &Boot) -> bool {
+        let serialized = self.attempt_of(from).and_then(|attempt| attempt.serialize);
+        // One whose beginning was not seen has no length.
+        let seen = serialized.is_some_and(|span| span.ok && span.start < span.end && from.known.changed <= span.start);
+        seen && from.knows_outgoing()
+    }
+
+    /// Whether it jumped into an image that takes nothing along, by the record of the boot that left.
+    pub fn carries_nothing(&self, from: &Boot) -> bool {
+        self.attempt_of(from)
+            .is_some_and(|attempt| attempt.departs() && attempt.carries_nothing())
     }
 
     /// Whether everything that came with it is known, by the record of the boot that arrived.

@@ -147,7 +147,7 @@ struct Sides<'a> {
 #[derive(Clone, Copy)]
 struct Left<'a> {
     boot: &'a Boot,
-    /// What it has at the end of its record is what left, all of it.
+    /// Everything that left is known: what it has at the end of its record.
     whole: bool,
     /// It jumped into an image that takes nothing along.
     nowhere: bool,
@@ -166,21 +166,16 @@ struct Came<'a> {
 impl<'a> Sides<'a> {
     fn of(case: &'a Case, update: &chain::Update) -> Self {
         let boots = &case.chain.boots;
-        let left = update.from.and_then(|place| boots.get(place)).map(|boot| {
-            let attempt = update.attempt.and_then(|place| boot.attempts.get(place));
-            let written = attempt.and_then(|attempt| attempt.serialize);
-            let sure = written.is_some_and(|span| span.ok && boot.known.changed <= span.start);
-            Left {
-                boot,
-                whole: sure && boot.known.outgoing && boot.outgoing.dropped == 0,
-                nowhere: attempt.is_some_and(|attempt| attempt.departs() && attempt.carries_nothing()),
-            }
+        let left = update.from.and_then(|place| boots.get(place)).map(|boot| Left {
+            boot,
+            whole: update.knows_what_left(boot),
+            nowhere: update.carries_nothing(boot),
         });
         let came = update.to.and_then(|place| {
             let (boot, record) = (boots.get(place)?, case.records.get(place)?);
             Some(Came {
                 boot,
-                whole: update.knows_what_came(boot),
+                whole: update.knows_what_came(boot) && update.direct,
                 ended: record.judgement.ending().is_some(),
             })
         });
@@ -218,8 +213,13 @@ impl<'a> Sides<'a> {
             if line.is_none() && came.whole && sure {
                 session.arrived = Some(false);
             }
+            // Neither was, where it is known that it did not arrive.
+            let lost = session.arrived.filter(|arrived| !arrived);
             for (token, file) in &mut session.files {
-                came.became(line, *token, file);
+                match line {
+                    Some(line) => came.became(line, *token, file),
+                    None => (file.retrieved, file.finished) = (lost, lost),
+                }
             }
         }
         all
@@ -228,12 +228,7 @@ impl<'a> Sides<'a> {
 
 impl Came<'_> {
     /// What became of a file here.
-    fn became(&self, session: Option<&SessionLine>, token: u64, file: &mut File) {
-        let Some(session) = session else {
-            let lost = self.whole.then_some(false);
-            (file.retrieved, file.finished) = (lost, lost);
-            return;
-        };
+    fn became(&self, session: &SessionLine, token: u64, file: &mut File) {
         // One that nobody has named or listed here was not asked for.
         let unknown = FileLine::default();
         let line = session.files.get(&token).unwrap_or(&unknown);

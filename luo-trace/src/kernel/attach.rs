@@ -10,12 +10,12 @@ use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
-use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
 use super::misses::Misses;
 use super::ring::{Ring, Shared};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
+use crate::btf::Btf;
 use crate::journal::{Header, HookState};
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.

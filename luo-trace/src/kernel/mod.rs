@@ -5,7 +5,6 @@
 
 mod arrival;
 mod attach;
-pub mod btf;
 mod facts;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]

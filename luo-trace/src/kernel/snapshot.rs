@@ -12,10 +12,10 @@ use luo_trace_common::events::SNAPSHOT_CHANGED;
 use luo_trace_common::snapshot::{ABANDON, BELIEVE, DIFFERS, FINISH, GO_ON, START, WALKED};
 use luo_trace_common::variables::Variable;
 
-use super::btf::Btf;
 use super::kallsyms::{self, Symbols};
 use super::preflight::VMLINUX_BTF;
 use super::signals::HeldSignals;
+use crate::btf::Btf;
 use crate::decode::Decoder;
 use crate::event::{Body, Event};
 

@@ -6,6 +6,7 @@ use luo_trace_common::events::{self as abi, Image, ImageCarrier};
 use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS};
 
 use super::scene::Moment;
+use crate::command_line::{CommandLine, Switches};
 use crate::event::{Body, Event, EventId};
 
 /// Whether an image takes what is preserved into the next kernel.
@@ -138,7 +139,7 @@ impl Images {
     /// `sessions` tells whether sessions exist, so that what is wrong with a new image was told.
     pub(super) fn apply(&mut self, event: &Event, moment: Moment, sessions: bool) {
         match &event.body {
-            Body::ImageCarrier(p) if p.outcome.is_ok() => self.newest = Some((p.image, moment.id, CommandLine::of(p))),
+            Body::ImageCarrier(p) if p.outcome.is_ok() => self.newest = Some((p.image, moment.id, line_of(p))),
             Body::ImageLoad(p) if p.outcome.is_ok() => {
                 self.load(&p.image, moment.id);
                 let fails = matches!(self.carries(&p.image), Carries::No(..));
@@ -168,112 +169,20 @@ impl Images {
     }
 }
 
-/// What a command line says about LUO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CommandLine {
-    Takes,
-    /// It was cut off, or leaves it to the default of a kernel that is not known.
-    Unknown,
-    Lacks(&'static str),
-}
-
-impl CommandLine {
-    fn of(p: &ImageCarrier) -> Self {
-        let line = p.command_line.as_bytes();
-        // The length counts the NUL.
-        if p.command_line_len > line.len() as u64 + 1 {
-            return Self::Unknown;
-        }
-        Self::read(line)
+/// What the image's command line says about LUO, where it was seen in full.
+fn line_of(p: &ImageCarrier) -> CommandLine {
+    let line = p.command_line.as_bytes();
+    // The length counts the NUL.
+    if p.command_line_len > line.len() as u64 + 1 {
+        return CommandLine::Unknown;
     }
-
-    /// Reads a command line as `parse_early_param` does (`init/main.c`, 7.3).
-    pub(super) fn read(line: &[u8]) -> Self {
-        let (mut luo, mut kho) = (None, None);
-        for word in words(line) {
-            let (name, value) = match word.iter().position(|&b| b == b'=') {
-                Some(i) => (&word[..i], Some(&word[i + 1..])),
-                None => (&word[..], None),
-            };
-            match name {
-                b"--" if value.is_none() => break,
-                b"liveupdate" => luo = value.and_then(switch).or(luo),
-                b"kho" => kho = value.and_then(switch).or(kho),
-                _ => {}
-            }
-        }
-        match (luo, kho) {
-            (None, _) => Self::Lacks("has no liveupdate=on"),
-            (Some(false), _) => Self::Lacks("switches LUO off"),
-            (_, Some(false)) => Self::Lacks("has kho=off"),
-            // Whether KHO is on without being asked is the next kernel's own default.
-            (Some(true), None) => Self::Unknown,
-            (Some(true), Some(true)) => Self::Takes,
-        }
-    }
-}
-
-/// Words are separated by white space outside of double quotes; the quotes go.
-fn words(line: &[u8]) -> Vec<Vec<u8>> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), Vec::new(), false);
-    for &byte in line {
-        match byte {
-            b'"' => quoted = !quoted,
-            _ if byte.is_ascii_whitespace() && !quoted => words.push(std::mem::take(&mut word)),
-            _ => word.push(byte),
-        }
-    }
-    words.push(word);
-    words.retain(|word| !word.is_empty());
-    words
-}
-
-/// Mirrors `kstrtobool` in `lib/kstrtox.c` (7.3).
-fn switch(value: &[u8]) -> Option<bool> {
-    let lower = |i: usize| value.get(i).map(u8::to_ascii_lowercase);
-    match (lower(0)?, lower(1)) {
-        (b'e' | b'y' | b't' | b'1', _) | (b'o', Some(b'n')) => Some(true),
-        (b'd' | b'n' | b'f' | b'0', _) | (b'o', Some(b'f')) => Some(false),
-        _ => None,
-    }
+    // Whether KHO is on without being asked is the default of a kernel that is not known.
+    Switches::read(line).verdict(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(line: &str) -> CommandLine {
-        CommandLine::read(line.as_bytes())
-    }
-
-    #[test]
-    fn a_command_line_is_read_as_the_kernel_reads_it() {
-        for line in [
-            "kho=on liveupdate=on",
-            "quiet kho=1 liveupdate=y console=ttyS0",
-            "liveupdate=off kho=off liveupdate=true kho=ON",
-            "\"liveupdate=on\" kho=\"on\" -- liveupdate=off",
-            "kho=on liveupdate=on liveupdate=maybe liveupdate",
-        ] {
-            assert_eq!(read(line), CommandLine::Takes, "{line}");
-        }
-        for line in [
-            "",
-            "kho=on",
-            "kho=on liveupdate",
-            "kho=on liveupdate=0",
-            "kho=off liveupdate=on",
-            "kho=on -- liveupdate=on",
-            "kho=on xliveupdate=on name=\"a liveupdate=on\"",
-        ] {
-            assert!(matches!(read(line), CommandLine::Lacks(_)), "{line}");
-        }
-    }
-
-    #[test]
-    fn what_the_next_kernels_default_decides_is_not_known() {
-        assert_eq!(read("liveupdate=on"), CommandLine::Unknown);
-    }
 
     #[test]
     fn a_command_line_that_was_cut_off_is_not_known() {
@@ -282,6 +191,6 @@ mod tests {
             command_line: luo_trace_common::text::Name::new("quiet"),
             ..zerocopy::FromZeros::new_zeroed()
         };
-        assert_eq!(CommandLine::of(&cut), CommandLine::Unknown);
+        assert_eq!(line_of(&cut), CommandLine::Unknown);
     }
 }

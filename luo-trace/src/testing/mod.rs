@@ -3,9 +3,11 @@
 //! - [`Story`] tells a record event by event, so it can tell impossible ones too;
 //! - [`Plan`] says what some tasks do, and [`Plan::run`] plays it on a kernel of its own with LUO's locks and rules, in any
 //!   interleaving: what comes out is always legal;
-//! - [`Flood`] is as long as one likes.
+//! - [`Flood`] is as long as one likes;
+//! - [`image::Kernel`] is a kernel to jump into.
 
 mod flood;
+pub mod image;
 mod kernel;
 mod look;
 mod plan;

@@ -5,7 +5,7 @@ use luo_trace_common::events::{IMAGE_FILE, Outcome, Plain};
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::{Fate, Files};
+use crate::chain::Fate;
 use crate::event::Body;
 use crate::journal::{Clock, Header};
 use crate::testing::{IMAGE, Story, memfd, session};
@@ -19,14 +19,10 @@ fn of(before: Boot, after: Boot) -> (Axis, Course) {
 
 fn only(boots: Vec<Boot>, from: Option<usize>, to: Option<usize>) -> (Axis, Course) {
     let update = Update {
-        number: None,
         from,
         to,
-        fate: Fate::Completed,
         attempt: Some(0),
-        basis: None,
-        files: Files::default(),
-        unclaimed: Vec::new(),
+        ..Update::new(None, Fate::Completed)
     };
     let updates = vec![update];
     let timeline = Timeline::of(&Chain {
@@ -275,14 +271,9 @@ fn an_attempt_that_failed_has_its_own_course_and_no_blackout() {
     let boots = vec![boot(clock(1_000, 1_000, 50_000), &story)];
     // When both are told
     let update = |attempt, fate| Update {
-        number: None,
         from: Some(0),
-        to: None,
-        fate,
         attempt: Some(attempt),
-        basis: None,
-        files: Files::default(),
-        unclaimed: Vec::new(),
+        ..Update::new(None, fate)
     };
     let updates = vec![update(0, Fate::Aborted), update(1, Fate::Departed)];
     let timeline = Timeline::of(&Chain {

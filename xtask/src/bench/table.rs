@@ -2,11 +2,17 @@
 
 use std::iter;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use testbed_guest::scenario::{Cost, Measured, Measurement, Operation, ProgramCost};
 
 /// The name of the tracer that is none; its first measurement is what all others are held against.
 pub(super) const NOBODY: &str = "nobody";
+
+/// The name of the agent that has no policy.
+pub(super) const NO_POLICY: &str = "agent";
+
+/// How the names of agents with a policy begin; behind a dash the policy's name follows.
+pub(super) const POLICY: &str = "policy";
 
 /// Who is held against whom: the names of a tracer and of its rival on the same functions.
 const RIVALS: [(&str, &str); 2] = [("count", "bpftrace-count"), ("keys", "bpftrace-keys")];
@@ -46,9 +52,34 @@ impl Table {
         Ok(Table(rows))
     }
 
+    /// The table of what one call of each operation takes, in instructions.
+    ///
+    /// # Errors
+    /// The measurement lacks an operation, or who the others are held against.
+    pub(super) fn of_calls(operations: &[Operation], measurement: &Measurement) -> Result<Table> {
+        let untraced = measurement.tracers.first().context("nobody was measured")?;
+        let head = iter::once("traced by".to_owned()).chain(operations.iter().map(|operation| operation.name.clone()));
+        let mut rows = vec![head.collect()];
+        for tracer in &measurement.tracers {
+            if tracer.costs.len() != operations.len() {
+                bail!("an operation was not measured under {}", tracer.name);
+            }
+            let costs = tracer.costs.iter().zip(&untraced.costs).zip(operations);
+            let cells = costs.map(|((cost, base), operation)| {
+                let calls = f64::from(operation.work.calls());
+                match tracer.name == untraced.name {
+                    true => format!("{:.0}", cost.paused_ns as f64 / calls),
+                    false => format!("{:+.0}", (cost.paused_ns as f64 - base.paused_ns as f64) / calls),
+                }
+            });
+            rows.push(iter::once(label(&tracer.name)).chain(cells).collect());
+        }
+        Ok(Table(rows))
+    }
+
     /// The table of what the BPF programs of all tracers did.
     pub(super) fn of_programs(measurement: &Measurement) -> Table {
-        let head = ["of", "program", "runs", "instructions each"]
+        let head = ["of", "program", "bytes of code", "runs", "instructions each"]
             .map(str::to_owned)
             .to_vec();
         let rows = measurement.tracers.iter().flat_map(|tracer| {
@@ -57,6 +88,7 @@ impl Table {
                 vec![
                     label(&tracer.name),
                     program.name.clone(),
+                    program.code.to_string(),
                     program.runs.to_string(),
                     each.to_string(),
                 ]
@@ -99,8 +131,10 @@ fn label(name: &str) -> String {
     let same = |detail: &str| format!("on the functions of `{detail}`");
     match name.split_once('-') {
         None if name == NOBODY => "nobody".to_owned(),
+        None if name == NO_POLICY => "luo-trace without a policy".to_owned(),
         None => format!("luo-trace `--kho {name}`"),
         Some((NOBODY, _)) => "nobody, measured again".to_owned(),
+        Some((POLICY, policy)) => format!("luo-trace with `{policy}`"),
         Some(("kprobes", detail)) => format!("the kernel's own kprobes {}", same(detail)),
         Some((program, detail)) => format!("{program} {}", same(detail)),
     }
@@ -180,6 +214,8 @@ fn percent(cost: u64, base: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use testbed_guest::scenario::{Call, Work};
+
     use super::*;
 
     fn measured(name: &str, functions: u64, attach_ms: u64, paused: u64, total: u64) -> Measured {
@@ -194,6 +230,7 @@ mod tests {
             costs: vec![cost],
             programs: vec![ProgramCost {
                 name: name.into(),
+                code: 900,
                 runs: 4,
                 run_ns: 42,
             }],
@@ -203,9 +240,11 @@ mod tests {
     fn operations() -> Vec<Operation> {
         vec![Operation {
             name: "one file".into(),
-            sessions: 1,
-            files: 1,
-            size: 4096.into(),
+            work: Work::Preserve {
+                sessions: 1,
+                files: 1,
+                size: 4096.into(),
+            },
         }]
     }
 
@@ -265,9 +304,36 @@ mod tests {
     }
 
     #[test]
+    fn a_call_costs_its_part_of_what_all_of_them_cost() {
+        let operations = [Operation {
+            name: "ioctl".into(),
+            work: Work::Repeat {
+                call: Call::IoctlOnPipe,
+                times: 1_000_000,
+            },
+        }];
+        let measurement = Measurement {
+            tracers: vec![
+                measured(NOBODY, 0, 0, 300, 300),
+                measured(NO_POLICY, 40, 100, 300, 300),
+                measured("policy-lockdown", 44, 100, 420, 500),
+            ],
+        };
+        let table = Table::of_calls(&operations, &measurement).unwrap();
+        assert_eq!(
+            table.0[1..],
+            [
+                ["nobody", "300"],
+                ["luo-trace without a policy", "+0"],
+                ["luo-trace with `lockdown`", "+120"],
+            ]
+        );
+    }
+
+    #[test]
     fn a_program_is_told_by_what_one_run_of_it_takes() {
         let table = Table::of_programs(&measurement());
-        assert_eq!(table.0[2], ["luo-trace `--kho count`", "count", "4", "10"]);
+        assert_eq!(table.0[2], ["luo-trace `--kho count`", "count", "900", "4", "10"]);
         assert_eq!(table.0.len(), 1 + measurement().tracers.len());
     }
 

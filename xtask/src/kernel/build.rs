@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use testbed_guest::scenario;
 
 use super::{
-    Flavour, Kernel, Luo, config,
+    Flavour, Kernel, config,
     source::{Tree, short_hash},
 };
 use crate::{cache, run};
@@ -33,6 +34,9 @@ const OWN_FILES: &[(&str, &str)] = &[
 /// What the names of their objects begin with.
 const OWN_PREFIX: &str = "luo_testbed";
 
+/// What gives LUO's ABI another name, in front of everything else that `luo_core.c` includes.
+const OTHER_ABI: (&str, &str) = own!("other_abi.h");
+
 /// Where in a source tree they go.
 const OWN_DIRECTORY: &str = "kernel/liveupdate";
 
@@ -41,6 +45,8 @@ struct Build<'a> {
     tree: &'a Tree,
     name: String,
     fragment: String,
+    /// Whether LUO's ABI gets another name.
+    other_abi: bool,
     directory: PathBuf,
     /// The build directory of nearly the same kernel, to begin with.
     like: Option<PathBuf>,
@@ -48,21 +54,24 @@ struct Build<'a> {
 }
 
 /// Takes the finished kernel from the cache, or builds it.
-pub(super) fn ensure(tree: &Tree, flavour: Flavour, luo: Luo) -> Result<Kernel> {
+pub(super) fn ensure(tree: &Tree, flavour: Flavour, kind: scenario::Build) -> Result<Kernel> {
     let compiler = run::output(Command::new("gcc").arg("--version"))?;
     let usual = format!("{}-{flavour}", tree.name);
-    let (name, like) = match luo {
-        Luo::With => (usual, None),
-        Luo::Without => (
-            format!("{usual}-without-luo"),
+    let (name, like) = match kind {
+        scenario::Build::Testbed => (usual, None),
+        _ => (
+            format!("{usual}-{}", kind.name()),
             Some(cache::subdir("build")?.join(usual)),
         ),
     };
-    let fragment = config::fragment(flavour, luo);
-    let key = key(&name, &fragment, OWN_FILES, compiler.lines().next().unwrap_or_default());
+    let mut own = OWN_FILES.to_vec();
+    own.extend((kind == scenario::Build::OtherAbi).then_some(OTHER_ABI));
+    let fragment = config::fragment(flavour, kind);
+    let key = key(&name, &fragment, &own, compiler.lines().next().unwrap_or_default());
     let build = Build {
         tree,
         fragment,
+        other_abi: kind == scenario::Build::OtherAbi,
         directory: cache::subdir("build")?.join(&name),
         like,
         finished: cache::subdir("kernel")?.join(format!("{name}-{key}")),
@@ -105,6 +114,12 @@ impl Build<'_> {
         make.args([format!("-j{jobs}"), "bzImage".to_owned()]);
         // What the kernel tells of its build must not tell of the machine.
         make.args(["KBUILD_BUILD_USER=luo-trace", "KBUILD_BUILD_HOST=testbed"]);
+        if self.other_abi {
+            let (name, text) = OTHER_ABI;
+            let header = self.directory.join(name);
+            write_if_changed(&header, text)?;
+            make.arg(format!("CFLAGS_luo_core.o=-include {}", header.display()));
+        }
         run::logged(
             &self.name,
             &mut make,

@@ -8,16 +8,20 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Flavour, Luo};
+use testbed_guest::scenario::Build;
+
+use super::Flavour;
 
 /// What the testbed needs of a kernel, merged onto the smallest configuration there is.
 const TESTBED: &str = include_str!("../../testbed/kernel/testbed.config");
 
 /// What all options of LUO begin with, and the option on which they depend.
 const LUO: &str = "CONFIG_LIVEUPDATE";
+/// The option of the handler that preserves memfds.
+const MEMFD: &str = "CONFIG_LIVEUPDATE_MEMFD";
 
-/// The fragment for a flavour.
-pub(super) fn fragment(flavour: Flavour, luo: Luo) -> String {
+/// The fragment for a build.
+pub(super) fn fragment(flavour: Flavour, build: Build) -> String {
     let optimisation = match flavour {
         Flavour::O2 => "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y",
         // Packed functions begin at odd addresses, too, and 7.2 and 7.3 take such an address of ftrace's own for a marked
@@ -25,16 +29,20 @@ pub(super) fn fragment(flavour: Flavour, luo: Luo) -> String {
         Flavour::Os => "CONFIG_CC_OPTIMIZE_FOR_SIZE=y\nCONFIG_DEBUG_FORCE_FUNCTION_ALIGN_64B=y",
     };
     let fragment = format!("{TESTBED}{optimisation}\n");
-    match luo {
-        Luo::With => fragment,
-        Luo::Without => {
-            let others = fragment.lines().filter(|line| !line.starts_with(LUO));
-            others
-                .map(|line| format!("{line}\n"))
-                .chain([format!("{LUO}=n\n")])
-                .collect()
-        }
+    match build {
+        Build::Testbed | Build::OtherAbi => fragment,
+        Build::WithoutLuo => without(&fragment, LUO),
+        Build::WithoutMemfd => without(&fragment, MEMFD),
     }
+}
+
+/// A fragment in which an option is off, and nothing is said of the options whose names begin with it.
+fn without(fragment: &str, option: &str) -> String {
+    let others = fragment.lines().filter(|line| !line.starts_with(option));
+    others
+        .map(|line| format!("{line}\n"))
+        .chain([format!("{option}=n\n")])
+        .collect()
 }
 
 /// Checks that the final configuration `config` holds everything that `fragment` asks for, and
@@ -115,7 +123,10 @@ mod tests {
 
     #[test]
     fn the_flavours_differ_in_their_optimisation_and_what_it_needs() {
-        let (o2, os) = (fragment(Flavour::O2, Luo::With), fragment(Flavour::Os, Luo::With));
+        let (o2, os) = (
+            fragment(Flavour::O2, Build::Testbed),
+            fragment(Flavour::Os, Build::Testbed),
+        );
         let (o2, os): (HashSet<_>, HashSet<_>) = (o2.lines().collect(), os.lines().collect());
         assert_eq!(
             o2.difference(&os).collect::<Vec<_>>(),
@@ -131,13 +142,27 @@ mod tests {
 
     #[test]
     fn without_luo_all_of_luo_is_off_and_nothing_else_changes() {
-        let (with, without) = (fragment(Flavour::O2, Luo::With), fragment(Flavour::O2, Luo::Without));
+        let fragment = |build| fragment(Flavour::O2, build);
+        let (with, without) = (fragment(Build::Testbed), fragment(Build::WithoutLuo));
         let (with, without): (HashSet<_>, HashSet<_>) = (with.lines().collect(), without.lines().collect());
         assert!(
             with.difference(&without)
                 .all(|line| line.starts_with("CONFIG_LIVEUPDATE"))
         );
         assert_eq!(without.difference(&with).collect::<Vec<_>>(), [&"CONFIG_LIVEUPDATE=n"]);
+    }
+
+    #[test]
+    fn without_a_handler_that_one_is_off_and_nothing_else_changes() {
+        let fragment = |build| fragment(Flavour::O2, build);
+        let without = fragment(Build::WithoutMemfd);
+        assert_eq!(
+            without
+                .replace("CONFIG_LIVEUPDATE_MEMFD=n", "CONFIG_LIVEUPDATE_MEMFD=y")
+                .lines()
+                .collect::<HashSet<_>>(),
+            fragment(Build::Testbed).lines().collect()
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use testbed_guest::scenario::Build;
 
 use crate::setup::{self, Need};
 
@@ -72,13 +73,6 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// Whether a kernel has LUO: the testbed needs one that has not, to see what the agent says to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Luo {
-    With,
-    Without,
-}
-
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
@@ -100,14 +94,18 @@ impl Kernel {
         self.tree.as_ref().map(|tree| tree.path.as_path())
     }
 
-    /// The same kernel without LUO. Its first build takes some minutes: it begins with a copy of this one's.
+    /// Another build of the same kernel. Its first one takes some minutes: it begins with a copy of this one's.
     ///
     /// # Errors
     /// This kernel came ready, or the build fails.
-    pub fn without_luo(&self) -> Result<Self> {
-        match (&self.tree, self.flavour) {
-            (Some(tree), Some(flavour)) => build::ensure(tree, flavour, Luo::Without),
-            _ => bail!("a ready image cannot be had without LUO: give --source instead of --image"),
+    pub fn built(&self, build: Build) -> Result<Self> {
+        match (build, &self.tree, self.flavour) {
+            (Build::Testbed, ..) => Ok(self.clone()),
+            (_, Some(tree), Some(flavour)) => build::ensure(tree, flavour, build),
+            _ => bail!(
+                "of a ready image there is no build {:?}: give --source instead of --image",
+                build.name()
+            ),
         }
     }
 }
@@ -130,7 +128,7 @@ pub(crate) fn ensure(request: &Request) -> Result<Kernel> {
         return image::ready(file);
     }
     setup::ensure(&[Need::KernelBuild])?;
-    build::ensure(&source::resolve(&request.source)?, request.flavour, Luo::With)
+    build::ensure(&source::resolve(&request.source)?, request.flavour, Build::Testbed)
 }
 
 /// Which kernel: the options that every verb that needs one takes.

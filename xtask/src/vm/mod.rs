@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use luo_trace::journal::serial::Log;
-use testbed_guest::scenario::{Build, Root, Scenario, changed_words};
+use testbed_guest::scenario::{Root, Scenario, changed_words};
 
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
@@ -208,17 +208,17 @@ fn empty(directory: PathBuf) -> Result<PathBuf> {
 /// # Errors
 /// It could not be run. A scenario that ran and failed is an [`Outcome`].
 pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
-    let first = &build_of(kernel, scenario.kernel)?;
+    let first = &kernel.built(scenario.kernel)?;
     let boot = options.output.join("boot");
     fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     fs::create_dir_all(options.output.join("journal"))?;
     let image = boot.join("kernel");
     link(&first.image, &image)?;
     // The guest's kexec reads kernel and initramfs from here.
-    link(
-        &build_of(kernel, scenario.next.kernel)?.image,
-        &boot.join("next-kernel"),
-    )?;
+    link(&kernel.built(scenario.next.kernel)?.image, &boot.join("next-kernel"))?;
+    for &build in &scenario.images {
+        link(&kernel.built(build)?.image, &boot.join(build.name()))?;
+    }
     let initrd = boot.join("initrd");
     let disk = options.output.join("disk.ext4");
     match scenario.root {
@@ -277,14 +277,6 @@ fn bring_home(serial: &Path, journals: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A build of the kernel that the scenarios run on.
-fn build_of(kernel: &Kernel, build: Build) -> Result<Kernel> {
-    match build {
-        Build::Testbed => Ok(kernel.clone()),
-        Build::WithoutLuo => kernel.without_luo(),
-    }
-}
-
 fn link(from: &Path, to: &Path) -> Result<()> {
     fs::hard_link(from, to)
         .or_else(|_| fs::copy(from, to).map(drop))
@@ -303,6 +295,10 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
             .as_deref()
             .context("this scenario needs the agent, and none was built")?;
         initramfs.file("luo-trace", &read(agent)?)?;
+        for path in scenario::shipped_policies()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            initramfs.file_with_parents(&format!("policies/{name}"), &read(&path)?)?;
+        }
     }
     if !scenario.payload.is_empty() {
         initramfs.directory("payload")?;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use testbed_guest::scenario::Scenario;
 
+use super::guest;
+
 /// Every scenario there is, by name, in the order of their names.
 ///
 /// # Errors
@@ -34,6 +36,18 @@ pub(crate) fn expectations(file: &str) -> PathBuf {
     directory().join("expect").join(file)
 }
 
+/// The policies that luo-trace ships.
+///
+/// # Errors
+/// Their directory cannot be listed.
+pub(crate) fn shipped_policies() -> Result<Vec<PathBuf>> {
+    let directory = guest::workspace().join("luo-trace/policies");
+    match directory.exists() {
+        true => toml_files(&directory),
+        false => Ok(Vec::new()),
+    }
+}
+
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed/scenarios")
 }
@@ -43,17 +57,21 @@ fn file_of(name: &str) -> PathBuf {
 }
 
 fn names() -> Result<Vec<String>> {
-    let directory = directory();
+    let files = toml_files(&directory())?;
+    let names = files.iter().filter_map(|path| path.file_stem());
+    Ok(names.map(|stem| stem.to_string_lossy().into_owned()).collect())
+}
+
+/// The files that end in `.toml`, in the order of their names.
+fn toml_files(directory: &Path) -> Result<Vec<PathBuf>> {
     let context = || format!("cannot list {}", directory.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&directory).with_context(context)? {
-        let path = entry.with_context(context)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-        }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).with_context(context)? {
+        files.push(entry.with_context(context)?.path());
     }
-    names.sort();
-    Ok(names)
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<Scenario> {

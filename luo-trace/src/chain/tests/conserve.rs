@@ -156,6 +156,20 @@ fn a_session_that_is_closed_while_the_freeze_goes_on_may_have_left_or_not() {
 }
 
 #[test]
+fn a_freeze_that_was_not_seen_from_its_beginning_proves_no_loss() {
+    // Given a freeze that has an end and no beginning, and a session less in the next kernel,
+    let mut first = record(0, leaves);
+    for event in &mut first.events {
+        if let Body::SessionSerialize(p) = &mut event.body {
+            p.outcome.duration = 0;
+        }
+    }
+    let second = record(1, |s| _ = s.arrival(&[("vm", &[1, 2])], &[("iommu-v1", 3)]));
+    // then the other one may have been closed while it went on.
+    open(&join(&[first, second]), CONSERVED);
+}
+
+#[test]
 fn after_a_loss_only_a_walk_makes_what_leaves_known_again() {
     let (vm, db) = (session(1, "vm"), session(2, "db"));
     let first = |looks: bool| {

@@ -51,7 +51,14 @@ impl Disk {
     }
 
     fn events(&mut self, number: u64, events: &[Event]) -> &mut Self {
-        let (mut writer, path) = Writer::open(self.dir.path(), &header(number)).unwrap();
+        self.later(0, number, events)
+    }
+
+    /// The same, and it began so many seconds later by the wall clock.
+    fn later(&mut self, seconds: u64, number: u64, events: &[Event]) -> &mut Self {
+        let mut header = header(number);
+        header.clock.realtime_ns += seconds * 1_000_000_000;
+        let (mut writer, path) = Writer::open(self.dir.path(), &header).unwrap();
         for event in events.iter().filter(|event| event.body.kind().is_some()) {
             writer.append([&encode(event)[..]]).unwrap();
         }
@@ -129,6 +136,17 @@ fn all_but(s: &mut Story, left: &[u64]) {
     }
 }
 
+/// A kernel that finds nothing but `db`.
+fn only_db(s: &mut Story) {
+    let db = session(2, "db");
+    s.arrival(&[("db", &[7])], &[]);
+    s.look(|look| _ = look.unread());
+    s.arrive(db, 1).read_in();
+    s.retrieve_session(db)
+        .retrieve(db, 7, memfd(7))
+        .finish_files(db, 1, |_| ());
+}
+
 fn good() -> Disk {
     let mut disk = Disk::new();
     disk.record(0, leaves).record(1, |s| arrives(s, |s| all_but(s, &[])));
@@ -187,15 +205,7 @@ fn sessions_that_an_image_of_the_legacy_call_does_not_carry_are_lost() {
 #[test]
 fn a_session_that_does_not_arrive_is_lost() {
     let mut disk = Disk::new();
-    disk.record(0, leaves).record(1, |s| {
-        let db = session(2, "db");
-        s.arrival(&[("db", &[7])], &[]);
-        s.look(|look| _ = look.unread());
-        s.arrive(db, 1).read_in();
-        s.retrieve_session(db)
-            .retrieve(db, 7, memfd(7))
-            .finish_files(db, 1, |_| ());
-    });
+    disk.record(0, leaves).record(1, only_db);
     disk.is(
         Outcome::Violated,
         &[
@@ -204,6 +214,33 @@ fn a_session_that_does_not_arrive_is_lost() {
             "every file retrieved: file 0x1 of session \"vm\" was never retrieved",
         ],
     );
+}
+
+#[test]
+fn where_the_freeze_was_not_seen_from_its_beginning_what_did_not_arrive_may_have_been_closed_before() {
+    // Given a kernel whose freeze has an end and no beginning, and one that finds a session less than there were,
+    let mut story = Story::new();
+    leaves(&mut story);
+    for event in &mut story.events {
+        if let Body::SessionSerialize(p) = &mut event.body {
+            p.outcome.duration = 0;
+        }
+    }
+    let mut disk = Disk::new();
+    disk.events(0, &story.events).record(1, only_db);
+    // then nobody can tell whether the other one is lost.
+    let whether = "it cannot be told whether session \"vm\" arrived";
+    disk.is(Outcome::Inconclusive, &[whether]);
+}
+
+#[test]
+fn a_boot_that_began_hours_later_may_be_another_than_the_next() {
+    let mut story = Story::new();
+    only_db(&mut story);
+    let mut disk = Disk::new();
+    disk.record(0, leaves).later(7200, 1, &story.events);
+    let (outcome, told) = disk.check("[[session]]\nname = \"vm\"\nretrieved = true\n");
+    assert_eq!(outcome, Outcome::Inconclusive, "{told}");
 }
 
 #[test]

@@ -16,19 +16,63 @@ pub struct Bench {
     pub rounds: u32,
 }
 
-/// Creates sessions and preserves files in each, under the tokens 0, 1 and so on. Making the files and closing the
-/// sessions is not measured.
+/// Something that is measured as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
     /// What it is called.
     pub name: String,
-    /// How many sessions.
-    pub sessions: u32,
-    /// How many files in each.
-    pub files: u32,
-    /// The size of each file.
-    pub size: Size,
+    /// What is done.
+    pub work: Work,
+}
+
+/// What is done in an [`Operation`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Creates sessions and preserves files in each, under the tokens 0, 1 and so on. Making the files and closing the
+    /// sessions is not measured.
+    Preserve {
+        /// How many sessions.
+        sessions: u32,
+        /// How many files in each.
+        files: u32,
+        /// The size of each file.
+        size: Size,
+    },
+    /// Makes a call again and again.
+    Repeat {
+        /// Which.
+        call: Call,
+        /// How often.
+        times: u32,
+    },
+}
+
+impl Work {
+    /// How many calls its cost is shared by: those to preserve a file, or where none is preserved, to create a session.
+    pub fn calls(self) -> u32 {
+        match self {
+            Work::Preserve { sessions, files, .. } => sessions * files.max(1),
+            Work::Repeat { times, .. } => times,
+        }
+    }
+}
+
+/// A call that does next to nothing besides passing one of the kernel's security hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Call {
+    /// How much a pipe holds: `file_ioctl`.
+    IoctlOnPipe,
+    /// A file is opened and closed: `file_alloc_security` for the open, nothing for the close.
+    OpenAndClose,
+    /// `sethostname(2)` with a name that is too long: `capable` once, with `CAP_SYS_ADMIN`.
+    Sethostname,
+    /// `reboot(2)` with a wrong magic number: `capable` once, with `CAP_SYS_BOOT`.
+    RebootNothing,
+    /// `kexec_load(2)` that unloads where nothing is loaded: `capable` once, with `CAP_SYS_BOOT`, and `kernel_load_data`.
+    UnloadNothing,
 }
 
 /// Somebody who looks on.
@@ -91,6 +135,8 @@ pub struct Measured {
 pub struct ProgramCost {
     /// The first 15 bytes of its name.
     pub name: String,
+    /// The size of its machine code in bytes.
+    pub code: u32,
     /// How often it ran.
     pub runs: u64,
     /// How long, in all, in nanoseconds; without the trampoline or probe that calls it.

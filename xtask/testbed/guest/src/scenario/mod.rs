@@ -10,15 +10,15 @@ mod values;
 
 use serde::{Deserialize, Serialize};
 
-pub use bench::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
+pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer, Work};
 pub use expect::{Check, EventPattern, Expect, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
-    AgentSays, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
-    ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, Retrieve, RetrieveDevice,
-    RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent,
+    AgentSays, As, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
+    ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, ReloadPolicy, Retrieve,
+    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
 };
-pub use values::{ErrnoName, SessionName, Size, changed_words};
+pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 
 /// One scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Scenario {
     /// More arguments for the agent.
     #[serde(default)]
     pub agent_args: Vec<String>,
+    /// The agent's policy, until a step gives it another one; without one it decides nothing.
+    #[serde(default)]
+    pub policy: Option<PolicyFile>,
     /// Whether the journals go through a second serial port, with nothing of them on a disk.
     #[serde(default)]
     pub serial_journal: bool,
@@ -47,6 +50,9 @@ pub struct Scenario {
     /// Which build of the kernel boots.
     #[serde(default)]
     pub kernel: Build,
+    /// Builds of the kernel that lie in `/host/boot` by their names, for `load` and `preflight` in the guest.
+    #[serde(default)]
+    pub images: Vec<Build>,
     /// What the guest's userspace is.
     #[serde(default)]
     pub root: Root,
@@ -123,6 +129,22 @@ pub enum Build {
     Testbed,
     /// The same, but for LUO.
     WithoutLuo,
+    /// The same, but for the handler that preserves memfds.
+    WithoutMemfd,
+    /// The same, but LUO's ABI has another name.
+    OtherAbi,
+}
+
+impl Build {
+    /// Its name, in scenarios and among the guest's files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Build::Testbed => "testbed",
+            Build::WithoutLuo => "without-luo",
+            Build::WithoutMemfd => "without-memfd",
+            Build::OtherAbi => "other-abi",
+        }
+    }
 }
 
 /// What runs in the guest.

@@ -1,8 +1,10 @@
 //! What a scenario can have the guest do, one type for each step.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{ErrnoName, Kexec, SessionName, Size};
+use super::{Build, ErrnoName, Kexec, PolicyFile, SessionName, Size};
 
 /// One step. In TOML: `{ create-session = { name = "vm-web" } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,7 @@ pub enum Step {
     /// Keeps the sessions that are open now open to the end: LUO would not survive that some are closed.
     KeepSessions(Nothing),
     Load(Load),
+    Unload(Unload),
     Reboot(Reboot),
     Fault(Fault),
     FailNth(FailNth),
@@ -40,6 +43,7 @@ pub enum Step {
     ScrapeMetrics(ScrapeMetrics),
     StartAgent(StartAgent),
     StopAgent(StopAgent),
+    ReloadPolicy(ReloadPolicy),
     /// Ends the agent by SIGKILL, which it cannot know of.
     KillAgent(Nothing),
     /// Starts the agent, and ends it by SIGKILL when it has loaded something and is not ready yet.
@@ -59,6 +63,9 @@ pub enum Step {
     CheckNoBpf(Nothing),
     /// Measures what the [`Bench`](super::Bench) in `/host/bench-plan.json` asks for: `cargo xtask bench`.
     Bench(Nothing),
+    As(As),
+    /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
+    Eventually(Box<Step>),
 }
 
 impl Step {
@@ -76,12 +83,25 @@ impl Step {
                 "retrieve-device of token {}: give either `device`, to compare with, or `fails`",
                 step.token
             )),
-            Step::Load(load) if load.how == Kexec::None => Err("load: `how` is \"file\" or \"legacy\"".into()),
+            Step::Load(Load { how, .. }) | Step::Unload(Unload { how }) if *how == Kexec::None => {
+                Err("load and unload: `how` is \"file\" or \"legacy\"".into())
+            }
+            Step::As(As { comm: Some(comm), .. }) if comm.len() > COMM_MAX => Err(format!(
+                "as: a task's name has {COMM_MAX} bytes at most, and {comm:?} is longer"
+            )),
+            Step::As(As { cgroup: Some(path), .. }) if !path.starts_with('/') => Err(format!(
+                "as: the path of a control group begins with /, and {path:?} does not"
+            )),
+            Step::As(step) => step.steps.iter().try_for_each(Step::check),
+            Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
         }
     }
 }
+
+/// How long the name of a task may be.
+const COMM_MAX: usize = 15;
 
 /// Creates an outgoing session, which stays open until `close-session` or the kexec.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,15 +233,32 @@ pub struct Open {
     pub fails: Option<ErrnoName>,
 }
 
-/// Loads the next kernel, and does not jump.
+/// Loads a kernel, and does not jump.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     /// How it is loaded: not `"none"`.
     pub how: Kexec,
+    /// Which of the scenario's `images`; the next kernel when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Build>,
+    /// Whether it is the kernel for a crash rather than the one to jump into.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub crash: bool,
     /// Words of the image's command line, as in the scenario's `next.cmdline`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cmdline: Vec<String>,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Takes the loaded kernel out again, if there is one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unload {
+    /// By which system call: not `"none"`.
+    pub how: Kexec,
 }
 
 /// Calls `reboot(LINUX_REBOOT_CMD_KEXEC)`, which must fail; the scenario goes on.
@@ -353,15 +390,49 @@ pub struct ScrapeMetrics {
     /// Ask again until this sample, a metric's name with any labels, is there and not zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+    /// Ask again until each of these samples has this value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shows: BTreeMap<String, f64>,
 }
 
 /// Starts the agent, with the scenario's arguments and more, and waits until it is ready.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartAgent {
     /// More arguments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// The policy that it has from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyFile>,
+}
+
+/// Replaces the agent's policy and asks it, by SIGHUP, to read it; waits until it has done so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadPolicy {
+    /// The policy.
+    pub policy: PolicyFile,
+    /// What the agent says where it must refuse it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// Does steps in a thread that is somebody else. Its descriptors, and what it opens, are the guest's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct As {
+    /// The thread's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comm: Option<String>,
+    /// Its real user; its effective one is root, as in a program with set-user-ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its control group, which is made where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// What it does.
+    pub steps: Vec<Step>,
 }
 
 /// Asks the agent to stop, by SIGTERM, and waits until it is gone.

@@ -67,6 +67,23 @@ fn bytes_of_hex(hex: &str) -> Result<Vec<u8>, String> {
     Ok(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
 }
 
+/// A policy: the text of one, or the name of a file that luo-trace ships, such as `"lockdown.toml"`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyFile(String);
+
+impl PolicyFile {
+    /// The file's name, where it is a shipped one.
+    pub fn shipped(&self) -> Option<&str> {
+        (self.0.ends_with(".toml") && !self.0.contains('\n')).then_some(&self.0)
+    }
+
+    /// The policy's text, where it is one of the scenario's own.
+    pub fn text(&self) -> Option<&str> {
+        self.shipped().is_none().then_some(&self.0)
+    }
+}
+
 /// The words of a command line with a scenario's changes: one that begins with `!` takes the rest of itself out.
 pub fn changed_words(line: &str, changes: &[String]) -> String {
     let removed: Vec<_> = changes.iter().filter_map(|word| word.strip_prefix('!')).collect();
@@ -126,9 +143,10 @@ impl From<Size> for String {
 pub struct ErrnoName(Errno);
 
 /// The errors that LUO, its handlers and its policies answer with.
-const ERRNOS: [(&str, Errno); 15] = [
+const ERRNOS: [(&str, Errno); 17] = [
     ("EPERM", Errno::PERM),
     ("ENOENT", Errno::NOENT),
+    ("ENOEXEC", Errno::NOEXEC),
     ("EIO", Errno::IO),
     ("EBADF", Errno::BADF),
     ("EAGAIN", Errno::AGAIN),
@@ -142,6 +160,7 @@ const ERRNOS: [(&str, Errno); 15] = [
     ("ENAMETOOLONG", Errno::NAMETOOLONG),
     ("EOPNOTSUPP", Errno::OPNOTSUPP),
     ("EUCLEAN", Errno::UCLEAN),
+    ("EADDRNOTAVAIL", Errno::ADDRNOTAVAIL),
 ];
 
 impl ErrnoName {

@@ -13,16 +13,20 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
-use testbed_guest::scenario::{AgentIn, Scenario, Without};
+use testbed_guest::scenario::{AgentIn, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without};
 
 use crate::{bpf, without};
 
 const READY_FILE: &str = "/run/luo-trace.ready";
 const ADDRESS: &str = "127.0.0.1:9100";
+/// Where its policy is.
+const POLICY: &str = "/policy.toml";
+/// What is in the line by which it tells of a new policy.
+const POLICY_TAKEN: [&str; 2] = [r#""event":"policy-change""#, r#""what":"loaded""#];
 
 /// How long the agent may take for one thing: to get ready, to stop, to answer. Generous, since a guest
 /// without hardware virtualization is slow and a busy host makes it slower.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The agent, running or not.
 pub(crate) struct Agent<'a> {
@@ -33,6 +37,8 @@ pub(crate) struct Agent<'a> {
     child: Option<Child>,
     /// Its port, where a scenario wants it taken.
     port: Option<TcpListener>,
+    /// Whether there is a policy for it.
+    has_policy: bool,
 }
 
 impl Agent<'_> {
@@ -48,20 +54,24 @@ impl Agent<'_> {
             refuses,
             child: None,
             port: None,
+            has_policy: false,
         }
     }
 
     /// Starts it and waits until it is ready, or until it has refused where the scenario wants that.
-    pub(crate) fn start(&mut self, more: &[String]) -> Result<()> {
+    pub(crate) fn start(&mut self, step: &StartAgent) -> Result<()> {
         if self.child.is_some() {
             bail!("the agent runs already");
+        }
+        if let Some(policy) = &step.policy {
+            self.lay_down(policy)?;
         }
         remove_if_there(READY_FILE)?;
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, "/run", created)?;
 
-        let mut child = self.spawn(more)?;
+        let mut child = self.spawn(&step.args)?;
         let deadline = Instant::now() + PATIENCE;
         let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         loop {
@@ -114,6 +124,30 @@ impl Agent<'_> {
         Ok(move || kill_process(pid, Signal::USR1).map_err(Into::into))
     }
 
+    /// Gives it another policy, and waits until it has taken or, where that is wanted, refused it.
+    pub(crate) fn reload_policy(&mut self, step: &ReloadPolicy) -> Result<()> {
+        let said = fs::metadata(format!("/host/{}", self.log()))?.len();
+        self.lay_down(&step.policy)?;
+        self.signal(Signal::HUP)?;
+        match &step.refused {
+            Some(text) => self.wait_for_line(said, &[text]),
+            None => self.wait_for_line(said, &POLICY_TAKEN),
+        }
+    }
+
+    /// Puts a policy where it looks for one.
+    fn lay_down(&mut self, policy: &PolicyFile) -> Result<()> {
+        let text = match policy.shipped() {
+            Some(name) => {
+                fs::read_to_string(format!("/policies/{name}")).with_context(|| format!("no policy {name}"))?
+            }
+            None => policy.text().unwrap_or_default().to_owned(),
+        };
+        fs::write(POLICY, text).with_context(|| format!("cannot write {POLICY}"))?;
+        self.has_policy = true;
+        Ok(())
+    }
+
     fn start_until_it_loads(&mut self) -> Result<()> {
         if self.child.is_some() {
             bail!("the agent runs already");
@@ -163,19 +197,27 @@ impl Agent<'_> {
 
     /// Waits until its log has this text.
     pub(crate) fn wait_until_it_says(&self, text: &str) -> Result<()> {
+        self.wait_for_line(0, &[text])
+    }
+
+    /// Waits until its log, after so many bytes, has a line with all these texts.
+    fn wait_for_line(&self, after: u64, texts: &[&str]) -> Result<()> {
         let log = format!("/host/{}", self.log());
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, log.as_str(), inotify::WatchFlags::MODIFY)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match fs::read(&log) {
-                Ok(said) if String::from_utf8_lossy(&said).contains(text) => return Ok(()),
+                Ok(said) if has_line(said.get(after as usize..).unwrap_or_default(), texts) => return Ok(()),
                 // So 9p answers when the file grows while it is read; of that write the watch tells next.
                 Err(error) if error.raw_os_error() != Some(libc::ENODATA) => return Err(error.into()),
                 _ => {}
             }
             if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&time_left(deadline)))? == 0 {
-                bail!("the agent did not say {text:?} within {PATIENCE:?}: see {}", self.log());
+                bail!(
+                    "the agent did not say {texts:?} within {PATIENCE:?}: see {}",
+                    self.log()
+                );
             }
             rustix::io::read(&watch, &mut [0; 4096])?;
         }
@@ -220,18 +262,17 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Keeps its metrics as `metrics-BOOT.prom`, asking again until the sample `until` is there and not zero.
-    pub(crate) fn scrape(&self, until: Option<&str>) -> Result<()> {
+    /// Keeps its metrics as `metrics-BOOT.prom`, asking again until they show what the step wants.
+    pub(crate) fn scrape(&self, step: &ScrapeMetrics) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let page = get_metrics().with_context(|| format!("cannot scrape http://{ADDRESS}/metrics"))?;
             fs::write(format!("/host/metrics-{}.prom", self.boot), &page)?;
-            let Some(sample) = until else { return Ok(()) };
-            if has_sample(&page, sample) {
+            let Some(lacking) = lacking(&page, step) else {
                 return Ok(());
-            }
+            };
             if Instant::now() > deadline {
-                bail!("{sample} stayed absent or zero for {PATIENCE:?}");
+                bail!("within {PATIENCE:?} the metrics did not show {lacking}");
             }
             // A page of metrics cannot be waited on, so it is asked for again.
             thread::sleep(Duration::from_millis(50));
@@ -239,6 +280,9 @@ impl Agent<'_> {
     }
 
     fn spawn(&mut self, more: &[String]) -> Result<Child> {
+        if let Some(policy) = self.scenario.policy.as_ref().filter(|_| !self.has_policy) {
+            self.lay_down(policy)?;
+        }
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -259,6 +303,7 @@ impl Agent<'_> {
                 ADDRESS,
             ])
             .args(["--format", "json"])
+            .args(self.has_policy.then_some(["--policy", POLICY]).into_iter().flatten())
             .args(&self.scenario.agent_args)
             .args(more)
             .stdin(Stdio::null())
@@ -321,12 +366,28 @@ fn get_metrics() -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// Whether a page in Prometheus' text format has this sample with a value other than zero.
-fn has_sample(page: &str, sample: &str) -> bool {
-    let value = page
-        .lines()
-        .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ')?.trim().parse::<f64>().ok());
-    value.is_some_and(|value| value != 0.0)
+/// What a step wants of a page in Prometheus' text format and does not find there, or `None`.
+fn lacking(page: &str, step: &ScrapeMetrics) -> Option<String> {
+    let until = step.until.as_ref();
+    if let Some(name) = until.filter(|name| sample(page, name).unwrap_or(0.0) == 0.0) {
+        return Some(format!("{name}, or a zero"));
+    }
+    let wrong = |(name, value): &(&String, &f64)| sample(page, name) != Some(**value);
+    let (name, value) = step.shows.iter().find(wrong)?;
+    let found = sample(page, name).map_or("it is not there".into(), |found| format!("it has {found}"));
+    Some(format!("{name} with {value}: {found}"))
+}
+
+/// The value of a sample.
+fn sample(page: &str, name: &str) -> Option<f64> {
+    page.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Whether one of the lines has all these texts.
+fn has_line(said: &[u8], texts: &[&str]) -> bool {
+    let said = String::from_utf8_lossy(said);
+    said.lines().any(|line| texts.iter().all(|text| line.contains(text)))
 }
 
 fn time_left(deadline: Instant) -> Timespec {
@@ -346,14 +407,32 @@ fn remove_if_there(path: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::has_sample;
+    use super::*;
 
     #[test]
-    fn a_sample_counts_when_its_whole_name_is_there_and_its_value_is_not_zero() {
+    fn a_sample_counts_when_its_whole_name_is_there_and_its_value_is_the_wanted_one() {
         let page = "# TYPE lost counter\nlost 12\nlost_too 0\nops{op=\"a\"} 3\n";
-        assert!(has_sample(page, "lost"));
-        assert!(has_sample(page, "ops{op=\"a\"}"));
-        assert!(!has_sample(page, "lost_too"));
-        assert!(!has_sample(page, "los"));
+        let lacking = |until: Option<&str>, shows: &[(&str, f64)]| {
+            let shows = shows.iter().map(|(name, value)| ((*name).to_owned(), *value));
+            let step = ScrapeMetrics {
+                until: until.map(str::to_owned),
+                shows: shows.collect(),
+            };
+            lacking(page, &step)
+        };
+        assert_eq!(
+            lacking(Some("lost"), &[("ops{op=\"a\"}", 3.0), ("lost_too", 0.0)]),
+            None
+        );
+        assert!(lacking(Some("lost_too"), &[]).is_some(), "it is zero");
+        assert!(lacking(Some("los"), &[]).is_some(), "it is another's beginning");
+        assert!(lacking(None, &[("lost", 11.0)]).unwrap().contains("12"));
+        assert!(lacking(None, &[("los", 12.0)]).unwrap().contains("not there"));
+    }
+
+    #[test]
+    fn a_line_is_one_that_has_all_the_texts() {
+        assert!(has_line(b"one\ntwo three\n", &["three", "two"]));
+        assert!(!has_line(b"one\ntwo three\n", &["one", "two"]));
     }
 }

@@ -13,10 +13,11 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_
 use rustix::io::Errno;
 use testbed_guest::content;
 use testbed_guest::luo::{Device, Session};
+use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{Churn, DeviceFile, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
 
-use crate::agent::Agent;
-use crate::{bench, bpf, faults, sweep, system, without};
+use crate::agent::{Agent, PATIENCE};
+use crate::{bench, bpf, faults, guise, sweep, system, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -44,6 +45,15 @@ impl<'a, 's> Driver<'a, 's> {
             sessions: HashMap::new(),
             files: HashMap::new(),
         }
+    }
+
+    /// Says which step comes, and does it.
+    pub(crate) fn perform_told(&mut self, step: &Step) -> Result<()> {
+        let doing = describe(step);
+        if !matches!(step, Step::As(_)) {
+            system::say(&Message::Step { doing: doing.clone() });
+        }
+        self.perform(step).context(doing)
     }
 
     /// Does one step; an error says what was expected and what came.
@@ -113,7 +123,8 @@ impl<'a, 's> Driver<'a, 's> {
                 self.device = None;
                 Ok(())
             }
-            Step::Load(step) => system::load_next_kernel(step.how, &step.cmdline),
+            Step::Load(step) => expect(system::load_kernel(step)?, step.fails).map(drop),
+            Step::Unload(step) => expect(system::unload_kernel(step.how)?, None).map(drop),
             Step::Reboot(step) => expect(system::kexec(), Some(step.fails)).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
             Step::FailNth(step) => {
@@ -126,9 +137,10 @@ impl<'a, 's> Driver<'a, 's> {
             Step::RetrieveManySessions(many) => self.retrieve_many(many),
             Step::Churn(step) => self.churn(step),
             Step::Run(step) => self.run(step),
-            Step::ScrapeMetrics(step) => self.agent.scrape(step.until.as_deref()),
-            Step::StartAgent(step) => self.agent.start(&step.args),
+            Step::ScrapeMetrics(step) => self.agent.scrape(step),
+            Step::StartAgent(step) => self.agent.start(step),
             Step::StopAgent(step) => self.agent.stop(step.exits),
+            Step::ReloadPolicy(step) => self.agent.reload_policy(step),
             Step::KillAgent(_) => self.agent.kill(),
             Step::KillStartingAgent(_) => self.agent.kill_while_it_starts(),
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
@@ -139,7 +151,22 @@ impl<'a, 's> Driver<'a, 's> {
             Step::CheckBpf(_) => self.bpf_at_boot.check_more(),
             Step::CheckNoBpf(_) => self.bpf_at_boot.wait_for_nothing_more(),
             Step::Bench(_) => bench::run(self.device()?),
+            Step::As(step) => guise::wear(step, || step.steps.iter().try_for_each(|step| self.perform_told(step))),
+            Step::Eventually(step) => self.perform_at_last(step),
         }
+    }
+
+    /// Does a step until it comes out as it should.
+    fn perform_at_last(&mut self, step: &Step) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.perform(step) {
+            if Instant::now() > deadline {
+                return Err(error.context(format!("it did not come to that within {PATIENCE:?}")));
+            }
+            // Nothing tells when to try again.
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     fn open_session(
@@ -284,6 +311,11 @@ fn churn_rounds(
         }
     }
     Ok(())
+}
+
+/// A step as a scenario's author would know it again.
+fn describe(step: &Step) -> String {
+    serde_json::to_string(step).unwrap_or_else(|_| format!("{step:?}"))
 }
 
 fn open() -> Result<Device, Errno> {

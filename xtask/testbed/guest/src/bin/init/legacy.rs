@@ -6,8 +6,14 @@ use std::ffi::CString;
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+
+use crate::system::last_errno;
 
 const PAGE: usize = 4096;
+
+/// A flag of `kexec_load(2)`, as `include/uapi/linux/kexec.h` has it.
+const ON_CRASH: libc::c_ulong = 1;
 
 /// Where the parts go: free memory on every machine that this runs on, whose alignment suits the kernel.
 const START: usize = 0x0100_0000;
@@ -53,8 +59,9 @@ impl Segment {
     }
 }
 
-/// Loads a kernel and its initramfs, to be jumped into.
-pub(crate) fn load(kernel: &str, initrd: &str, command_line: &str) -> Result<()> {
+/// Loads a kernel and its initramfs, to be jumped into; one for a crash the kernel refuses, since nothing is reserved here.
+/// Gives the kernel's answer.
+pub(crate) fn load(kernel: &str, initrd: &str, command_line: &str, crash: bool) -> Result<Result<(), Errno>> {
     let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
     let (image, initrd) = (read(kernel)?, read(initrd)?);
     let mut params = read(BOOT_PARAMS)?;
@@ -79,11 +86,17 @@ pub(crate) fn load(kernel: &str, initrd: &str, command_line: &str) -> Result<()>
 
     let mut room = [0; 4];
     room.copy_from_slice(&image[at::INIT_SIZE..at::INIT_SIZE + 4]);
-    submit(&[
+    let segments = [
         Segment::new(&start, START, 0),
         Segment::new(proper, KERNEL, u32::from_le_bytes(room) as usize),
         Segment::new(&initrd, INITRD, 0),
-    ])
+    ];
+    Ok(submit(&segments, if crash { ON_CRASH } else { 0 }))
+}
+
+/// Takes the loaded kernel out: so `kexec_load(2)` takes no segments at all.
+pub(crate) fn unload() -> Result<(), Errno> {
+    submit(&[], 0)
 }
 
 /// The instructions that the jump leads to. They hand over the address of the boot parameters, which kexec cannot:
@@ -97,11 +110,11 @@ fn jump(params: usize, entry: usize) -> Result<Vec<u8>> {
 }
 
 /// Hands the segments to the kernel, the first of which is where it starts.
-fn submit(segments: &[Segment]) -> Result<()> {
+fn submit(segments: &[Segment], flags: libc::c_ulong) -> Result<(), Errno> {
     // SAFETY: the kernel reads the segments and what they point to; the caller keeps both through the call.
-    let result = unsafe { libc::syscall(libc::SYS_kexec_load, START, segments.len(), segments.as_ptr(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_kexec_load, START, segments.len(), segments.as_ptr(), flags) };
     match result {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).context("kexec_load refused the next kernel"),
+        _ => Err(last_errno()),
     }
 }

@@ -9,6 +9,7 @@ mod bench;
 mod bpf;
 mod driver;
 mod faults;
+mod guise;
 mod legacy;
 mod sweep;
 mod system;
@@ -19,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result, anyhow};
 use testbed_guest::protocol::Message;
-use testbed_guest::scenario::{AgentIn, Scenario, Step};
+use testbed_guest::scenario::{AgentIn, Load, Scenario, StartAgent};
 
 use crate::agent::Agent;
 use crate::driver::Driver;
@@ -50,19 +51,22 @@ fn run() -> Result<()> {
     let found = bpf::Objects::now().context("cannot list the BPF objects that exist at boot")?;
     let mut agent = Agent::new(boot, &scenario);
     if scenario.agent_in(boot) != AgentIn::Nowhere {
-        agent.start(&[])?;
+        agent.start(&StartAgent::default())?;
     }
     let mut driver = Driver::new(boot, &mut agent, &found);
     for step in scenario.steps(boot) {
-        let doing = describe(step);
-        system::say(&Message::Step { doing: doing.clone() });
-        driver
-            .perform(step)
-            .with_context(|| format!("kernel {boot}, {doing}"))?;
+        driver.perform_told(step).with_context(|| format!("kernel {boot}"))?;
     }
     system::tell_clock(boot)?;
     if scenario.is_followed(boot) {
-        system::load_next_kernel(scenario.kexec, &scenario.next.cmdline)?;
+        let next = Load {
+            how: scenario.kexec,
+            image: None,
+            crash: false,
+            cmdline: scenario.next.cmdline.clone(),
+            fails: None,
+        };
+        system::load_kernel(&next)?.context("the kernel refused to load the next one")?;
         system::say(&Message::Kexec);
         // The sessions are still open, in `driver`: closing them now would abandon them.
         return system::jump();
@@ -74,9 +78,4 @@ fn run() -> Result<()> {
 fn read_scenario() -> Result<Scenario> {
     let text = fs::read("/scenario.json").context("cannot read /scenario.json")?;
     serde_json::from_slice(&text).context("cannot understand /scenario.json: is the initramfs of another xtask?")
-}
-
-/// A step as a scenario's author would know it again.
-fn describe(step: &Step) -> String {
-    serde_json::to_string(step).unwrap_or_else(|_| format!("{step:?}"))
 }

@@ -1,8 +1,8 @@
 //! What a PID 1 does to the machine: mounts, limits, the console, the next kernel, the end.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::Path;
 use std::thread;
 
@@ -14,19 +14,23 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
 use testbed_guest::clock::{APART, READINGS};
 pub(crate) use testbed_guest::protocol::say;
-use testbed_guest::scenario::{Kexec, changed_words};
+use testbed_guest::scenario::{Build, Kexec, Load, changed_words};
 
 use crate::legacy;
 
-/// The word that [`load_next_kernel`] puts before the number of the next kernel, on its command line.
+/// The word that [`load_kernel`] puts before the number of the next kernel, on its command line.
 const BOOT: &str = "luo_testbed.boot=";
 
-/// What the next kernel is loaded from.
-const NEXT_KERNEL: &str = "/host/boot/next-kernel";
+/// Where kernels and initramfs are.
+const BOOT_FILES: &str = "/host/boot";
 const INITRD: &str = "/host/boot/initrd";
 
+/// Flags of `kexec_file_load(2)` and of `kexec_load(2)`, as `include/uapi/linux/kexec.h` has them.
+const FILE_UNLOAD: libc::c_ulong = 1;
+const FILE_ON_CRASH: libc::c_ulong = 2;
+
 /// Source, target, type, and options of everything that is mounted, in order.
-const MOUNTS: [(&str, &str, &str, &str); 10] = [
+const MOUNTS: [(&str, &str, &str, &str); 11] = [
     ("devtmpfs", "/dev", "devtmpfs", ""),
     ("proc", "/proc", "proc", ""),
     ("sysfs", "/sys", "sysfs", ""),
@@ -34,6 +38,7 @@ const MOUNTS: [(&str, &str, &str, &str); 10] = [
     ("tracefs", "/sys/kernel/tracing", "tracefs", ""),
     ("securityfs", "/sys/kernel/security", "securityfs", ""),
     ("bpf", "/sys/fs/bpf", "bpf", ""),
+    ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
     ("tmpfs", "/run", "tmpfs", ""),
     ("tmpfs", "/tmp", "tmpfs", ""),
     // The output directory on the host. Without a cache, what is written here is there at once.
@@ -112,39 +117,70 @@ pub(crate) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Loads the kernel to be jumped into by [`jump`], with this one's initramfs and its command line with some changes.
-pub(crate) fn load_next_kernel(how: Kexec, changes: &[String]) -> Result<()> {
+/// Loads a kernel with this one's initramfs and its command line with some changes, and gives the kernel's answer. Unless
+/// it is one for a crash, [`jump`] leads there.
+///
+/// # Errors
+/// A file cannot be read.
+pub(crate) fn load_kernel(load: &Load) -> Result<Result<(), Errno>> {
     let boot = boot_number()?;
-    let mut changes = changes.to_vec();
+    let mut changes = load.cmdline.clone();
     changes.extend([format!("!{BOOT}{boot}"), format!("{BOOT}{}", boot + 1)]);
     let line = changed_words(&command_line()?, &changes);
-    match how {
-        Kexec::File => load_file(&line),
-        Kexec::Legacy => legacy::load(NEXT_KERNEL, INITRD, &line),
+    let name = load.image.map_or("next-kernel", Build::name);
+    let kernel = format!("{BOOT_FILES}/{name}");
+    match load.how {
+        Kexec::File => load_file(&kernel, &line, load.crash),
+        Kexec::Legacy => legacy::load(&kernel, INITRD, &line, load.crash),
         Kexec::None => bail!("there is no kernel to load with kexec = \"none\""),
     }
 }
 
+/// Takes the loaded kernel out, if there is one.
+pub(crate) fn unload_kernel(how: Kexec) -> Result<Result<(), Errno>> {
+    match how {
+        Kexec::File => Ok(kexec_file_load(-1, -1, c"", FILE_UNLOAD)),
+        Kexec::Legacy => Ok(legacy::unload()),
+        Kexec::None => bail!("there is no way to unload a kernel with how = \"none\""),
+    }
+}
+
 /// By `kexec_file_load(2)`.
-fn load_file(command_line: &str) -> Result<()> {
-    let kernel = File::open(NEXT_KERNEL).context("cannot open the next kernel's image")?;
-    let initrd = File::open(INITRD).context("cannot open the next kernel's initramfs")?;
+fn load_file(kernel: &str, command_line: &str, crash: bool) -> Result<Result<(), Errno>> {
+    let kernel = File::open(kernel).with_context(|| format!("cannot open the image {kernel}"))?;
+    let initrd = File::open(INITRD).context("cannot open the initramfs")?;
+    let flags = if crash { FILE_ON_CRASH } else { 0 };
     let command_line = CString::new(command_line)?;
-    // SAFETY: both descriptors are open, and the length is that of the string with its NUL.
+    Ok(kexec_file_load(
+        kernel.as_raw_fd(),
+        initrd.as_raw_fd(),
+        &command_line,
+        flags,
+    ))
+}
+
+fn kexec_file_load(kernel: RawFd, initrd: RawFd, command_line: &CStr, flags: libc::c_ulong) -> Result<(), Errno> {
+    let line = command_line.to_bytes_with_nul();
+    // SAFETY: the length is that of the string with its NUL, and the kernel checks the descriptors.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd.as_raw_fd(),
-            command_line.as_bytes_with_nul().len(),
-            command_line.as_ptr(),
-            0,
+            kernel,
+            initrd,
+            line.len(),
+            line.as_ptr(),
+            flags,
         )
     };
     match result {
         0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()).context("kexec_file_load refused the next kernel"),
+        _ => Err(last_errno()),
     }
+}
+
+/// Why the last system call of this thread failed.
+pub(crate) fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// Jumps into the loaded kernel; returns only with an error.

@@ -1,5 +1,6 @@
 //! Measures what tracers cost, by the guest's clock: under QEMU's `-icount` that counts instructions.
 
+mod calls;
 mod programs;
 
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, inotify, memfd_create};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
 use testbed_guest::luo::Device;
-use testbed_guest::scenario::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer};
+use testbed_guest::scenario::{Bench, Cost, How, Measured, Measurement, Operation, ProgramCost, Size, Tracer, Work};
 
 const READY_FILE: &str = "/run/bench.ready";
 const SCRIPT: &str = "/run/bench.bt";
@@ -47,7 +48,7 @@ pub(crate) fn run(device: &Device) -> Result<()> {
 /// What one tracer costs, and the functions that it is attached to. `functions` are those of the tracers before it.
 fn measure(
     tracer: &Tracer,
-    operations: &[Prepared<'_>],
+    operations: &[Prepared],
     device: &Device,
     rounds: u32,
     functions: &HashMap<String, Vec<String>>,
@@ -74,47 +75,84 @@ fn measure(
     Ok((measured, traced))
 }
 
-/// An operation with its files at hand.
-struct Prepared<'a> {
-    operation: &'a Operation,
-    files: Vec<File>,
+/// An operation with what it needs at hand.
+enum Prepared {
+    Preserve {
+        sessions: u32,
+        files_each: usize,
+        files: Vec<File>,
+    },
+    Repeat {
+        call: calls::Prepared,
+        times: u32,
+    },
 }
 
-impl<'a> Prepared<'a> {
-    fn new(operation: &'a Operation) -> Result<Self> {
-        let page = [0; 4096];
-        let count = operation.sessions * operation.files;
-        let make = |_| {
-            let mut file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC)?);
-            for _ in 0..operation.size.bytes() / page.len() as u64 {
-                file.write_all(&page)?;
+impl Prepared {
+    fn new(operation: &Operation) -> Result<Self> {
+        let prepared = match operation.work {
+            Work::Preserve { sessions, files, size } => {
+                let made = (0..sessions * files).map(|_| file(size));
+                made.collect::<Result<_>>().map(|made| Prepared::Preserve {
+                    sessions,
+                    files_each: files as usize,
+                    files: made,
+                })
             }
-            Ok(file)
+            Work::Repeat { call, times } => calls::Prepared::new(call).map(|call| Prepared::Repeat { call, times }),
         };
-        let files = (0..count).map(make).collect::<Result<_>>();
-        Ok(Self {
-            operation,
-            files: files.with_context(|| format!("cannot make the files of {}", operation.name))?,
-        })
+        prepared.with_context(|| format!("cannot make what {} needs", operation.name))
     }
 
     /// Does it, and returns how long it took; `then` comes before what it made is taken back.
     fn perform(&self, device: &Device, then: impl FnOnce() -> Result<u64>) -> Result<u64> {
-        let names: Vec<_> = (0..self.operation.sessions)
-            .map(|index| format!("bench-{index}"))
-            .collect();
-        let mut sessions = Vec::with_capacity(names.len());
-        let start = Instant::now();
-        for (index, name) in names.iter().enumerate() {
-            let session = device.create_session(name.as_bytes())?;
-            let first = index * self.operation.files as usize;
-            for token in 0..self.operation.files {
-                session.preserve(&self.files[first + token as usize], token.into())?;
+        match self {
+            Prepared::Preserve {
+                sessions,
+                files_each,
+                files,
+            } => preserve(device, *sessions, *files_each, files, then),
+            Prepared::Repeat { call, times } => {
+                let _meanwhile = call.begin()?;
+                let start = Instant::now();
+                for _ in 0..*times {
+                    call.make()?;
+                }
+                Ok(nanoseconds(start) + then()?)
             }
-            sessions.push(session);
         }
-        Ok(nanoseconds(start) + then()?)
     }
+}
+
+/// Makes a file of pages that are there.
+fn file(size: Size) -> Result<File> {
+    let page = [0; 4096];
+    let mut file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC)?);
+    for _ in 0..size.bytes() / page.len() as u64 {
+        file.write_all(&page)?;
+    }
+    Ok(file)
+}
+
+fn preserve(
+    device: &Device,
+    sessions: u32,
+    files_each: usize,
+    files: &[File],
+    then: impl FnOnce() -> Result<u64>,
+) -> Result<u64> {
+    let names: Vec<_> = (0..sessions).map(|index| format!("bench-{index}")).collect();
+    let mut made = Vec::with_capacity(names.len());
+    let mut files = files.iter();
+    let start = Instant::now();
+    for name in &names {
+        let session = device.create_session(name.as_bytes())?;
+        for (token, file) in files.by_ref().take(files_each).enumerate() {
+            session.preserve(file, token as u64)?;
+        }
+        made.push(session);
+    }
+    Ok(nanoseconds(start) + then()?)
 }
 
 /// A tracer at work.
@@ -207,7 +245,7 @@ impl Running {
     }
 
     /// What each of its BPF programs does in one round of the operations.
-    fn programs(&self, operations: &[Prepared<'_>], device: &Device) -> Result<Vec<ProgramCost>> {
+    fn programs(&self, operations: &[Prepared], device: &Device) -> Result<Vec<ProgramCost>> {
         let _timing = programs::Timing::begin()?;
         for operation in operations {
             self.pause()?;
@@ -218,7 +256,7 @@ impl Running {
     }
 
     /// What an operation costs under it.
-    fn cost(&self, operation: &Prepared<'_>, device: &Device, rounds: u32) -> Result<Cost> {
+    fn cost(&self, operation: &Prepared, device: &Device, rounds: u32) -> Result<Cost> {
         let mut cost = Cost {
             paused_ns: u64::MAX,
             total_ns: u64::MAX,

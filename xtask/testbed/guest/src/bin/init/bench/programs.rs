@@ -15,6 +15,8 @@ const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// The beginning of `struct bpf_prog_info` there, as far as it is read here: in words of 8 bytes.
 type Info = [u64; 26];
+/// Bytes of machine code, and of verified instructions in the upper half.
+const CODE: usize = 2;
 const NAME: usize = 8;
 const RUN_TIME_NS: usize = 24;
 const RUN_COUNT: usize = 25;
@@ -79,6 +81,7 @@ fn info(id: u32) -> io::Result<ProgramCost> {
     let name = CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |name| name.to_string_lossy().into());
     Ok(ProgramCost {
         name,
+        code: info[CODE] as u32,
         runs: info[RUN_COUNT],
         run_ns: info[RUN_TIME_NS],
     })

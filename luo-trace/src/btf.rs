@@ -1,4 +1,4 @@
-//! The running kernel's type information (BTF), as far as tracing needs it: where members lie, which functions there are,
+//! A kernel's type information (BTF), as far as it is needed here: where members lie, which functions there are,
 //! and which of them are callbacks.
 //!
 //! The format is the kernel's, `Documentation/bpf/btf.rst` and `include/uapi/linux/btf.h` (7.3). Reading is safe on any
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_function_keeps_its_id_where_nothing_else_is_left() {
         // Given type information with structures and functions, of which one function is kept,
-        let blob = include_bytes!("testdata/v7_1.btf");
+        let blob = include_bytes!("kernel/testdata/v7_1.btf");
         let whole = Btf::parse(blob).expect("parses");
         let small = whole.only_functions(["memfd_luo_preserve", "no_such_function"]);
         // then that one is found under the same id, and there is nothing else.

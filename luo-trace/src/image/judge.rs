@@ -1,0 +1,296 @@
+//! Whether a kernel image will take what is preserved.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::{Contents, Found, Source};
+use crate::command_line::{CommandLine, Switches};
+
+/// What becomes of what is preserved, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It comes over, or there is nothing that could be lost.
+    Carries,
+    /// That is not known.
+    Unknown,
+    /// Some or all of it is lost.
+    Loses,
+    /// The next kernel panics while it boots.
+    Panics,
+}
+
+impl Outcome {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Carries => "will carry",
+            Self::Unknown => "cannot tell",
+            Self::Loses => "will lose",
+            Self::Panics => "will panic",
+        }
+    }
+}
+
+/// What a reason is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum About {
+    /// The kernel in the image.
+    Kernel,
+    /// The command line that it is to be booted with.
+    CommandLine,
+}
+
+/// One thing that speaks for or against an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// What follows from it alone.
+    pub outcome: Outcome,
+    /// What it is about.
+    pub about: About,
+    /// It, in a sentence without its full stop.
+    pub text: String,
+    /// What says so.
+    pub source: Source,
+}
+
+/// Files of one handler, or users of one global state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InUse {
+    /// The compatible string; empty: not known.
+    pub name: String,
+    /// How many; 0: not known.
+    pub count: u64,
+}
+
+/// What is preserved, without what the recorder preserves for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Preserved {
+    /// How many sessions.
+    pub sessions: u64,
+    /// The handlers of their files.
+    pub handlers: Vec<InUse>,
+    /// Global state.
+    pub flbs: Vec<InUse>,
+}
+
+impl Preserved {
+    /// Whether there is nothing that could be lost.
+    pub fn is_empty(&self) -> bool {
+        self.sessions == 0 && self.handlers.is_empty() && self.flbs.is_empty()
+    }
+}
+
+/// The formats that the running kernel writes; `None`: not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Formats {
+    /// LUO's: `luo-v5`.
+    pub luo: Option<String>,
+    /// KHO's: `kho-v4`.
+    pub kho: Option<String>,
+}
+
+/// What was found, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// All in all.
+    pub outcome: Outcome,
+    /// What the kernel alone does, whatever its command line.
+    pub kernel: Outcome,
+    /// What the command line alone does.
+    pub command_line: Outcome,
+    /// Why, the worst first.
+    pub reasons: Vec<Reason>,
+}
+
+/// Judges an image: what it has, what is preserved now, what the running kernel writes, and the command line that it is to
+/// be booted with, where that is known.
+pub fn judge(contents: &Contents, preserved: &Preserved, running: &Formats, command_line: Option<&[u8]>) -> Judgement {
+    let line = command_line.map(|line| with_built_in(contents, line));
+    let switches = line.as_deref().map(Switches::read);
+    let kho_is_off = switches.is_some_and(|switches| switches.kho.or(contents.kho_by_default) == Some(false));
+    let mut reasons = Reasons(Vec::new());
+    kernel(&mut reasons, contents, preserved, running);
+    let of_kernel = reasons.worst(About::Kernel);
+    reasons.line(contents, switches);
+    let of_line = reasons.worst(About::CommandLine);
+    let mut outcome = of_kernel.max(of_line);
+    if outcome == Outcome::Panics && kho_is_off {
+        // Without KHO the next kernel does not look at what would have it panic.
+        outcome = Outcome::Loses;
+    }
+    if preserved.is_empty() && outcome != Outcome::Panics {
+        outcome = Outcome::Carries;
+        reasons.say(
+            Outcome::Carries,
+            Source::Host,
+            "nothing is preserved, so nothing would be lost",
+        );
+    }
+    let mut reasons = reasons.0;
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.outcome));
+    Judgement {
+        outcome,
+        kernel: of_kernel,
+        command_line: of_line,
+        reasons,
+    }
+}
+
+fn with_built_in<'a>(contents: &Contents, line: &'a [u8]) -> Cow<'a, [u8]> {
+    match &contents.built_in_line {
+        Some(built_in) => [built_in.as_bytes(), b" ", line].concat().into(),
+        None => line.into(),
+    }
+}
+
+struct Reasons(Vec<Reason>);
+
+impl Reasons {
+    fn say(&mut self, outcome: Outcome, source: Source, text: impl Into<String>) {
+        let about = match source {
+            Source::CommandLine => About::CommandLine,
+            _ => About::Kernel,
+        };
+        let text = text.into();
+        self.0.push(Reason {
+            outcome,
+            about,
+            text,
+            source,
+        });
+    }
+
+    fn worst(&self, about: About) -> Outcome {
+        let about = self.0.iter().filter(|reason| reason.about == about);
+        about.map(|reason| reason.outcome).max().unwrap_or(Outcome::Carries)
+    }
+
+    fn line(&mut self, contents: &Contents, switches: Option<Switches>) {
+        let say = |reasons: &mut Self, outcome, text: &str| reasons.say(outcome, Source::CommandLine, text);
+        match switches.map(|switches| switches.verdict(contents.kho_by_default)) {
+            None => say(
+                self,
+                Outcome::Unknown,
+                "the command line is not known: give it with --cmdline",
+            ),
+            Some(CommandLine::Takes) => say(self, Outcome::Carries, "it switches LUO on"),
+            Some(CommandLine::Unknown) => say(
+                self,
+                Outcome::Unknown,
+                "it has no kho=on, and whether this kernel does without is not known",
+            ),
+            Some(CommandLine::Lacks(what)) => say(self, Outcome::Loses, &format!("it {what}: everything is lost")),
+        }
+    }
+
+    /// KHO or LUO: whether it is built in.
+    fn built_in(&mut self, name: &str, found: Found) -> bool {
+        match found.there {
+            true => self.say(Outcome::Carries, found.source, format!("{name} is built in")),
+            false => self.say(
+                Outcome::Loses,
+                found.source,
+                format!("{name} is not built in: everything is lost"),
+            ),
+        }
+        found.there
+    }
+
+    /// Whether the image has the format that the running kernel writes; `None`: not known.
+    fn format(&mut self, name: &str, running: Option<&String>, image: &[String]) -> Option<bool> {
+        match running {
+            None => {
+                let text = format!(
+                    "cannot tell whether the format is the same: which one this host's {name} writes is not known"
+                );
+                self.say(Outcome::Unknown, Source::Host, text);
+                None
+            }
+            Some(_) if image.is_empty() => {
+                let text = format!("the image does not name the format that its {name} reads");
+                self.say(Outcome::Unknown, Source::Strings, text);
+                None
+            }
+            Some(running) if image.contains(running) => {
+                let text = format!("{name} reads what this host writes, {running}");
+                self.say(Outcome::Carries, Source::Strings, text);
+                Some(true)
+            }
+            Some(_) => Some(false),
+        }
+    }
+
+    /// Whether the image knows a handler, or a global state. `lost`: what is lost without it.
+    fn knows(&mut self, contents: &Contents, what: &str, used: &InUse, lost: &str) {
+        let InUse { name, .. } = used;
+        match contents.knows(name.as_bytes()) {
+            Some(true) => self.say(Outcome::Carries, Source::Strings, format!("it knows the {what} {name}")),
+            Some(false) if contents.takes_modules => self.say(
+                Outcome::Unknown,
+                Source::Strings,
+                format!("the {what} {name} is not built in; a module may bring it"),
+            ),
+            Some(false) => self.say(
+                Outcome::Loses,
+                Source::Strings,
+                format!("it does not know the {what} {name}: {lost}"),
+            ),
+            None => {
+                let name = if name.is_empty() { "of some files" } else { name };
+                let text = format!("the {what} {name} cannot be looked for");
+                self.say(Outcome::Unknown, Source::Strings, text);
+            }
+        }
+    }
+}
+
+fn kernel(reasons: &mut Reasons, contents: &Contents, preserved: &Preserved, running: &Formats) {
+    // Mirrors `kho_populate` in `kernel/liveupdate/kexec_handover.c` and `luo_early_startup` in
+    // `kernel/liveupdate/luo_core.c` (7.3): a KHO format that is not known is ignored, and LUO's makes the kernel panic.
+    if !reasons.built_in("KHO", contents.kho) {
+        return;
+    }
+    let kho = reasons.format("KHO", running.kho.as_ref(), &contents.kho_formats);
+    if let (Some(false), Some(writes)) = (kho, &running.kho) {
+        let reads = contents.kho_formats.join(", ");
+        let text = format!("this host's KHO writes {writes} and the image's reads {reads}: it ignores everything");
+        return reasons.say(Outcome::Loses, Source::Strings, text);
+    }
+    if !reasons.built_in("LUO", contents.luo) {
+        return;
+    }
+    let luo = reasons.format("LUO", running.luo.as_ref(), &contents.luo_formats);
+    if let (Some(false), Some(writes)) = (luo, &running.luo) {
+        let reads = contents.luo_formats.join(", ");
+        let differs = format!("this host's LUO writes {writes} and the image's reads {reads}");
+        return match kho {
+            Some(true) => reasons.say(
+                Outcome::Panics,
+                Source::Strings,
+                format!("{differs}: it panics while it boots"),
+            ),
+            _ => reasons.say(
+                Outcome::Loses,
+                Source::Strings,
+                format!("{differs}: it panics while it boots, or everything is lost"),
+            ),
+        };
+    }
+    // Mirrors `luo_session_deserialize` in `kernel/liveupdate/luo_session.c` and `luo_open` (7.3): the first file without a
+    // handler ends the reading, and the device cannot be opened from then on.
+    for handler in &preserved.handlers {
+        let lost = match handler.count {
+            0 => "its files are lost".to_owned(),
+            1 => "its file is lost".to_owned(),
+            count => format!("its {count} files are lost"),
+        };
+        let lost = format!("{lost}, and LUO then brings back no session at all");
+        reasons.knows(contents, "file handler", handler, &lost);
+    }
+    for flb in &preserved.flbs {
+        reasons.knows(contents, "global state", flb, "it is lost");
+    }
+}

@@ -1,0 +1,229 @@
+//! What a kernel image has of LUO and KHO, read from its bytes, and whether it will take what is preserved.
+//!
+//! An image comes from anywhere: it is read as hostile bytes, in one pass, as a stream. Nothing is kept of it but its type
+//! information, its configuration, and a hash of every word that could be a compatible string, so that any handler can be
+//! asked for later. At most [`UNPACKED_MAX`] bytes are unpacked, and a packer may look back at most [`WINDOW_MAX`] of them,
+//! which is what its memory is made of.
+//!
+//! | read | as |
+//! |---|---|
+//! | bzImage (x86), EFI zboot, a compressed file | gzip, zstd, xz, lzma, lz4; inside, one of the next two |
+//! | `vmlinux` | ELF |
+//! | arm64 `Image` | raw |
+
+use std::fmt;
+use std::io::Read;
+
+use serde::Serialize;
+
+mod config;
+mod container;
+mod judge;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+pub use container::Compression;
+pub use judge::{About, Formats, InUse, Judgement, Outcome, Preserved, Reason, judge};
+
+use crate::btf::Btf;
+use config::Config;
+use container::Packed;
+use scan::{Names, Scanned};
+
+/// How many bytes an image may have when it is unpacked.
+pub const UNPACKED_MAX: u64 = 512 << 20;
+/// How far back, in bytes, a packed image may refer to what was unpacked before. Linux packs itself with up to this much.
+pub const WINDOW_MAX: u64 = 128 << 20;
+/// How much of an image's type information is read, in bytes.
+const BTF_MAX: usize = 64 << 20;
+
+/// What says that an image has something, or has it not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The image's own configuration (`CONFIG_IKCONFIG`).
+    Configuration,
+    /// Its type information (BTF).
+    Types,
+    /// The strings in it.
+    Strings,
+    /// The command line it is to be booted with.
+    CommandLine,
+    /// What is known of this host, or was said of it.
+    Host,
+}
+
+impl Source {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Configuration => "the image's configuration",
+            Self::Types => "the image's type information",
+            Self::Strings => "the image's strings",
+            Self::CommandLine => "the command line",
+            Self::Host => "this host",
+        }
+    }
+}
+
+/// Whether an image has something, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Found {
+    /// Whether.
+    pub there: bool,
+    /// What says so.
+    pub source: Source,
+}
+
+/// What an image has.
+#[derive(Debug)]
+pub struct Contents {
+    /// What kind of file it is: `bzImage`, `EFI zboot`, `vmlinux`, `arm64 Image`, or a compressed one of the last two.
+    pub kind: &'static str,
+    /// How the kernel in it is packed; `None`: not at all.
+    pub compression: Option<Compression>,
+    /// How many bytes it has when it is unpacked.
+    pub unpacked: u64,
+    /// What the kernel says of itself, `Linux version ...`, in printable characters.
+    pub banner: String,
+    /// KHO is built in.
+    pub kho: Found,
+    /// LUO is built in.
+    pub luo: Found,
+    /// KHO is on without being asked; `None`: the image does not tell.
+    pub kho_by_default: Option<bool>,
+    /// The part of the command line that is built in and comes before the given one, where it is known.
+    pub built_in_line: Option<String>,
+    /// KHO's formats that it names: `kho-v4`.
+    pub kho_formats: Vec<String>,
+    /// LUO's formats that it names: `luo-v5`.
+    pub luo_formats: Vec<String>,
+    /// Words in it that look like compatible strings, `memfd-v2`, and may be something else; not all there are.
+    pub versioned: Vec<String>,
+    /// Whether modules may bring file handlers of their own.
+    pub takes_modules: bool,
+    names: Names,
+}
+
+impl Contents {
+    /// `uname -r` of the kernel in it.
+    pub fn release(&self) -> &str {
+        self.banner.split(' ').nth(2).unwrap_or_default()
+    }
+
+    /// Whether it holds this compatible string, of a handler or of global state; `None`: that is not known, as of a string
+    /// that no kernel would use.
+    pub fn knows(&self, compatible: &[u8]) -> Option<bool> {
+        self.names.has(compatible)
+    }
+}
+
+/// Why an image cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// It is no kernel.
+    Foreign(&'static str),
+    /// It ends before it should: how many bytes it should have, and has.
+    Truncated(u64, u64),
+    /// It is packed in a way that cannot be read here.
+    Unsupported(Compression),
+    /// It does not unpack, and why.
+    Damaged(String),
+    /// It has more than [`UNPACKED_MAX`] bytes when it is unpacked.
+    TooLarge,
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign(why) => write!(
+                f,
+                "it is no kernel: {why}. Give a bzImage, an arm64 Image or a vmlinux, as it is loaded by kexec"
+            ),
+            Self::Truncated(needed, has) => write!(
+                f,
+                "it is cut short: it should have {needed} bytes and has {has}. Copy it again"
+            ),
+            Self::Unsupported(compression) => write!(
+                f,
+                "it is compressed with {}, which luo-trace cannot unpack. Give the vmlinux that it was made of",
+                compression.name()
+            ),
+            Self::Damaged(why) => write!(f, "it does not unpack: {why}. Copy it again"),
+            Self::TooLarge => write!(
+                f,
+                "it unpacks to more than {} MiB, which no kernel has",
+                UNPACKED_MAX >> 20
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ImageError {}
+
+/// Reads an image.
+///
+/// # Errors
+/// It is no kernel, is cut short or damaged, or is packed in a way that cannot be read.
+pub fn read(image: &[u8]) -> Result<Contents, ImageError> {
+    read_within(image, UNPACKED_MAX)
+}
+
+/// The same, where `max` bytes may be unpacked.
+fn read_within(image: &[u8], max: u64) -> Result<Contents, ImageError> {
+    let packed = Packed::open(image)?;
+    let mut input = packed.unpack()?;
+    // The first bytes tell what it is.
+    let mut head = Vec::with_capacity(HEAD);
+    let damaged = |error: std::io::Error| ImageError::Damaged(error.to_string());
+    (&mut input).take(HEAD as u64).read_to_end(&mut head).map_err(damaged)?;
+    let kind = packed.kind(&head)?;
+    let scanned = scan::scan(head.as_slice().chain(input), max)?;
+    packed.check_size(scanned.unpacked)?;
+    contents(kind, packed.compression, scanned)
+}
+
+/// How much of a kernel tells that it is one, in bytes.
+const HEAD: usize = 64;
+
+fn contents(kind: &'static str, compression: Option<Compression>, scanned: Scanned) -> Result<Contents, ImageError> {
+    let banner = scanned
+        .banner
+        .ok_or(ImageError::Foreign("it does not say which version of Linux it is"))?;
+    let config = scanned.config.as_deref().and_then(Config::read);
+    let btf = Btf::parse(&scanned.btf).ok();
+    let built_in = |option: fn(&Config) -> bool, functions: [&str; 3], formats: &[String]| match (&config, &btf) {
+        (Some(config), _) => Found {
+            there: option(config),
+            source: Source::Configuration,
+        },
+        (None, Some(btf)) => Found {
+            there: functions.iter().any(|function| btf.has_function(function)),
+            source: Source::Types,
+        },
+        (None, None) => Found {
+            there: !formats.is_empty(),
+            source: Source::Strings,
+        },
+    };
+    let kho = ["kho_preserve_folio", "kho_preserve_pages", "kho_fill_kimage"];
+    let luo = ["luo_preserve_file", "luo_session_create", "liveupdate_reboot"];
+    Ok(Contents {
+        kind,
+        compression,
+        unpacked: scanned.unpacked,
+        banner,
+        kho: built_in(|config| config.kho, kho, &scanned.kho_formats),
+        luo: built_in(|config| config.luo, luo, &scanned.luo_formats),
+        kho_by_default: config.as_ref().map(|config| config.kho_by_default),
+        built_in_line: config.and_then(|config| config.built_in_line),
+        kho_formats: scanned.kho_formats,
+        luo_formats: scanned.luo_formats,
+        versioned: scanned.versioned,
+        // A function that is exported to modules is named among the strings, and one that is not, is not.
+        takes_modules: scanned.names.has(b"liveupdate_register_file_handler") != Some(false),
+        names: scanned.names,
+    })
+}

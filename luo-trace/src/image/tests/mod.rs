@@ -1,0 +1,270 @@
+use std::io::Write;
+
+use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+use super::*;
+
+mod judge;
+
+use crate::testing::image::{Kernel, bzimage, gzip, zboot};
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    compress_to_vec(bytes, CompressionLevel::Fastest)
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+fn lzma(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = LzmaWriter::new_use_header(Vec::new(), &LzmaOptions::with_preset(0), None).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+/// Legacy frames, as Linux has them: a magic number, and blocks with their lengths.
+fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x02, 0x21, 0x4c, 0x18];
+    for block in bytes.chunks(8 << 20) {
+        let block = lz4_flex::block::compress(block);
+        frame.extend((block.len() as u32).to_le_bytes());
+        frame.extend(block);
+    }
+    frame
+}
+
+/// A packer, by its name.
+type Packer = (&'static str, fn(&[u8]) -> Vec<u8>);
+const PACKERS: [Packer; 5] = [("gzip", gzip), ("zstd", zstd), ("xz", xz), ("lzma", lzma), ("lz4", lz4)];
+
+/// A kernel in a bzImage, packed in one of these ways.
+fn packed(kernel: &[u8], packer: &str) -> Vec<u8> {
+    let (name, pack) = PACKERS.into_iter().find(|(name, _)| *name == packer).unwrap();
+    let mut payload = pack(kernel);
+    if name != "gzip" {
+        payload.extend((kernel.len() as u32).to_le_bytes());
+    }
+    bzimage(&payload)
+}
+
+const HANDLERS: [&str; 3] = ["memfd-v2", "vfio-pci-v1", "pci-v1"];
+
+fn kernel() -> Kernel {
+    Kernel::with_luo(&HANDLERS)
+}
+
+/// What every form of [`kernel`] has to tell.
+fn has_everything(contents: &Contents) {
+    assert_eq!(contents.release(), "7.3.4-made-up");
+    for found in [contents.kho, contents.luo] {
+        assert_eq!((found.there, found.source), (true, Source::Types));
+    }
+    assert_eq!(contents.kho_formats, ["kho-v4"]);
+    assert_eq!(contents.luo_formats, ["luo-v5"]);
+    assert_eq!(contents.versioned, HANDLERS);
+    for handler in HANDLERS {
+        assert_eq!(contents.knows(handler.as_bytes()), Some(true), "{handler}");
+    }
+    assert!(!contents.takes_modules);
+}
+
+#[test]
+fn a_kernel_is_read_in_every_form_and_packing() {
+    // Given a kernel as x86 and as arm64 boot it, packed in every way that is read,
+    for (packer, pack) in PACKERS {
+        let image = packed(&kernel().elf(), packer);
+        let contents = read(&image).unwrap_or_else(|error| panic!("{packer}: {error}"));
+        // then it tells the same.
+        has_everything(&contents);
+        assert_eq!(
+            (contents.kind, contents.compression.unwrap().name()),
+            ("bzImage", packer)
+        );
+        let forms = [
+            (pack(&kernel().arm64()), "compressed arm64 Image"),
+            (pack(&kernel().elf()), "compressed vmlinux"),
+            (zboot(&pack(&kernel().arm64())), "EFI zboot"),
+        ];
+        for (image, kind) in forms {
+            let contents = read(&image).unwrap_or_else(|error| panic!("{packer}, {kind}: {error}"));
+            has_everything(&contents);
+            assert_eq!(contents.kind, kind);
+        }
+    }
+    for (image, kind) in [(kernel().elf(), "vmlinux"), (kernel().arm64(), "arm64 Image")] {
+        let contents = read(&image).unwrap();
+        has_everything(&contents);
+        assert_eq!((contents.kind, contents.compression), (kind, None));
+    }
+}
+
+#[test]
+fn what_lies_across_two_reads_is_found() {
+    // Given a kernel whose every part lies where one read ends and the next begins,
+    let data = kernel();
+    let whole = data.elf();
+    for gap in [0, 1, 7, 23, 31, 32, 33, 64, 100, 200, 300, 400] {
+        let mut elf = whole[..64].to_vec();
+        // The first read has the first 64 bytes.
+        elf.resize(64 + (1 << 18) - gap, 0);
+        elf.extend(&whole[64..]);
+        has_everything(&read(&elf).unwrap());
+    }
+}
+
+#[test]
+fn only_whole_words_are_compatible_strings() {
+    // Given a kernel where the words asked for are parts of others, or have no end,
+    let mut elf = Kernel::plain().elf();
+    elf.extend(b"\0amemfd-v2\0memfd-v2a\0memfd-v2\x01no memfd-v2\0");
+    let contents = read(&elf).unwrap();
+    // then it has none of them;
+    assert_eq!(contents.knows(b"memfd-v2"), Some(false));
+    // and what no kernel would use cannot be told.
+    for odd in ["", "abc", "two words", &"x".repeat(48)] {
+        assert_eq!(contents.knows(odd.as_bytes()), None, "{odd:?}");
+    }
+}
+
+#[test]
+fn names_in_type_information_are_no_strings() {
+    // Given a kernel without LUO that has a type with the name of a handler,
+    let kernel = Kernel {
+        functions: Some(vec!["kernel_kexec", "kvm_vm_luo_v1"]),
+        ..Kernel::plain()
+    };
+    assert_eq!(read(&kernel.elf()).unwrap().knows(b"kvm_vm_luo_v1"), Some(false));
+}
+
+#[test]
+fn the_best_source_answers() {
+    // Given kernels that have type information, a configuration, or neither,
+    let by = |functions: Option<Vec<&'static str>>, config| {
+        let kernel = Kernel {
+            functions,
+            config,
+            ..kernel()
+        };
+        let contents = read(&kernel.bzimage()).unwrap();
+        (contents.luo.there, contents.luo.source, contents.kho_by_default)
+    };
+    let functions = Some(vec!["kernel_kexec"]);
+    // then strings are asked last, type information before them, and the configuration first.
+    assert_eq!(by(None, None), (true, Source::Strings, None));
+    assert_eq!(by(functions.clone(), None), (false, Source::Types, None));
+    let config = "# Linux\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\nCONFIG_LIVEUPDATE=y\n";
+    assert_eq!(
+        by(functions.clone(), Some(config)),
+        (true, Source::Configuration, Some(true))
+    );
+    let config = "CONFIG_KEXEC_HANDOVER=y\n# CONFIG_LIVEUPDATE is not set\nCONFIG_LIVEUPDATE_TEST=y\n";
+    assert_eq!(by(functions, Some(config)), (false, Source::Configuration, Some(false)));
+}
+
+#[test]
+fn an_image_that_is_cut_anywhere_is_an_error() {
+    // Given a bzImage, a vmlinux and a packed Image, cut at every length,
+    let mut elf = kernel().elf();
+    // Sections of 64 bytes each, at the end.
+    let sections = elf.len() as u64;
+    elf[0x28..0x30].copy_from_slice(&sections.to_le_bytes());
+    elf[0x3a] = 64;
+    elf[0x3c] = 2;
+    elf.resize(elf.len() + 128, 0);
+    let images = [
+        packed(&elf, "zstd"),
+        packed(&elf, "xz"),
+        packed(&elf, "lz4"),
+        kernel().bzimage(),
+        elf.clone(),
+        gzip(&kernel().arm64()),
+        xz(&kernel().arm64()),
+        zboot(&zstd(&kernel().arm64())),
+    ];
+    for (which, image) in images.iter().enumerate() {
+        read(image).unwrap_or_else(|error| panic!("{which}: {error}"));
+        for len in 0..image.len() {
+            // then each is refused, with a reason.
+            let error = read(&image[..len]).expect_err(&format!("{which}, cut to {len} of {}", image.len()));
+            assert!(!error.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_is_no_kernel_is_refused_and_says_what_it_is() {
+    let refused = |image: &[u8]| read(image).unwrap_err().to_string();
+    for (image, why) in [
+        (&b""[..], "empty"),
+        (b"#!/bin/sh\necho no kernel\n", "text"),
+        (b"MZ\x90\0 an EFI program", "unified kernel image"),
+        (&[0xff; 4096], "does not begin"),
+        (
+            &gzip(b"Linux version 7.3.4 is what this text is about"),
+            "what is packed in it is none",
+        ),
+        (b"BZh9 and so on", "bzip2"),
+        (b"\x89LZO\0\r\n", "lzo"),
+        (
+            b"\x7fELF\x01\x01\x01 of 32 bits, with a head of 64 bytes and more of them ...........",
+            "another kind",
+        ),
+    ] {
+        let error = refused(image);
+        assert!(error.contains(why), "{error}");
+    }
+    let mut nameless = b"\x7fELF\x02\x01".to_vec();
+    nameless.resize(4096, 0);
+    assert!(refused(&nameless).contains("which version"));
+}
+
+#[test]
+fn a_bomb_is_refused_when_it_is_too_large() {
+    // Given zeros that unpack to one byte more than they may, and such a bomb in a bomb,
+    const MAX: u64 = 1 << 20;
+    let mut bomb = kernel().elf();
+    bomb.resize(MAX as usize, 0);
+    has_everything(&read_within(&gzip(&bomb), MAX).unwrap());
+    bomb.push(0);
+    for (packer, pack) in PACKERS {
+        // then none is read to its end, and what is packed twice is no kernel.
+        assert_eq!(
+            read_within(&pack(&bomb), MAX).unwrap_err(),
+            ImageError::TooLarge,
+            "{packer}"
+        );
+        let twice = read_within(&gzip(&pack(&bomb)), MAX).unwrap_err();
+        assert!(matches!(twice, ImageError::Foreign(_)), "{packer}: {twice}");
+    }
+}
+
+#[test]
+fn sizes_that_are_claimed_reserve_nothing() {
+    // Given packed data that claim a window of gigabytes: zstd's of 2 TiB, lzma's and xz's of 4 GiB,
+    let zstd = [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0xf8][..], &[0; 64]].concat();
+    let lzma = [&[0x5d, 0, 0, 0xff, 0xff][..], &[0xff; 8], &[0; 64]].concat();
+    let mut header = vec![2, 0, 0x21, 1, 40, 0, 0, 0];
+    header.extend(crc32fast::hash(&header).to_le_bytes());
+    let xz = [&xz(b"")[..12], &header[..], &[0; 64]].concat();
+    for packed in [zstd, lzma, xz] {
+        let error = read(&packed).unwrap_err();
+        assert!(matches!(error, ImageError::Damaged(_)), "{error}");
+    }
+    // and type information and headers that claim 4 GiB, then each is refused or passed over.
+    let mut elf = kernel().elf();
+    elf.extend(
+        [0x1_eb9f_u32, 24, 0, 0xffff_fffc, 0xffff_fffc, 0xffff]
+            .iter()
+            .flat_map(|word| word.to_le_bytes()),
+    );
+    has_everything(&read(&elf).unwrap());
+    let mut image = kernel().bzimage();
+    image[0x24c..0x250].fill(0xff);
+    assert!(matches!(read(&image), Err(ImageError::Truncated(..))));
+    let mut image = kernel().bzimage();
+    image[0x1f4..0x1f8].fill(0xff);
+    assert!(matches!(read(&image), Err(ImageError::Truncated(..))));
+}
