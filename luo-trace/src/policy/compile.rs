@@ -201,16 +201,12 @@ fn nodes(named: &BTreeMap<Vec<CgroupName>, Selected>) -> Vec<(CgroupKey, CgroupN
 }
 
 fn prefixes(named: &BTreeMap<Sessions, Selected>) -> Vec<SessionPrefix> {
-    let covers = |shorter: &Sessions, longer: &Sessions| match (shorter, longer) {
-        (Sessions::Beginning(_), Sessions::Named(name) | Sessions::Beginning(name)) => shorter.mean(name),
-        _ => shorter == longer,
-    };
     let entry = |sessions: &Sessions| {
         let (name, len) = match sessions {
             Sessions::Named(name) => (name.0, name.as_bytes().len() + 1),
             Sessions::Beginning(name) => (name.0, name.as_bytes().len()),
         };
-        let covering = named.iter().filter(|(shorter, _)| covers(shorter, sessions));
+        let covering = named.iter().filter(|(shorter, _)| shorter.cover(sessions));
         SessionPrefix {
             bits: 8 * len as u32,
             name,

@@ -161,6 +161,14 @@ impl Sessions {
             Self::Beginning(beginning) => name.as_bytes().starts_with(beginning.as_bytes()),
         }
     }
+
+    /// Whether all that the other one means is meant.
+    fn cover(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Beginning(_), Self::Named(name) | Self::Beginning(name)) => self.mean(name),
+            _ => self == other,
+        }
+    }
 }
 
 impl When {

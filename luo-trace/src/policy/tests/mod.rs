@@ -1,3 +1,4 @@
 //! Policies as operators write them, well and badly.
 
+mod lint;
 mod reading;
