@@ -216,8 +216,7 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
             if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
                 continue;
             }
-            // Another build of a kernel and a whole system cost minutes, and show nothing that differs between versions.
-            if (scenario.kernel != Build::Testbed || scenario.root != Root::Init) && index > 0 {
+            if index > 0 && is_costly(scenario) {
                 continue;
             }
             let start = Instant::now();
@@ -226,6 +225,16 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether it takes another build of a kernel, or a whole system: that costs minutes, and shows nothing that differs between
+/// versions.
+fn is_costly(scenario: &Scenario) -> bool {
+    let costly = |build: &Build| !matches!(build, Build::Testbed | Build::WithoutLuo);
+    scenario.root != Root::Init
+        || scenario.kernel != Build::Testbed
+        || costly(&scenario.next.kernel)
+        || scenario.images.iter().any(costly)
 }
 
 fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<()> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Verdict};
 
 use super::blackout::{self, Blackout};
-use super::check;
+use super::{check, policy};
 use crate::demo::journals;
 
 /// How many events of the right name a failure shows.
@@ -39,6 +39,7 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
     let case = Case::of(&journals(&output.join("journal"))?)?;
     let mut failures = wrong_logs(scenario, &logs);
     failures.extend(wrong_records(scenario, &logs, &case));
+    failures.extend(policy::mixtures(scenario, &case)?);
     failures.extend(Seen::of(&case)?.compare(&scenario.expect));
     let mut notes = Vec::new();
     if let Some(limit) = scenario.expect.blackout_within_ms {

@@ -9,6 +9,7 @@ mod console;
 mod expect;
 pub(crate) mod guest;
 mod initramfs;
+mod policy;
 mod qemu;
 pub(crate) mod scenario;
 mod systemd;

@@ -36,12 +36,17 @@ pub(crate) fn expectations(file: &str) -> PathBuf {
     directory().join("expect").join(file)
 }
 
+/// Where a policy that luo-trace ships is.
+pub(crate) fn shipped_policy(name: &str) -> PathBuf {
+    guest::workspace().join("luo-trace/policies").join(name)
+}
+
 /// The policies that luo-trace ships.
 ///
 /// # Errors
 /// Their directory cannot be listed.
 pub(crate) fn shipped_policies() -> Result<Vec<PathBuf>> {
-    let directory = guest::workspace().join("luo-trace/policies");
+    let directory = shipped_policy("");
     match directory.exists() {
         true => toml_files(&directory),
         false => Ok(Vec::new()),

@@ -14,8 +14,8 @@ pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, Progra
 pub use expect::{Check, EventPattern, Expect, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
-    AgentSays, As, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish, Load,
-    ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, ReloadPolicy, Retrieve,
+    AgentSays, As, BothModes, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish,
+    Load, ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, ReloadPolicy, Retrieve,
     RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
@@ -50,7 +50,7 @@ pub struct Scenario {
     /// Which build of the kernel boots.
     #[serde(default)]
     pub kernel: Build,
-    /// Builds of the kernel that lie in `/host/boot` by their names, for `load` and `preflight` in the guest.
+    /// Builds of the kernel that lie in `/host/boot` by their names, for `load` and for programs.
     #[serde(default)]
     pub images: Vec<Build>,
     /// What the guest's userspace is.
@@ -211,6 +211,13 @@ impl Scenario {
             &[]
         };
         after.iter().chain(before)
+    }
+
+    /// Every policy that the agent gets in the course of it.
+    pub fn policies(&self) -> Vec<PolicyFile> {
+        let steps = self.before.iter().chain(&self.after);
+        let own = self.policy.iter().flat_map(|policy| [policy.clone(), policy.looking()]);
+        own.chain(steps.flat_map(Step::policies)).collect()
     }
 
     /// What the agent does in this kernel when it is started first.

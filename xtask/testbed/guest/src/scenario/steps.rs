@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Build, ErrnoName, Kexec, PolicyFile, SessionName, Size};
+use super::{ErrnoName, Kexec, PolicyFile, SessionName, Size};
 
 /// One step. In TOML: `{ create-session = { name = "vm-web" } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,11 +64,26 @@ pub enum Step {
     /// Measures what the [`Bench`](super::Bench) in `/host/bench-plan.json` asks for: `cargo xtask bench`.
     Bench(Nothing),
     As(As),
+    BothModes(BothModes),
     /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
     Eventually(Box<Step>),
 }
 
 impl Step {
+    /// The policies that it gives the agent.
+    pub fn policies(&self) -> Vec<PolicyFile> {
+        match self {
+            Step::StartAgent(step) => step.policy.iter().cloned().collect(),
+            Step::ReloadPolicy(step) => vec![step.policy.clone()],
+            Step::Churn(step) => step.policies.clone(),
+            Step::As(As { steps, .. }) | Step::BothModes(BothModes { steps }) => {
+                steps.iter().flat_map(Step::policies).collect()
+            }
+            Step::Eventually(step) => step.policies(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Says what is wrong with a step that its type allows, or nothing.
     ///
     /// # Errors
@@ -92,7 +107,7 @@ impl Step {
             Step::As(As { cgroup: Some(path), .. }) if !path.starts_with('/') => Err(format!(
                 "as: the path of a control group begins with /, and {path:?} does not"
             )),
-            Step::As(step) => step.steps.iter().try_for_each(Step::check),
+            Step::As(As { steps, .. }) | Step::BothModes(BothModes { steps }) => steps.iter().try_for_each(Step::check),
             Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
@@ -239,9 +254,9 @@ pub struct Open {
 pub struct Load {
     /// How it is loaded: not `"none"`.
     pub how: Kexec,
-    /// Which of the scenario's `images`; the next kernel when left out.
+    /// The image's file, such as `/host/boot/other-abi`; the next kernel's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<Build>,
+    pub image: Option<String>,
     /// Whether it is the kernel for a crash rather than the one to jump into.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub crash: bool,
@@ -364,6 +379,9 @@ pub struct Churn {
     /// How many seconds it goes on at least, on the guest's clock.
     #[serde(default)]
     pub seconds: u64,
+    /// Policies that the agent gets in turn meanwhile, over and over; some of them may refuse to preserve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyFile>,
     /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to look at LUO's lists again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks: bool,
@@ -450,6 +468,15 @@ pub struct StopAgent {
 pub struct AgentSays {
     /// The text.
     pub text: String,
+}
+
+/// Does steps under the scenario's policy with mode `audit`, and once more under the same one with mode `enforce`, which the file
+/// has. In the first mode what must fail with `EPERM` must not; what it opens is closed, and an image that it loads is taken out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BothModes {
+    /// What is done.
+    pub steps: Vec<Step>,
 }
 
 /// The keys of a step that needs none: `{ check-bpf = {} }`.

@@ -82,6 +82,11 @@ impl PolicyFile {
     pub fn text(&self) -> Option<&str> {
         self.shipped().is_none().then_some(&self.0)
     }
+
+    /// The same policy, which only looks.
+    pub fn looking(&self) -> PolicyFile {
+        PolicyFile(self.0.replace("mode = \"enforce\"", "mode = \"audit\""))
+    }
 }
 
 /// The words of a command line with a scenario's changes: one that begins with `!` takes the rest of itself out.

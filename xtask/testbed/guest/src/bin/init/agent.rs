@@ -135,6 +135,15 @@ impl Agent<'_> {
         }
     }
 
+    /// Gives it the scenario's policy, which may be one that only looks.
+    pub(crate) fn reload_own_policy(&mut self, looks_only: bool) -> Result<()> {
+        let policy = self.scenario.policy.as_ref().context("the scenario has no policy")?;
+        self.reload_policy(&ReloadPolicy {
+            policy: if looks_only { policy.looking() } else { policy.clone() },
+            refused: None,
+        })
+    }
+
     /// Puts a policy where it looks for one.
     fn lay_down(&mut self, policy: &PolicyFile) -> Result<()> {
         let text = match policy.shipped() {

@@ -8,21 +8,21 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::Errno;
 use testbed_guest::content;
 use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
-use testbed_guest::scenario::{Churn, DeviceFile, ErrnoName, ManySessions, Memfd, Run, SessionName, Step};
+use testbed_guest::scenario::{
+    BothModes, Churn, DeviceFile, ErrnoName, Load, ManySessions, Memfd, Run, SessionName, Step,
+};
 
 use crate::agent::{Agent, PATIENCE};
-use crate::{bench, bpf, faults, guise, sweep, system, without};
+use crate::{bench, bpf, churn, faults, guise, sweep, system, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
-
-const PAGE: u64 = 4096;
 
 /// What the steps so far have opened.
 pub(crate) struct Driver<'a, 's> {
@@ -32,6 +32,8 @@ pub(crate) struct Driver<'a, 's> {
     device: Option<Device>,
     sessions: HashMap<Vec<u8>, Session>,
     files: HashMap<String, File>,
+    /// Whether policy only looks, so that nothing fails with `EPERM`.
+    looks_only: bool,
 }
 
 impl<'a, 's> Driver<'a, 's> {
@@ -44,6 +46,7 @@ impl<'a, 's> Driver<'a, 's> {
             device: None,
             sessions: HashMap::new(),
             files: HashMap::new(),
+            looks_only: false,
         }
     }
 
@@ -74,16 +77,17 @@ impl<'a, 's> Driver<'a, 's> {
                 let memfd = create(&step.memfd)?;
                 let result = self.session(&step.session)?.preserve(&memfd, step.token);
                 self.files.insert(step.memfd.name.clone(), memfd);
-                expect(result, step.fails).map(drop)
+                self.expect(result, step.fails).map(drop)
             }
             Step::PreserveAgain(step) => {
                 let memfd = self.files.get(&step.memfd);
                 let memfd = memfd.with_context(|| format!("no earlier step made the file {:?}", step.memfd))?;
-                expect(self.session(&step.session)?.preserve(memfd, step.token), step.fails).map(drop)
+                self.expect(self.session(&step.session)?.preserve(memfd, step.token), step.fails)
+                    .map(drop)
             }
             Step::Retrieve(step) => {
                 let result = self.session(&step.session)?.retrieve(step.token);
-                if let (Some(file), Some(wanted)) = (expect(result, step.fails)?, &step.memfd) {
+                if let (Some(file), Some(wanted)) = (self.expect(result, step.fails)?, &step.memfd) {
                     let mut file = File::from(file);
                     compare(&mut file, wanted)?;
                     self.files.insert(wanted.name.clone(), file);
@@ -94,11 +98,11 @@ impl<'a, 's> Driver<'a, 's> {
                 let file = open_device(&step.device)?;
                 let result = self.session(&step.session)?.preserve(&file, step.token);
                 self.files.insert(step.device.name.clone(), file);
-                expect(result, step.fails).map(drop)
+                self.expect(result, step.fails).map(drop)
             }
             Step::RetrieveDevice(step) => {
                 let result = self.session(&step.session)?.retrieve(step.token);
-                if let (Some(file), Some(wanted)) = (expect(result, step.fails)?, &step.device) {
+                if let (Some(file), Some(wanted)) = (self.expect(result, step.fails)?, &step.device) {
                     let mut file = File::from(file);
                     compare_content(&mut file, wanted.seed, wanted.size.bytes())?;
                     self.files.insert(wanted.name.clone(), file);
@@ -106,26 +110,29 @@ impl<'a, 's> Driver<'a, 's> {
                 Ok(())
             }
             Step::Finish(step) => {
-                if expect(self.session(&step.session)?.finish(), step.fails)?.is_some() {
+                if self
+                    .expect(self.session(&step.session)?.finish(), step.fails)?
+                    .is_some()
+                {
                     self.sessions.remove(step.session.bytes());
                 }
                 Ok(())
             }
             Step::OpenDevice(step) => {
-                self.device = expect(open(), step.fails)?;
+                self.device = self.expect(open(), step.fails)?;
                 Ok(())
             }
             Step::OpenTwice(step) => {
                 self.device()?;
-                expect(open(), step.fails).map(drop)
+                self.expect(open(), step.fails).map(drop)
             }
             Step::CloseDevice(_) => {
                 self.device = None;
                 Ok(())
             }
-            Step::Load(step) => expect(system::load_kernel(step)?, step.fails).map(drop),
-            Step::Unload(step) => expect(system::unload_kernel(step.how)?, None).map(drop),
-            Step::Reboot(step) => expect(system::kexec(), Some(step.fails)).map(drop),
+            Step::Load(step) => self.load(step),
+            Step::Unload(step) => self.expect(system::unload_kernel(step.how)?, None).map(drop),
+            Step::Reboot(step) => self.expect(system::kexec(), Some(step.fails)).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
             Step::FailNth(step) => {
                 self.device()?;
@@ -152,6 +159,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::CheckNoBpf(_) => self.bpf_at_boot.wait_for_nothing_more(),
             Step::Bench(_) => bench::run(self.device()?),
             Step::As(step) => guise::wear(step, || step.steps.iter().try_for_each(|step| self.perform_told(step))),
+            Step::BothModes(step) => self.in_both_modes(step),
             Step::Eventually(step) => self.perform_at_last(step),
         }
     }
@@ -169,13 +177,40 @@ impl<'a, 's> Driver<'a, 's> {
         Ok(())
     }
 
+    fn load(&self, step: &Load) -> Result<()> {
+        let loaded = system::load_kernel(step)?;
+        if self.looks_only && step.fails.is_some() && loaded.is_ok() {
+            system::unload_kernel(step.how)?.context("cannot take the image out again")?;
+        }
+        self.expect(loaded, step.fails).map(drop)
+    }
+
+    fn in_both_modes(&mut self, step: &BothModes) -> Result<()> {
+        for looks_only in [true, false] {
+            self.looks_only = looks_only;
+            self.agent.reload_own_policy(looks_only)?;
+            step.steps.iter().try_for_each(|step| self.perform_told(step))?;
+        }
+        Ok(())
+    }
+
+    /// What the kernel answered, if that is what the scenario wants: `None` for a failure that was wanted.
+    fn expect<T>(&self, result: Result<T, Errno>, fails: Option<ErrnoName>) -> Result<Option<T>> {
+        match (&result, fails) {
+            (Err(Errno::PERM), _) if self.looks_only => bail!("it was refused, though policy only looks"),
+            (_, Some(wanted)) if self.looks_only && wanted.errno() == Errno::PERM => Ok(None),
+            _ => expect(result, fails),
+        }
+    }
+
     fn open_session(
         &mut self,
         name: &SessionName,
         fails: Option<ErrnoName>,
         open: impl Fn(&Device, &[u8]) -> Result<Session, Errno>,
     ) -> Result<()> {
-        if let Some(session) = expect(open(self.device()?, name.bytes()), fails)? {
+        let opened = open(self.device()?, name.bytes());
+        if let Some(session) = self.expect(opened, fails)? {
             if self.sessions.contains_key(name.bytes()) {
                 // Later steps mean the first one. A faulty kernel that gave the same one twice would free it twice.
                 mem::forget(session);
@@ -228,18 +263,9 @@ impl<'a, 's> Driver<'a, 's> {
     }
 
     fn churn(&mut self, step: &Churn) -> Result<()> {
-        let look = step.looks.then(|| self.agent.looker()).transpose()?;
-        let device = self.device()?;
-        thread::scope(|scope| {
-            let look = look.as_ref();
-            let threads: Vec<_> = (0..step.threads)
-                .map(|thread| (thread, look.filter(|_| thread == 0)))
-                .map(|(thread, look)| scope.spawn(move || churn_rounds(device, thread, step, look)))
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
-        })
+        self.device()?;
+        let device = self.device.as_ref().context("the device is not open")?;
+        churn::churn(step, device, self.agent)
     }
 
     fn run(&self, step: &Run) -> Result<()> {
@@ -283,34 +309,6 @@ impl<'a, 's> Driver<'a, 's> {
             .get(name.bytes())
             .with_context(|| format!("no earlier step opened the session {name}"))
     }
-}
-
-fn churn_rounds(
-    device: &Device,
-    thread: u32,
-    step: &Churn,
-    look: Option<&(impl Fn() -> io::Result<()> + Sync)>,
-) -> Result<()> {
-    let memfd = Memfd {
-        name: format!("churn-{thread}"),
-        size: PAGE.into(),
-        seed: 0,
-        sealed: false,
-    };
-    let memfd = create(&memfd)?;
-    let until = Instant::now() + Duration::from_secs(step.seconds);
-    for round in (0..).take_while(|&round| round < step.rounds || Instant::now() < until) {
-        let context = || format!("thread {thread}, round {round}");
-        let name = format!("churn-{thread}-{round}");
-        let session = device.create_session(name.as_bytes()).with_context(context)?;
-        session.preserve(&memfd, 0).with_context(context)?;
-        look.map_or(Ok(()), |look| look()).with_context(context)?;
-        if round >= step.rounds {
-            // All that is wanted now is that time passes and something happens, not a flood.
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-    Ok(())
 }
 
 /// A step as a scenario's author would know it again.
@@ -424,6 +422,8 @@ fn chunks(size: u64) -> impl Iterator<Item = (u64, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PAGE: u64 = 4096;
 
     fn memfd(size: u64) -> Memfd {
         Memfd {

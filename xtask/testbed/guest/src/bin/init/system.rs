@@ -14,15 +14,15 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, reboot};
 use testbed_guest::clock::{APART, READINGS};
 pub(crate) use testbed_guest::protocol::say;
-use testbed_guest::scenario::{Build, Kexec, Load, changed_words};
+use testbed_guest::scenario::{Kexec, Load, changed_words};
 
 use crate::legacy;
 
 /// The word that [`load_kernel`] puts before the number of the next kernel, on its command line.
 const BOOT: &str = "luo_testbed.boot=";
 
-/// Where kernels and initramfs are.
-const BOOT_FILES: &str = "/host/boot";
+/// What the next kernel is loaded from.
+const NEXT_KERNEL: &str = "/host/boot/next-kernel";
 const INITRD: &str = "/host/boot/initrd";
 
 /// Flags of `kexec_file_load(2)` and of `kexec_load(2)`, as `include/uapi/linux/kexec.h` has them.
@@ -127,11 +127,10 @@ pub(crate) fn load_kernel(load: &Load) -> Result<Result<(), Errno>> {
     let mut changes = load.cmdline.clone();
     changes.extend([format!("!{BOOT}{boot}"), format!("{BOOT}{}", boot + 1)]);
     let line = changed_words(&command_line()?, &changes);
-    let name = load.image.map_or("next-kernel", Build::name);
-    let kernel = format!("{BOOT_FILES}/{name}");
+    let kernel = load.image.as_deref().unwrap_or(NEXT_KERNEL);
     match load.how {
-        Kexec::File => load_file(&kernel, &line, load.crash),
-        Kexec::Legacy => legacy::load(&kernel, INITRD, &line, load.crash),
+        Kexec::File => load_file(kernel, &line, load.crash),
+        Kexec::Legacy => legacy::load(kernel, INITRD, &line, load.crash),
         Kexec::None => bail!("there is no kernel to load with kexec = \"none\""),
     }
 }
