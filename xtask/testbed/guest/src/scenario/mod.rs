@@ -15,8 +15,8 @@ pub use expect::{Check, EventPattern, Expect, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, As, BothModes, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish,
-    Load, ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, ReloadPolicy, Retrieve,
-    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
+    Load, ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, RefusedThroughout,
+    ReloadPolicy, Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 
@@ -98,6 +98,8 @@ pub enum Kexec {
     File,
     /// By `kexec_load(2)`, which silently loses it.
     Legacy,
+    /// A step of `before` has loaded it.
+    Loaded,
     /// There is no second kernel.
     None,
 }

@@ -65,6 +65,7 @@ pub enum Step {
     Bench(Nothing),
     As(As),
     BothModes(BothModes),
+    RefusedThroughout(RefusedThroughout),
     /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
     Eventually(Box<Step>),
 }
@@ -76,7 +77,9 @@ impl Step {
             Step::StartAgent(step) => step.policy.iter().cloned().collect(),
             Step::ReloadPolicy(step) => vec![step.policy.clone()],
             Step::Churn(step) => step.policies.clone(),
-            Step::As(As { steps, .. }) | Step::BothModes(BothModes { steps }) => {
+            Step::As(As { steps, .. })
+            | Step::BothModes(BothModes { steps })
+            | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => {
                 steps.iter().flat_map(Step::policies).collect()
             }
             Step::Eventually(step) => step.policies(),
@@ -98,7 +101,9 @@ impl Step {
                 "retrieve-device of token {}: give either `device`, to compare with, or `fails`",
                 step.token
             )),
-            Step::Load(Load { how, .. }) | Step::Unload(Unload { how }) if *how == Kexec::None => {
+            Step::Load(Load { how, .. }) | Step::Unload(Unload { how })
+                if matches!(how, Kexec::Loaded | Kexec::None) =>
+            {
                 Err("load and unload: `how` is \"file\" or \"legacy\"".into())
             }
             Step::As(As { comm: Some(comm), .. }) if comm.len() > COMM_MAX => Err(format!(
@@ -107,7 +112,9 @@ impl Step {
             Step::As(As { cgroup: Some(path), .. }) if !path.starts_with('/') => Err(format!(
                 "as: the path of a control group begins with /, and {path:?} does not"
             )),
-            Step::As(As { steps, .. }) | Step::BothModes(BothModes { steps }) => steps.iter().try_for_each(Step::check),
+            Step::As(As { steps, .. })
+            | Step::BothModes(BothModes { steps })
+            | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => steps.iter().try_for_each(Step::check),
             Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
@@ -252,7 +259,7 @@ pub struct Open {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// How it is loaded: not `"none"`.
+    /// How it is loaded: `"file"` or `"legacy"`.
     pub how: Kexec,
     /// The image's file, such as `/host/boot/other-abi`; the next kernel's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,7 +279,7 @@ pub struct Load {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unload {
-    /// By which system call: not `"none"`.
+    /// By which system call: `"file"` or `"legacy"`.
     pub how: Kexec,
 }
 
@@ -476,6 +483,16 @@ pub struct AgentSays {
 #[serde(deny_unknown_fields)]
 pub struct BothModes {
     /// What is done.
+    pub steps: Vec<Step>,
+}
+
+/// Does steps while a thread tries over and over to create a session, which must fail with `EPERM` each time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusedThroughout {
+    /// The session's name.
+    pub session: SessionName,
+    /// What is done meanwhile.
     pub steps: Vec<Step>,
 }
 

@@ -5,17 +5,18 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::mem;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::Errno;
 use testbed_guest::content;
 use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{
-    BothModes, Churn, DeviceFile, ErrnoName, Load, ManySessions, Memfd, Run, SessionName, Step,
+    BothModes, Churn, DeviceFile, ErrnoName, Load, ManySessions, Memfd, RefusedThroughout, Run, SessionName, Step,
 };
 
 use crate::agent::{Agent, PATIENCE};
@@ -160,6 +161,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::Bench(_) => bench::run(self.device()?),
             Step::As(step) => guise::wear(step, || step.steps.iter().try_for_each(|step| self.perform_told(step))),
             Step::BothModes(step) => self.in_both_modes(step),
+            Step::RefusedThroughout(step) => self.refused_throughout(step),
             Step::Eventually(step) => self.perform_at_last(step),
         }
     }
@@ -191,6 +193,37 @@ impl<'a, 's> Driver<'a, 's> {
             self.agent.reload_own_policy(looks_only)?;
             step.steps.iter().try_for_each(|step| self.perform_told(step))?;
         }
+        Ok(())
+    }
+
+    fn refused_throughout(&mut self, step: &RefusedThroughout) -> Result<()> {
+        self.device()?;
+        let device = self.device.take().context("the device is not open")?;
+        let over = AtomicBool::new(false);
+        let attempts = || {
+            let mut attempts = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                let created = device.create_session(step.session.bytes());
+                if created.map(drop) != Err(Errno::PERM) {
+                    bail!(
+                        "attempt {attempts} to create the session {} was not refused",
+                        step.session
+                    );
+                }
+                attempts += 1;
+            }
+            Ok(attempts)
+        };
+        let result = thread::scope(|scope| {
+            let thread = scope.spawn(attempts);
+            let done = step.steps.iter().try_for_each(|step| self.perform_told(step));
+            over.store(true, Ordering::Relaxed);
+            let refused = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
+            done.and(refused)
+        });
+        self.device = Some(device);
+        let doing = format!("refused {} times", result?);
+        system::say(&Message::Step { doing });
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result, anyhow};
 use testbed_guest::protocol::Message;
-use testbed_guest::scenario::{AgentIn, Load, Scenario, StartAgent};
+use testbed_guest::scenario::{AgentIn, Kexec, Load, Scenario, StartAgent};
 
 use crate::agent::Agent;
 use crate::driver::Driver;
@@ -67,7 +67,9 @@ fn run() -> Result<()> {
             cmdline: scenario.next.cmdline.clone(),
             fails: None,
         };
-        system::load_kernel(&next)?.context("the kernel refused to load the next one")?;
+        if scenario.kexec != Kexec::Loaded {
+            system::load_kernel(&next)?.context("the kernel refused to load the next one")?;
+        }
         system::say(&Message::Kexec);
         // The sessions are still open, in `driver`: closing them now would abandon them.
         return system::jump();

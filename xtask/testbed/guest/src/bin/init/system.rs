@@ -131,7 +131,7 @@ pub(crate) fn load_kernel(load: &Load) -> Result<Result<(), Errno>> {
     match load.how {
         Kexec::File => load_file(kernel, &line, load.crash),
         Kexec::Legacy => legacy::load(kernel, INITRD, &line, load.crash),
-        Kexec::None => bail!("there is no kernel to load with kexec = \"none\""),
+        Kexec::Loaded | Kexec::None => bail!("there is no kernel to load"),
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn unload_kernel(how: Kexec) -> Result<Result<(), Errno>> {
     match how {
         Kexec::File => Ok(kexec_file_load(-1, -1, c"", FILE_UNLOAD)),
         Kexec::Legacy => Ok(legacy::unload()),
-        Kexec::None => bail!("there is no way to unload a kernel with how = \"none\""),
+        Kexec::Loaded | Kexec::None => bail!("there is no kernel to unload"),
     }
 }
 
