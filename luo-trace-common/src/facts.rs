@@ -11,6 +11,9 @@ pub const NOT_TOLD: u64 = u64::MAX;
 /// `include/uapi/linux/utsname.h` (7.3).
 pub type Release = Name<72>;
 
+/// The name of a format, with what follows it in memory.
+pub type Format = Name<16>;
+
 /// What the program found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -29,4 +32,8 @@ pub struct Facts {
     pub in_use: u32,
     /// Keeps the size a multiple of eight bytes; 0.
     pub reserved: u32,
+    /// The format of what LUO writes for the next kernel, `luo-v5`; empty where it is not told.
+    pub luo_format: Format,
+    /// The format of what KHO writes, `kho-v4`; empty where it is not told.
+    pub kho_format: Format,
 }

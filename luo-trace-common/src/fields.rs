@@ -266,8 +266,10 @@ fields! {
     NodeParent "kernfs_node" "__parent";
     /// The directory's name.
     NodeName "kernfs_node" "name";
-    /// LUO's own serialized head, which names its format; 7.2 and later.
-    LuoSerialized "(enabled, liveupdate_num)" "luo_ser";
+    /// LUO's own serialized head for the next kernel, which names its format; 7.2 and later.
+    LuoSerialized "(enabled, liveupdate_num)" "luo_ser_out";
+    /// The same as a flattened device tree; before 7.2.
+    LuoOutTreeHead "(enabled, liveupdate_num)" "fdt_out";
     /// The format's name.
     LuoFormat "luo_ser" "compatible";
     /// KHO's tree for the next kernel, which names its format.

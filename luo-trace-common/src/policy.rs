@@ -590,7 +590,7 @@ pub struct ImageVerdict {
 pub struct ImageFile {
     /// Its inode number.
     pub inode: u64,
-    /// Its file system, as `st_dev` has it.
+    /// Its file system, by the kernel's own number of a device: 20 bits of minor below 12 bits of major.
     pub device: u64,
     /// Its size in bytes.
     pub size: u64,

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
-use luo_trace_common::facts::{Facts, NOT_TOLD, Release};
+use luo_trace_common::facts::{Facts, Format, NOT_TOLD, Release};
 use luo_trace_common::fields::Field;
 use luo_trace_common::variables::Variable;
 
@@ -43,5 +43,39 @@ pub fn facts(_ctx: *mut c_void) -> u32 {
     let read_in = incoming_is_active() && !incoming_is_unread();
     let sessions = count(Field::GlobalOutgoing) > 0 || count(Field::GlobalIncoming) > 0;
     facts.in_use = u32::from(read_in || sessions);
+    facts.luo_format = Format::EMPTY;
+    facts.kho_format = Format::EMPTY;
+    if let Some(luo) = Address::of(Variable::Luo) {
+        if let Some(outgoing) = luo.follow(Field::LuoSerialized) {
+            outgoing.read_name(Field::LuoFormat, &mut facts.luo_format);
+        } else if let Some(tree) = luo.follow(Field::LuoOutTreeHead) {
+            read_format(tree, &mut facts.luo_format);
+        }
+    }
+    if let Some(tree) = Address::of(Variable::KhoOut).and_then(|out| out.follow(Field::KhoOutTreeHead)) {
+        read_format(tree, &mut facts.kho_format);
+    }
     0
+}
+
+/// Where a flattened device tree says where its nodes begin. Mirrors `struct fdt_header` in `scripts/dtc/libfdt/fdt.h` (7.3).
+const TREE_NODES: u64 = 8;
+/// How far the first property lies behind the root's beginning: the mark of a node, and the root's empty name.
+const FIRST_PROPERTY: u64 = 8;
+/// `FDT_PROP` of the same header.
+const PROPERTY: u32 = 3;
+/// How far a property's value lies behind its beginning: the mark, its length, its name.
+const PROPERTY_VALUE: u64 = 12;
+
+/// Reads the first property of a tree's root, which KHO and LUO make the format's name.
+#[inline(always)]
+fn read_format(tree: Address, format: &mut Format) {
+    let number = |at: u64| Address(at).read_here::<u32>().map(u32::from_be);
+    let Some(nodes) = number(tree.0.wrapping_add(TREE_NODES)) else {
+        return;
+    };
+    let property = tree.0.wrapping_add(u64::from(nodes)).wrapping_add(FIRST_PROPERTY);
+    if number(property) == Some(PROPERTY) {
+        Address(property.wrapping_add(PROPERTY_VALUE)).read_name_here(format);
+    }
 }

@@ -39,6 +39,8 @@ pub mod report;
 #[cfg(feature = "agent")]
 pub mod sink;
 pub mod status;
+#[cfg(feature = "agent")]
+pub mod target;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;

@@ -17,6 +17,7 @@ use crate::carry::{Mapping, Namesake};
 use crate::decode::{self, Decoder};
 use crate::event::{Body, Event};
 use crate::host;
+use crate::image::Formats;
 use crate::journal::End;
 use crate::journal::carry::Recorder;
 use crate::live::Live;
@@ -27,6 +28,7 @@ use crate::sink::control::{Form, Readers, Streams};
 use crate::sink::journal::{JournalSink, Records};
 use crate::sink::policy::{Keeper, Note};
 use crate::sink::web;
+use crate::target::{Look, Target};
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
@@ -231,6 +233,7 @@ pub struct Pipeline {
     policy: Option<Keeper>,
     /// Records of the agent's own that follow the batch at hand.
     notes: Vec<Note>,
+    target: Option<Target>,
     told: Told,
 }
 
@@ -261,7 +264,43 @@ impl Pipeline {
             namesake: Namesake::default(),
             policy: None,
             notes: Vec::new(),
+            target: None,
             told: Told::default(),
+        }
+    }
+
+    /// Looks into images that are loaded, from now on.
+    pub fn look_into_images(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+
+    /// Takes what a thread has found in an image.
+    pub fn looked_into(&mut self, look: Look) {
+        if let Some(target) = &mut self.target {
+            target.take(look);
+        }
+    }
+
+    /// Judges the image that is loaded, where that is due, and lets policy know. `formats` are those that this kernel writes for
+    /// the next one. Close to a jump every record is one of the kernel's.
+    pub fn judge_image(&mut self, formats: impl FnOnce() -> Formats) {
+        let Some(target) = self.target.as_mut().filter(|target| target.is_ready()) else {
+            return;
+        };
+        if self.jump_is_near {
+            return;
+        }
+        let verdict = target.judge(&self.live.preserved(), formats);
+        if let Some(policy) = &mut self.policy {
+            if let Some(loads) = policy.loads() {
+                target.policy_counts(loads);
+            }
+            if let Some(verdict) = target.for_policy() {
+                policy.judge(verdict);
+            }
+        }
+        if let Some(verdict) = verdict {
+            self.note(Kind::ImageVerdict, &verdict);
         }
     }
 
@@ -405,6 +444,10 @@ impl Pipeline {
     fn event(&mut self, event: Event) {
         self.last = event.header;
         self.namesake.observe(&event.body);
+        if let Some(target) = &mut self.target {
+            // First of all: the loader does not keep its file open for long.
+            target.observe(&event, self.jump_is_near);
+        }
         match event.body {
             Body::KexecEnter(_) => {
                 self.jump_is_near = true;
@@ -538,10 +581,11 @@ fn is_an_item(body: &Body) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
+    use std::os::unix::fs::MetadataExt;
     use std::sync::{Mutex, mpsc};
 
     use luo_trace_common::events::FileCall;
-    use luo_trace_common::policy::{Aspect, Selected, Verdict};
+    use luo_trace_common::policy::{Aspect, ImageFile, Selected, Verdict};
 
     use super::*;
     use crate::decode::encode;
@@ -622,6 +666,11 @@ mod tests {
 
     /// An agent on this kernel until its end.
     fn told(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>) -> Told {
+        told_with(batches, skips, |_| ())
+    }
+
+    /// The same, where the agent does something after it has read all that there is.
+    fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl FnOnce(&mut Pipeline)) -> Told {
         let header = Flood::header();
         let memory = Memory::default();
         let writer = Writer::begin(memory.clone(), &header).unwrap();
@@ -637,6 +686,7 @@ mod tests {
         };
         let mut pipeline = Pipeline::new(live.clone(), outputs, 0);
         pipeline.drain(&mut kernel);
+        does(&mut pipeline);
         let asked = kernel.asked;
         let picture_is_whole = pipeline.picture_is_whole();
         pipeline.finish("the test is over", &mut kernel).unwrap();
@@ -673,6 +723,45 @@ mod tests {
             .preserve(a, 2, memfd(2))
             .close(a, &[(1, memfd(1))]);
         story.events
+    }
+
+    #[test]
+    fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
+        // Given a session, and an image that a thread has read, of a kernel without LUO,
+        let image = crate::testing::image::Kernel::plain().bzimage();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), image).unwrap();
+        let of = file.as_file().metadata().unwrap();
+        let mut story = Story::new();
+        story.by(std::process::id()).create(session(1, "a"));
+        story.push(Body::ImageFile(ImageFile {
+            inode: of.ino(),
+            device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
+            size: of.len(),
+            descriptor: -1,
+            reserved: 0,
+        }));
+        story.load("kho=on liveupdate=on");
+        let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
+        let told = told_with(vec![], None, |pipeline| {
+            pipeline.look_into_images(Target::new(sender));
+            let records: Vec<_> = story.events.iter().map(encode).collect();
+            let mut batch = Records::default();
+            records.iter().for_each(|record| batch.push(record));
+            let judged = pipeline.judge(batch, Losses::default());
+            pipeline.hand_on(judged);
+            pipeline.judge_image(Formats::default);
+            // when the thread has answered,
+            pipeline.looked_into(looks.blocking_recv().unwrap());
+            pipeline.judge_image(Formats::default);
+        });
+        // then it is found that the session would be lost, and whoever reads the journal finds the same.
+        let [finding] = &told.live.0[..] else {
+            panic!("{:?}", told.live.0)
+        };
+        assert!(finding.starts_with("target-compatible (critical)"), "{finding}");
+        assert!(finding.contains("KHO is not built in"), "{finding}");
+        assert_eq!(told.live, in_journal(&told));
     }
 
     #[test]

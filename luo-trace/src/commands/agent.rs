@@ -32,6 +32,7 @@ use crate::sink::console::{self, tell};
 use crate::sink::control::{self, Control, Refusal, Request, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};
 use crate::sink::policy::Loaded;
+use crate::target::Target;
 
 mod policy;
 
@@ -219,6 +220,8 @@ async fn trace(
     let mut orders = Some(taken);
     let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
     let mut pipeline = Pipeline::new(live.clone(), outputs, clock.monotonic_ns);
+    let (looks, mut looked_into) = mpsc::unbounded_channel();
+    pipeline.look_into_images(Target::new(looks));
     arrive(&mut tracer, &mut ring, &mut pipeline);
     let mut looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
     if let Some((attached, loaded)) = brake.zip(loaded) {
@@ -254,6 +257,7 @@ async fn trace(
                 rest.attend(&mut ring, &mut pipeline);
             }
             () = rest.over(), if rest.is_on() => rest.attend(&mut ring, &mut pipeline),
+            Some(look) = looked_into.recv() => pipeline.looked_into(look),
             _ = look_again.recv() => looks.look(&mut tracer, &mut ring, &mut pipeline),
             _ = read_again.recv() => file.read_again(),
             // A change of policy takes its time, and a jump has none to give.
@@ -266,6 +270,8 @@ async fn trace(
                 carrying.tick(&pipeline);
             }
         }
+        // Formats that the kernel does not tell are not known.
+        pipeline.judge_image(|| tracer.formats().unwrap_or_default());
     };
     _ = sd_notify::notify(&[NotifyState::Stopping]);
     // What LUO gives up now is still recorded.

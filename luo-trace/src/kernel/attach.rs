@@ -16,6 +16,7 @@ use super::ring::{Ring, Shared};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use crate::btf::Btf;
+use crate::image::Formats;
 use crate::journal::{Header, HookState};
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.
@@ -131,6 +132,14 @@ impl Tracer {
     pub fn describe(&mut self, header: &mut Header) -> Result<()> {
         super::facts::fill(&super::facts::read(&mut self.ebpf)?, header);
         Ok(())
+    }
+
+    /// The formats that this kernel writes for the next one.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn formats(&mut self) -> Result<Formats> {
+        Ok(super::facts::formats(&super::facts::read(&mut self.ebpf)?))
     }
 
     /// Looks through what the previous kernel left for LUO, as long as nobody has read it in; what it finds comes through the

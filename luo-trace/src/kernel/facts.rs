@@ -4,9 +4,10 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::Array;
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun};
-use luo_trace_common::facts::{Facts, NOT_TOLD};
+use luo_trace_common::facts::{Facts, Format, NOT_TOLD};
 use zerocopy::FromBytes;
 
+use crate::image::Formats;
 use crate::journal::{Header, Kexec};
 
 const PROGRAM: &str = "facts";
@@ -50,9 +51,19 @@ pub(super) fn fill(facts: &Facts, header: &mut Header) {
     header.late |= facts.in_use != 0;
 }
 
+/// The formats that this kernel writes for the next one, as far as it told.
+pub(super) fn formats(facts: &Facts) -> Formats {
+    let told = |format: &Format| Some(format.to_string()).filter(|name| !name.is_empty());
+    Formats {
+        luo: told(&facts.luo_format),
+        // Where a kernel has another property first, that is no format.
+        kho: told(&facts.kho_format).filter(|name| name.starts_with("kho-v")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use luo_trace_common::facts::Release;
+    use luo_trace_common::facts::{Format, Release};
 
     use super::*;
     use crate::journal::Clock;
@@ -66,6 +77,8 @@ mod tests {
         counter_unstable: 0,
         in_use: 0,
         reserved: 0,
+        luo_format: Format::EMPTY,
+        kho_format: Format::EMPTY,
     };
 
     /// A header as the host alone can fill it in.
@@ -115,5 +128,26 @@ mod tests {
     #[test]
     fn a_kernel_that_says_nothing_changes_nothing() {
         assert_eq!(filled(&SILENT), header());
+        assert_eq!(formats(&SILENT), Formats::default());
+    }
+
+    #[test]
+    fn formats_are_told_as_they_are_written() {
+        let told = |luo: &str, kho: &str| {
+            let (luo_format, kho_format) = (Format::new(luo), Format::new(kho));
+            formats(&Facts {
+                luo_format,
+                kho_format,
+                ..SILENT
+            })
+        };
+        let known = told("luo-v5", "kho-v4");
+        assert_eq!(
+            (known.luo.as_deref(), known.kho.as_deref()),
+            (Some("luo-v5"), Some("kho-v4"))
+        );
+        // LUO's has a place of its own; KHO's is the first property of a tree, and may be another one.
+        let odd = told("xuo-v5", "preserved");
+        assert_eq!((odd.luo.as_deref(), odd.kho), (Some("xuo-v5"), None));
     }
 }

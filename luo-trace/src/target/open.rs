@@ -1,0 +1,281 @@
+//! Opening the file that a task gave to the kernel, and reading it.
+//!
+//! The file is found among the task's descriptors by its device and inode number: its path may be of another mount namespace,
+//! or be another file's by now.
+
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use luo_trace_common::policy::ImageFile;
+
+use crate::image::{self, Contents};
+
+/// A larger file is not read, in bytes. No kernel comes near.
+const SIZE_MAX: u64 = 256 << 20;
+/// So many of a task's descriptors are looked at.
+const DESCRIPTORS: usize = 4096;
+
+/// An image's file, open for reading, as it was when it was opened.
+pub struct ImageAtHand {
+    file: File,
+    stamp: Stamp,
+}
+
+/// Tells whether a file was changed: its size, and when its contents and its inode were.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    times: [(i64, i64); 2],
+}
+
+impl From<Metadata> for Stamp {
+    fn from(of: Metadata) -> Self {
+        Self {
+            size: of.len(),
+            times: [(of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec())],
+        }
+    }
+}
+
+/// Opens the file that this thread is giving to the kernel.
+///
+/// # Errors
+/// Why it cannot be had, in words.
+pub fn of_task(tid: u32, wanted: &ImageFile) -> Result<ImageAtHand, String> {
+    in_process(&Path::new("/proc").join(tid.to_string()), wanted)
+}
+
+fn in_process(process: &Path, wanted: &ImageFile) -> Result<ImageAtHand, String> {
+    let descriptors = process.join("fd");
+    let gone = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "the loader was gone before its image could be looked into".to_owned(),
+        _ => {
+            format!("the loader's descriptors cannot be read ({error}): run the agent as root, or with CAP_SYS_PTRACE")
+        }
+    };
+    let told = u32::try_from(wanted.descriptor).ok();
+    let told = told.map(|descriptor| descriptors.join(descriptor.to_string()));
+    let all = fs::read_dir(&descriptors).map_err(gone)?;
+    let all = all.filter_map(|entry| Some(entry.ok()?.path())).take(DESCRIPTORS);
+    // A descriptor that vanishes meanwhile is not the one: the loader waits for the kernel.
+    let held = told
+        .into_iter()
+        .chain(all)
+        .filter_map(|path| Some((hold(&path).ok()?, path)));
+    let (held, _) = held
+        .into_iter()
+        .find(|(held, path)| is_wanted(held, wanted, process, path))
+        .ok_or("the loader had closed its image before it could be looked into")?;
+    let file = reopen(&held).map_err(|error| format!("the image cannot be opened: {error}"))?;
+    let stamp = file
+        .metadata()
+        .map_err(|error| format!("the image cannot be asked for its size: {error}"))?;
+    match Stamp::from(stamp) {
+        stamp if stamp.size != wanted.size => Err("the image was changed while it was loaded".into()),
+        stamp if stamp.size > SIZE_MAX => Err(format!("the image has {} MiB, which no kernel has", stamp.size >> 20)),
+        stamp => Ok(ImageAtHand { file, stamp }),
+    }
+}
+
+/// Takes hold of a descriptor's file without opening it, which could have effects or take long.
+fn hold(descriptor: &Path) -> std::io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH).open(descriptor)
+}
+
+fn reopen(held: &File) -> std::io::Result<File> {
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    // Without a wait, should somebody hold a lease on it.
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+fn is_wanted(held: &File, wanted: &ImageFile, process: &Path, descriptor: &Path) -> bool {
+    let Ok(of) = held.metadata() else { return false };
+    of.is_file()
+        && of.ino() == wanted.inode
+        && (number(libc::major(of.dev()), libc::minor(of.dev())) == wanted.device
+            || mounted(process, descriptor) == Some(wanted.device))
+}
+
+/// A device's number as the kernel has it, in which it differs from `dev_t`: 20 bits of minor. Mirrors `MKDEV` in
+/// `include/linux/kdev_t.h` (7.3).
+fn number(major: u32, minor: u32) -> u64 {
+    u64::from(major) << 20 | u64::from(minor)
+}
+
+/// The device of the mount that a descriptor's file was opened by. A file system with subvolumes, such as btrfs, shows others to
+/// who asks for a file's.
+fn mounted(process: &Path, descriptor: &Path) -> Option<u64> {
+    let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name()?)).ok()?;
+    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+    let mounts = fs::read_to_string(process.join("mountinfo")).ok()?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    let mut line = mounts.find(|line| line.clone().next() == Some(mount))?;
+    // Its id, its parent's, and the device.
+    let (major, minor) = line.nth(2)?.split_once(':')?;
+    Some(number(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Reads an image, which the kernel has read at nearly the same time: a change between the two would go unseen, but for the
+/// file's times.
+///
+/// # Errors
+/// Why nothing is known of it, in words.
+pub fn read(image: ImageAtHand) -> Result<Contents, String> {
+    let ImageAtHand { file, stamp } = image;
+    let mut bytes = Vec::with_capacity(stamp.size as usize);
+    let whole = (&file).take(stamp.size).read_to_end(&mut bytes);
+    whole.map_err(|error| format!("the image cannot be read: {error}"))?;
+    if file.metadata().ok().map(Stamp::from) != Some(stamp) {
+        return Err("the image was changed while it was read".into());
+    }
+    drop(file);
+    image::read(&bytes).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What the kernel would say of this file.
+    fn told(file: &File) -> ImageFile {
+        let of = file.metadata().unwrap();
+        ImageFile {
+            inode: of.ino(),
+            device: number(libc::major(of.dev()), libc::minor(of.dev())),
+            size: of.len(),
+            descriptor: -1,
+            reserved: 0,
+        }
+    }
+
+    fn contents(image: &ImageAtHand) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        (&image.file).read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn own() -> u32 {
+        std::process::id()
+    }
+
+    #[test]
+    fn the_file_is_found_by_its_inode_whatever_became_of_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmlinuz");
+        fs::write(&path, b"the image").unwrap();
+        let loaders = File::open(&path).unwrap();
+        // Given another file in the place of the one that the loader has open,
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"another one").unwrap();
+        // then it is the loader's that is opened, whether its descriptor is known, is not, or is wrong.
+        for descriptor in [-1, loaders.as_raw_fd(), 1 << 20, 0] {
+            let wanted = ImageFile {
+                descriptor,
+                ..told(&loaders)
+            };
+            let image = of_task(own(), &wanted).unwrap();
+            assert_eq!(contents(&image), b"the image", "{descriptor}");
+        }
+    }
+
+    #[test]
+    fn it_is_opened_for_reading_alone_and_no_child_gets_it() {
+        let file = tempfile::tempfile().unwrap();
+        let image = of_task(own(), &told(&file)).unwrap();
+        assert!((&image.file).write(b"x").is_err());
+        // SAFETY: a call that takes no pointer.
+        let flags = unsafe { libc::fcntl(image.file.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    }
+
+    #[test]
+    fn a_loader_that_is_gone_or_has_closed_it_is_told_apart() {
+        let file = tempfile::tempfile().unwrap();
+        let wanted = told(&file);
+        let gone = of_task(u32::MAX >> 1, &wanted).err().unwrap();
+        assert!(gone.contains("the loader was gone"), "{gone}");
+        drop(file);
+        let closed = of_task(own(), &wanted).err().unwrap();
+        assert!(closed.contains("had closed"), "{closed}");
+    }
+
+    #[test]
+    fn a_file_of_another_device_or_inode_is_not_the_one() {
+        let file = tempfile::tempfile().unwrap();
+        let wanted = told(&file);
+        for other in [
+            ImageFile {
+                device: wanted.device + 1,
+                ..wanted
+            },
+            ImageFile {
+                inode: wanted.inode + 1,
+                ..wanted
+            },
+        ] {
+            assert!(of_task(own(), &other).is_err());
+        }
+        assert!(of_task(own(), &wanted).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_never_opened() {
+        // Given a FIFO whose opening would wait for a writer,
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a string that ends with a NUL.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let both = File::options().read(true).write(true).open(&path).unwrap();
+        // then it is not taken for an image, though it has the inode.
+        assert!(of_task(own(), &told(&both)).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_changed_while_it_is_loaded_or_read_is_not_known() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"half of an image").unwrap();
+        let wanted = told(&file);
+        let image = of_task(own(), &wanted).unwrap();
+        file.write_all(b" and more").unwrap();
+        let why = of_task(own(), &wanted).err().unwrap();
+        assert!(why.contains("changed while it was loaded"), "{why}");
+        let why = read(image).err().unwrap();
+        assert!(why.contains("changed while it was read"), "{why}");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_read() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(SIZE_MAX + 1).unwrap();
+        let why = of_task(own(), &told(&file)).err().unwrap();
+        assert!(why.contains("256 MiB"), "{why}");
+    }
+
+    #[test]
+    fn a_device_is_that_of_the_mount_where_the_file_system_shows_another() {
+        // Given a process whose descriptor 5 was opened by mount 29, of device 0:27,
+        let process = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = process.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("fdinfo/5", "pos:\t0\nflags:\t0100000\nmnt_id:\t29\nino:\t257\n");
+        write(
+            "mountinfo",
+            "2 1 8:1 / / rw - ext4 /dev/a rw\n29 2 0:27 /@ /boot rw - btrfs /dev/b rw\n",
+        );
+        let device = |descriptor: &str| mounted(process.path(), Path::new(descriptor));
+        assert_eq!(device("/proc/1/fd/5"), Some(number(0, 27)));
+        assert_eq!(device("/proc/1/fd/6"), None);
+    }
+}
