@@ -11,6 +11,7 @@ use crate::policy::{MAX_FILE, Policy};
 
 mod check;
 mod orders;
+mod test;
 
 /// Options of `luo-trace policy`.
 #[derive(Debug, ClapArgs)]
@@ -23,6 +24,8 @@ pub struct Args {
 enum Command {
     /// Is this a policy, and does it say what its author can have meant
     Check(check::Args),
+    /// What a policy would have decided in recorded updates
+    Test(test::Args),
     /// Stop updates on this host: no image is loaded to jump into, and none is jumped into
     Hold(orders::Hold),
     /// Let everything pass for a time, a hold notwithstanding; that ends by itself
@@ -49,6 +52,7 @@ enum Format {
 pub fn run(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Check(args) => check::run(args),
+        Command::Test(args) => test::run(args),
         Command::Hold(args) => orders::hold(args),
         Command::Allow(args) => orders::allow(args),
         Command::Clear(args) => orders::clear(args),

@@ -9,7 +9,7 @@ use luo_trace_common::policy::{
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
 use super::{Policy, Rule, Selection, Sessions};
-use crate::model::Severity;
+use crate::model::{Direction, FileCount, Model, SessionView, Severity};
 
 /// What the agent lays down in the kernel's maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +81,19 @@ impl Policy {
         preserved
     }
 
+    /// The same of what the model knows to be preserved, but for the recorder's own session.
+    pub fn preserved_in(&self, model: &Model) -> [Selected; Aspect::COUNT] {
+        let outgoing = |session: &SessionView<'_>| session.direction() == Direction::Outgoing && !session.is_own();
+        let counts = model.counts_of_others();
+        let files = |files: &FileCount| files.files > 0 && files.state.direction() == Direction::Outgoing;
+        self.preserved(
+            model.sessions().filter(outgoing).map(|session| session.name()),
+            counts.files().filter(files).map(|files| files.handler),
+        )
+    }
+
     /// The rules of which what they match, or except, is so.
-    fn selected(&self, is: impl Fn(&Selection) -> bool) -> Selected {
+    pub(super) fn selected(&self, is: impl Fn(&Selection) -> bool) -> Selected {
         let chosen = self.selections().filter(|(selection, _)| is(selection));
         chosen.fold(Selected::default(), |all, (_, of_rule)| all.or(of_rule))
     }

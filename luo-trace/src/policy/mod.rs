@@ -14,11 +14,13 @@ use crate::model::Severity;
 mod compile;
 mod file;
 mod lint;
+mod replay;
 #[cfg(test)]
 mod tests;
 
 pub use compile::{Compiled, SessionPrefix, level};
 pub use file::{MAX_FILE, Problem, Problems};
+pub use replay::{Circumstances, Replay, Replayed};
 
 /// What may pass. Whoever made one by [`Policy::read`] knows that it fits the tables in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl Rule {
     /// Whether only the agent can tell that it applies, after the fact: which handler takes a file is not known when a program
     /// is asked.
     pub fn is_after_the_fact(&self, operation: Operation) -> bool {
-        operation == Operation::FilePreserve && self.matches.names(Aspect::Handler)
+        operation == Operation::FilePreserve && self.on.contains(&operation) && self.matches.names(Aspect::Handler)
     }
 }
 

@@ -2,3 +2,4 @@
 
 mod lint;
 mod reading;
+mod replay;

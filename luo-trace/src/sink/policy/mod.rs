@@ -16,7 +16,7 @@ use luo_trace_common::text::Name;
 
 use crate::event::{Body, Event};
 use crate::live::Live;
-use crate::model::{Direction, Finding, Model};
+use crate::model::Finding;
 use crate::orders::{Answer, Order, Standing, Taken};
 use crate::policy::{Compiled, Policy, level};
 use crate::status::policy::{Policy as Shown, Refusal};
@@ -241,7 +241,7 @@ impl Keeper {
         brake.violated(self.severity);
         let policy = &self.loaded.policy;
         if names_what_is_preserved(policy) {
-            brake.preserved(self.live.with_model(|model| preserved(policy, model)));
+            brake.preserved(self.live.with_model(|model| policy.preserved_in(model)));
         }
     }
 
@@ -401,21 +401,6 @@ fn names_what_is_preserved(policy: &Policy) -> bool {
     let names = |aspect| move |rule: &crate::policy::Rule| rule.matches.names(aspect) || rule.unless.names(aspect);
     let rules = policy.rules();
     rules.iter().any(names(Aspect::Session)) || rules.iter().any(names(Aspect::Handler))
-}
-
-/// The rules that name what is preserved now, but for the recorder's own.
-fn preserved(policy: &Policy, model: &Model) -> [Selected; Aspect::COUNT] {
-    let outgoing = model
-        .sessions()
-        .filter(|session| session.direction() == Direction::Outgoing && !session.is_own());
-    let counts = model.counts_of_others();
-    let handlers = counts
-        .files()
-        .filter(|count| count.files > 0 && count.state.direction() == Direction::Outgoing);
-    policy.preserved(
-        outgoing.map(|session| session.name()),
-        handlers.map(|count| count.handler),
-    )
 }
 
 /// A file's path, with what could mislead a reader escaped.
