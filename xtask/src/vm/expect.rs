@@ -49,6 +49,7 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
     }
     if let Some(agent) = agent {
         failures.extend(check::all(&scenario.expect.check, agent, &case, output)?);
+        failures.extend(policy::tests(&scenario.expect.policy_test, agent, &case, output)?);
     }
     Ok(Compared { failures, notes })
 }

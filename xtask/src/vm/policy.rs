@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use luo_trace::event::Body;
 use luo_trace::journal;
 use luo_trace::judge::Case;
 use luo_trace::policy::Policy;
-use luo_trace_common::policy::{Decision, Operation, POLICY_LOADED, PolicyDecision, RULE_AGENT_LOSS, RULE_HOLD};
-use luo_trace_common::policy::{RULE_NONE, RULES};
-use testbed_guest::scenario::{PolicyFile, Scenario};
+use luo_trace_common::policy::{
+    Decision, Mode, Operation, POLICY_LOADED, PolicyDecision, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE, RULES,
+};
+use serde_json::Value;
+use testbed_guest::scenario::{PolicyFile, PolicyTest, Scenario};
 
 use super::scenario;
 
@@ -44,19 +48,103 @@ pub(super) fn mixtures(scenario: &Scenario, case: &Case) -> Result<Vec<String>> 
     Ok(wrong)
 }
 
+/// What `luo-trace policy test` says otherwise than it was decided. Its words are left in `policy-test-1-1.json` and so on: the
+/// number of the test, and that of the kernel.
+///
+/// # Errors
+/// The agent cannot be started, its output not be understood, or a journal not be read.
+pub(super) fn tests(tests: &[PolicyTest], agent: &Path, case: &Case, output: &Path) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for (number, test) in (1..).zip(tests) {
+        let file = output.join(format!("policy-test-{number}.toml"));
+        fs::write(&file, text(&test.policy)?).with_context(|| format!("cannot write {}", file.display()))?;
+        let mode = read(&test.policy)?.mode;
+        for (boot, record) in (1..).zip(&case.records) {
+            let path = &record.journal;
+            let said = Command::new(agent)
+                .args(["policy", "test", "--format", "json"])
+                .arg(&file)
+                .arg(path)
+                .output();
+            let said = said
+                .with_context(|| format!("cannot start {}", agent.display()))?
+                .stdout;
+            let log = format!("policy-test-{number}-{boot}.json");
+            fs::write(output.join(&log), &said).with_context(|| format!("cannot write {log}"))?;
+            let told = told(&said).with_context(|| format!("luo-trace policy test has failed: see {log}"))?;
+            let recorded = vec![recorded(path, mode)?; test.times].concat();
+            wrong.extend(difference(&recorded, &told).map(|difference| {
+                format!("kernel {boot}: luo-trace policy test differs from what was decided, {difference}: see {log}")
+            }));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Operation, decision, rule and session of a call, as `luo-trace policy test` names them.
+type Call = [String; 4];
+
+/// The calls that it tells of.
+fn told(said: &[u8]) -> Result<Vec<Call>> {
+    let said: Value = serde_json::from_slice(said)?;
+    let decisions = said["journals"][0]["decisions"]
+        .as_array()
+        .context("it names no decisions")?;
+    let text = |call: &Value, key: &str| call[key].as_str().unwrap_or("-").to_owned();
+    let keys = ["operation", "decision", "rule", "session"];
+    Ok(decisions.iter().map(|call| keys.map(|key| text(call, key))).collect())
+}
+
+/// The calls that were decided in a journal. A policy of this mode would have refused what another one only told of, and the
+/// other way round.
+fn recorded(journal: &Path, mode: Mode) -> Result<Vec<Call>> {
+    let events = journal::events(journal).with_context(|| format!("cannot read {}", journal.display()))?;
+    let named = |name: String| if name.is_empty() { "-".into() } else { name };
+    let call = |body| match body {
+        Body::PolicyDecision(operation, decision, told) => {
+            let decision = match decision {
+                Decision::Deny | Decision::WouldDeny if mode == Mode::Enforce => Decision::Deny,
+                Decision::Deny | Decision::WouldDeny => Decision::WouldDeny,
+                decision => decision,
+            };
+            let (rule, session) = (told.rule_name.to_string(), told.session.name.to_string());
+            Some([
+                operation.name().into(),
+                decision.name().into(),
+                named(rule),
+                named(session),
+            ])
+        }
+        _ => None,
+    };
+    Ok(events.filter_map(|event| call(event.body)).collect())
+}
+
+/// The first call that is not the same.
+fn difference(recorded: &[Call], told: &[Call]) -> Option<String> {
+    let differs = |&at: &usize| recorded.get(at) != told.get(at);
+    let at = (0..recorded.len().max(told.len())).find(differs)?;
+    let shown = |calls: &[Call]| calls.get(at).map_or("none".into(), |call| call.join(" "));
+    let (was, is) = (shown(recorded), shown(told));
+    Some(format!("of call {} it says {is:?} instead of {was:?}", at + 1))
+}
+
 /// The policy that a scenario means.
 ///
 /// # Errors
 /// There is no such file, or it is none.
-pub(super) fn read(policy: &PolicyFile) -> Result<Policy> {
-    let text = match policy.shipped() {
+fn read(policy: &PolicyFile) -> Result<Policy> {
+    Policy::read(&text(policy)?).map_err(|problems| anyhow!("{policy:?} is no policy:\n{problems}"))
+}
+
+fn text(policy: &PolicyFile) -> Result<String> {
+    match policy.shipped() {
         Some(name) => {
             let path = scenario::shipped_policy(name);
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         }
-        None => policy.text().unwrap_or_default().to_owned(),
-    };
-    Policy::read(&text).map_err(|problems| anyhow::anyhow!("{policy:?} is no policy:\n{problems}"))
+        None => Ok(policy.text().unwrap_or_default().to_owned()),
+    }
 }
 
 /// The decisions of each generation. Every agent counts them anew, so what comes after a policy is told is by itself.
@@ -96,7 +184,7 @@ fn is_of(policy: &Policy, (operation, decision, told): &Ruled) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use luo_trace_common::policy::{CgroupPath, Mode, NOT_COUNTED, PolicyChange, RuleName};
+    use luo_trace_common::policy::{CgroupPath, NOT_COUNTED, PolicyChange, RuleName};
     use luo_trace_common::text::Name;
 
     const TWO_RULES: &str = r#"
@@ -163,6 +251,15 @@ action = "audit"
     }
 
     #[test]
+    fn every_scenario_has_policies_that_are_some() {
+        for (name, scenario) in scenario::all().unwrap() {
+            for policy in scenario.policies() {
+                assert_eq!(read(&policy).err().map(|why| why.to_string()), None, "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn a_generation_is_one_policy() {
         let (first, second) = (
             decided(1, 1, "second", Decision::Deny),
@@ -182,6 +279,28 @@ action = "audit"
             loaded(1),
             decided(1, 0, "only", Decision::Audit)
         ]));
+    }
+
+    #[test]
+    fn the_first_call_that_differs_is_told() {
+        let said = br#"{"journals": [{"decisions": [
+            {"operation": "session-create", "decision": "would-deny", "rule": "r", "session": "vm"},
+            {"operation": "kexec-load", "decision": null, "rule": null, "session": null}
+        ]}]}"#;
+        let told = told(said).unwrap();
+        let mut recorded = vec![["session-create", "would-deny", "r", "vm"].map(String::from)];
+        let difference = |recorded: &[Call]| difference(recorded, &told);
+        assert!(
+            difference(&recorded)
+                .unwrap()
+                .contains("of call 2 it says \"kexec-load - - -\" instead of \"none\"")
+        );
+        recorded.push(["kexec-load", "-", "-", "-"].map(String::from));
+        assert_eq!(difference(&recorded), None);
+        recorded.push(recorded[0].clone());
+        assert!(difference(&recorded).unwrap().contains("of call 3 it says \"none\""));
+        recorded.swap(0, 1);
+        assert!(difference(&recorded).unwrap().contains("of call 1"));
     }
 
     #[test]

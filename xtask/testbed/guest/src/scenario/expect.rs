@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::PolicyFile;
+
 /// What must be found in a scenario's journals, and what must not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +34,24 @@ pub struct Expect {
     /// What `luo-trace check` must say of the journals.
     #[serde(default)]
     pub check: Vec<Check>,
+    /// What `luo-trace policy test` must say of the journals: what was decided.
+    #[serde(default)]
+    pub policy_test: Vec<PolicyTest>,
+}
+
+/// One call of `luo-trace policy test` for each journal. It must tell the decisions that are recorded there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTest {
+    /// The policy. Its mode may be another than that of the recorded ones.
+    pub policy: PolicyFile,
+    /// How often the recorded decisions come: 2 where the same was done without a policy before, or afterwards.
+    #[serde(default = "once")]
+    pub times: usize,
+}
+
+fn once() -> usize {
+    1
 }
 
 /// One call of `luo-trace check`, and what must come of it.

@@ -11,7 +11,7 @@ mod values;
 use serde::{Deserialize, Serialize};
 
 pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, ProgramCost, Tracer, Work};
-pub use expect::{Check, EventPattern, Expect, Verdict};
+pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, As, BothModes, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish,

@@ -71,11 +71,11 @@ pub enum Step {
 }
 
 impl Step {
-    /// The policies that it gives the agent.
+    /// The policies that the agent takes by it.
     pub fn policies(&self) -> Vec<PolicyFile> {
         match self {
             Step::StartAgent(step) => step.policy.iter().cloned().collect(),
-            Step::ReloadPolicy(step) => vec![step.policy.clone()],
+            Step::ReloadPolicy(step) if step.refused.is_none() => vec![step.policy.clone()],
             Step::Churn(step) => step.policies.clone(),
             Step::As(As { steps, .. })
             | Step::BothModes(BothModes { steps })

@@ -79,6 +79,44 @@ fn steps_about_a_faulty_kernel_reach_the_guest_as_they_are() {
     assert_eq!(sent.before, scenario.before);
 }
 
+const KEPT_BY_POLICY: &str = r#"
+summary = "a policy and two others"
+kexec = "none"
+policy = "lockdown.toml"
+before = [
+    { as = { comm = "kexec", uid = 1000, cgroup = "/system.slice", steps = [
+        { eventually = { load = { how = "legacy", fails = "EPERM" } } },
+        { start-agent = { policy = "mode = 'audit'\n" } },
+    ] } },
+    { reload-policy = { policy = "mode = 'ENFORCE'\n", refused = "unknown here" } },
+]
+"#;
+
+#[test]
+fn the_policies_of_a_scenario_are_those_that_its_agents_take() {
+    let scenario = parse(KEPT_BY_POLICY).unwrap();
+
+    let policies = scenario.policies();
+
+    let shown: Vec<_> = policies
+        .iter()
+        .map(|policy| (policy.shipped(), policy.text()))
+        .collect();
+    let shipped = (Some("lockdown.toml"), None);
+    assert_eq!(shown, [shipped, shipped, (None, Some("mode = 'audit'\n"))]);
+}
+
+#[test]
+fn a_step_within_a_step_is_looked_at_too() {
+    for (wrong, told) in [
+        ("comm = \"kexec\"", "comm = \"sixteen-is-a-lot\""),
+        ("\"/system.slice\"", "\"system.slice\""),
+        ("how = \"legacy\"", "how = \"none\""),
+    ] {
+        assert!(parse(&KEPT_BY_POLICY.replace(wrong, told)).is_err(), "{told}");
+    }
+}
+
 #[test]
 fn the_guest_reads_what_the_host_wrote_without_the_expectations() {
     let scenario = parse(SMALL).unwrap();
