@@ -559,7 +559,7 @@ impl Details {
 }
 
 /// What the agent says of an image, or of its command line.
-fn verdict_name(verdict: u32) -> &'static str {
+pub(crate) fn verdict_name(verdict: u32) -> &'static str {
     match verdict {
         policy::VERDICT_CARRIES => "carries",
         policy::VERDICT_LOSES => "loses",

@@ -16,7 +16,7 @@ use crate::orders::{Entry, Standing};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
-use crate::status::{self, Digest, Losses, Status};
+use crate::status::{self, Digest, Losses, Status, table};
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -210,6 +210,7 @@ impl web::Source for Live {
         self.metrics
             .set_counts(&state.model.counts_of_others(), host::monotonic_ns());
         self.metrics.set_verdicts(&state.model.verdicts());
+        self.metrics.set_image(state.digest.image_word());
         if let Some((_, standing)) = &state.policy {
             let now = host::monotonic_ns();
             let left = |order: Option<&Entry>| order.map_or(0, |order| order.until().saturating_sub(now));
@@ -233,6 +234,7 @@ impl web::Source for Live {
             host: host::name(),
             version: env!("CARGO_PKG_VERSION").into(),
             update: state.digest.update_number(),
+            image: state.digest.image_verdict().map(table::looked_into),
             troubles: self.troubles(&state),
             policy: state
                 .policy()

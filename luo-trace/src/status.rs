@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use luo_trace_common::events as abi;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Body, Event, image_name};
+use crate::event::{Body, Event, image_name, verdict_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 
@@ -59,6 +59,31 @@ pub struct Status {
     pub hooks: Vec<HookState>,
     /// The agent's policy; null: it has none.
     pub policy: Option<policy::Policy>,
+    /// What the agent found in the image that is loaded; null: none is, or it was not looked into yet.
+    pub image_verdict: Option<ImageVerdict>,
+}
+
+/// What the agent found when it looked into an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageVerdict {
+    /// What the kernel in it does with what is preserved: `carries`, `loses`, `panics` or `unknown`.
+    pub outcome: Cow<'static, str>,
+    /// What its command line does: `carries`, `loses` or `unknown`.
+    pub command_line: Cow<'static, str>,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+impl ImageVerdict {
+    /// All in all, in a word.
+    pub fn word(&self) -> &str {
+        let all = [self.outcome.as_ref(), self.command_line.as_ref()];
+        let worst = ["panics", "loses", "unknown"]
+            .into_iter()
+            .find(|word| all.contains(word));
+        worst.unwrap_or("carries")
+    }
 }
 
 /// A live session.
@@ -272,6 +297,8 @@ pub struct Digest {
     /// Operations that ended in each of the last seconds in which any did.
     seconds: VecDeque<(u64, u64)>,
     image: Option<&'static str>,
+    image_id: u64,
+    image_verdict: Option<ImageVerdict>,
     update_number: Option<u64>,
     lost: u64,
     /// What the last walk over the lists said of itself: [`abi::SnapshotEnd::flags`].
@@ -299,6 +326,13 @@ impl Digest {
             // Whatever is read in from now on is seen.
             Body::SessionDeserialize(_) => self.walk &= !abi::SNAPSHOT_INCOMING_UNREAD,
             Body::ImageLoad(p) => self.see(&p.image),
+            Body::ImageVerdict(p) if p.image == self.image_id => {
+                self.image_verdict = Some(ImageVerdict {
+                    outcome: verdict_name(p.outcome).into(),
+                    command_line: verdict_name(p.command_line).into(),
+                    reason: p.reason.to_string(),
+                });
+            }
             Body::KexecEnter(p) => {
                 self.see(&p.image);
                 // A moment, and the beginning of an operation.
@@ -326,7 +360,27 @@ impl Digest {
     }
 
     fn see(&mut self, image: &abi::Image) {
-        self.image = image_name(image).or(self.image);
+        let Some(name) = image_name(image) else { return };
+        self.image = Some(name);
+        if self.image_id != image.id {
+            (self.image_id, self.image_verdict) = (image.id, None);
+        }
+    }
+
+    /// What the agent found in the image that is loaded.
+    pub fn image_verdict(&self) -> Option<&ImageVerdict> {
+        self.image_verdict.as_ref()
+    }
+
+    /// What is known of the image that is loaded, in a word: `none`, `pending`, or as [`ImageVerdict::word`] says.
+    pub fn image_word(&self) -> &str {
+        match (&self.image_verdict, self.image) {
+            (Some(verdict), _) => verdict.word(),
+            (None, Some("none")) => "none",
+            (None, Some("legacy" | "carries nothing")) => "loses",
+            (None, Some(_)) => "pending",
+            (None, None) => "unknown",
+        }
     }
 
     fn count_at(&mut self, second: u64) {
@@ -430,6 +484,7 @@ impl Status {
             troubles: digest.troubles(),
             hooks: Vec::new(),
             policy: None,
+            image_verdict: digest.image_verdict.clone(),
         }
     }
 

@@ -22,6 +22,9 @@ use crate::status::policy::rule_name;
 /// How many different names of handlers, and of FLBs, get a label of their own.
 pub const NAMES: usize = 64;
 
+/// What can be known of the image that is loaded.
+pub const IMAGE_VERDICTS: [&str; 6] = ["none", "pending", "carries", "loses", "panics", "unknown"];
+
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
@@ -101,6 +104,7 @@ metrics! {
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
     incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
     oldest_pending: GaugeVec = "luo_incoming_oldest_pending_seconds" [] "How long the oldest of them has waited: since this kernel booted, or 0 where none waits.";
+    image_verdict: IntGaugeVec = "luo_image_verdict" ["verdict"] "What is known of the image that is loaded: 1 for one of none, pending, carries, loses, panics or unknown, 0 for the others.";
     policy_mode: IntGaugeVec = "luo_policy_mode" ["mode"] "What policy does: 1 for off, audit or enforce, 0 for the other two; off without a policy.";
     policy_decisions: IntCounterVec = "luo_policy_decisions_total" ["rule" "op" "decision"] "Calls that policy was asked about, by the rule that decided (none: empty), and what became of them.";
     policy_held: IntGaugeVec = "luo_policy_held" [] "Whether an operator holds this host: 1 or 0.";
@@ -331,6 +335,13 @@ impl Metrics {
                 Status::Unknown => 2,
             };
             set(&self.families.invariant_status, &[verdict.invariant.id()], status);
+        }
+    }
+
+    /// Tells what is known of the image that is loaded: one of [`IMAGE_VERDICTS`].
+    pub fn set_image(&self, verdict: &str) {
+        for known in IMAGE_VERDICTS {
+            set(&self.families.image_verdict, &[known], i64::from(known == verdict));
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Page {
     pub version: String,
     /// The number of the live update that brought this kernel, where it is known.
     pub update: Option<u64>,
+    /// What the agent found in the image that is loaded, where it looked.
+    pub image: Option<String>,
     /// Why the agent does not see everything; empty when it does.
     pub troubles: Vec<String>,
     /// What policy is and did, a sentence each; empty: there is none.

@@ -5,6 +5,7 @@ use luo_trace_common::events::{
     SnapshotBegin, SnapshotEnd,
 };
 
+use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN};
 use luo_trace_common::text::Comm;
 use unicode_width::UnicodeWidthStr;
 
@@ -151,6 +152,35 @@ fn the_image_is_the_last_that_was_seen() {
     // A record that cannot tell changes nothing.
     story.push(load(Image::default()));
     assert_eq!(status(&story.events).image.as_deref(), Some("legacy"));
+}
+
+#[test]
+fn what_was_found_in_the_image_is_told_as_long_as_it_is_loaded() {
+    // Given an image that was looked into,
+    let mut story = Story::new();
+    story.load("kho=on liveupdate=on");
+    assert_eq!(status(&story.events).image_verdict, None);
+    story.look_into(VERDICT_LOSES, VERDICT_CARRIES, "it has no handler \"nvme-v1\"");
+    let told = status(&story.events);
+    // then what was found shows, in one line,
+    let line = "in the image: loses (it has no handler \"nvme-v1\")";
+    assert!(table(&told).contains(line), "{}", table(&told));
+    let json = serde_json::to_value(&told).unwrap();
+    assert_eq!(json["image_verdict"]["outcome"], "loses");
+    // also what is wrong with its command line,
+    story.look_into(VERDICT_CARRIES, VERDICT_UNKNOWN, "it has no kho=on");
+    let verdict = status(&story.events).image_verdict.unwrap();
+    assert_eq!(verdict.word(), "unknown");
+    assert!(table::looked_into(&verdict).contains("its command line: unknown"));
+    // until another is loaded, of which nobody knows anything.
+    let other = Image {
+        id: 7,
+        mode: IMAGE_FILE,
+        kho: 1,
+        ..Image::default()
+    };
+    story.load_image(IMAGE_FILE, other);
+    assert_eq!(status(&story.events).image_verdict, None);
 }
 
 #[test]

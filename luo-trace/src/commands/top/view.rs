@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, Tabs, Wrap}
 use crate::report::{bytes, count};
 use crate::status::policy::Order;
 use crate::status::table::{age, or_unknown, owner};
-use crate::status::{File, Finding, Flb, Memory, Operation, Session, Status, Verdict};
+use crate::status::{File, Finding, Flb, ImageVerdict, Memory, Operation, Session, Status, Verdict};
 
 /// Below this height there is no room for anything but the list.
 const ROOM_FOR_FINDINGS: u16 = 14;
@@ -304,7 +304,13 @@ fn draw_head(frame: &mut Frame, area: Rect, status: &Status, trouble: Option<&st
     let update = status.update_number.map_or("?".into(), |number| number.to_string());
     let image = status.image.as_deref().unwrap_or("unknown");
     let loses = matches!(image, "legacy" | "carries nothing") && status.preserved_bytes() > 0;
-    let image = Span::from(format!("image {image}"));
+    let verdict = status.image_verdict.as_ref().map(ImageVerdict::word);
+    let loses = loses || matches!(verdict, Some("loses" | "panics")) && status.preserved_bytes() > 0;
+    // An image that could carry may hold a kernel that does not.
+    let image = Span::from(match (image, verdict) {
+        ("carries", Some(verdict)) => format!("image {verdict}"),
+        _ => format!("image {image}"),
+    });
     let first = Line::from(vec![
         Span::from(or_unknown(&status.host)).bold(),
         Span::from(format!("  Linux {}  update {update}  ", status.kernel)),

@@ -354,3 +354,16 @@ fn orders_are_a_state_and_not_a_count() {
     has(&metrics.render(), "luo_policy_held 0");
     has(&metrics.render(), "luo_policy_allowed_seconds 0");
 }
+
+#[test]
+fn one_of_what_can_be_known_of_the_image_is_so() {
+    let metrics = metrics();
+    metrics.set_image("pending");
+    metrics.set_image("loses");
+    let text = metrics.render();
+    for known in IMAGE_VERDICTS {
+        let value = u32::from(known == "loses");
+        let line = format!("luo_image_verdict{{verdict=\"{known}\"}} {value}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
