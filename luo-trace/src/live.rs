@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 
 use crate::event::{Body, Event};
 use crate::host;
-use crate::image::{InUse, Preserved};
+use crate::image::Preserved;
 use crate::journal::{Header, HookState};
-use crate::model::{Counts, Direction, Finding, FlbCount, Model, SessionState};
+use crate::model::{Direction, Finding, Model, SessionState};
 use crate::orders::{Entry, Standing};
 use crate::report::bytes;
 use crate::sink::metrics::Metrics;
@@ -27,6 +27,8 @@ pub struct Live {
     pub metrics: Metrics,
     kernel: String,
     boot_id: String,
+    luo_format: Option<String>,
+    kho_format: Option<String>,
     troubles: Vec<String>,
     hooks: Vec<HookState>,
     state: Mutex<State>,
@@ -60,6 +62,8 @@ impl Live {
             metrics,
             kernel: header.kernel_release.clone(),
             boot_id: header.boot_id.clone(),
+            luo_format: header.luo_format.clone(),
+            kho_format: header.kho_format.clone(),
             troubles: missing
                 .map(|hook| {
                     format!(
@@ -149,15 +153,7 @@ impl Live {
     /// What is preserved now. The recorder's own session counts where there are others: the kernel that cannot take that brings
     /// back none of them.
     pub fn preserved(&self) -> Preserved {
-        let state = self.state();
-        let others = state.model.counts_of_others();
-        match others.outgoing_sessions {
-            0 => Preserved::default(),
-            sessions => Preserved {
-                sessions,
-                ..preserved(state.model.counts())
-            },
-        }
+        Preserved::of_model(&self.state().model)
     }
 
     fn keep(&self, state: &mut State, findings: &[Finding]) {
@@ -199,6 +195,8 @@ impl control::Source for Live {
             troubles: troubles.into_iter().chain(status.troubles).collect(),
             hooks: self.hooks.clone(),
             policy,
+            luo_format: self.luo_format.clone(),
+            kho_format: self.kho_format.clone(),
             ..status
         }
     }
@@ -278,33 +276,6 @@ impl web::Source for Live {
                 })
                 .collect(),
         }
-    }
-}
-
-/// The handlers and the global state in use, and by how many files.
-fn preserved(counts: &Counts) -> Preserved {
-    let mut handlers: Vec<InUse> = Vec::new();
-    let files = counts.files().filter(|count| count.files > 0);
-    for count in files.filter(|count| count.state.direction() == Direction::Outgoing) {
-        let name = count.handler.to_string();
-        match handlers.iter_mut().find(|used| used.name == name) {
-            Some(used) => used.count += count.files,
-            None => handlers.push(InUse {
-                name,
-                count: count.files,
-            }),
-        }
-    }
-    let flbs = counts.flbs().iter();
-    let flbs = flbs.filter(|flb| flb.alive && flb.direction == Direction::Outgoing);
-    let used = |flb: &FlbCount| InUse {
-        name: flb.name.to_string(),
-        count: flb.users,
-    };
-    Preserved {
-        sessions: counts.outgoing_sessions,
-        handlers,
-        flbs: flbs.map(used).collect(),
     }
 }
 

@@ -36,6 +36,10 @@ pub struct Status {
     pub time_ns: u64,
     /// LUO's number of the live update that brought this kernel: 0 after a cold boot; null: not known.
     pub update_number: Option<u64>,
+    /// The format in which LUO tells the next kernel of what is preserved, `luo-v5`; null: not known.
+    pub luo_format: Option<String>,
+    /// The format of KHO's tree for the next kernel, `kho-v4`; null: not known.
+    pub kho_format: Option<String>,
     /// The image to jump into: `none`, `carries` (by `kexec_file_load(2)`, with KHO's tree), `carries nothing`, `legacy`
     /// (by `kexec_load(2)`, which loses everything); null: not known.
     pub image: Option<Cow<'static, str>>,
@@ -442,7 +446,8 @@ impl Digest {
 }
 
 impl Status {
-    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses, further troubles and hooks are the caller's to add.
+    /// What an agent knows: `source` is its name for itself. Findings, sinks' losses, further troubles, formats
+    /// and hooks are the caller's to add.
     pub fn new(source: &'static str, facts: Facts, model: &Model, digest: &Digest) -> Self {
         let Facts {
             host,
@@ -458,6 +463,8 @@ impl Status {
             boot_id,
             time_ns: now_ns,
             update_number: digest.update_number,
+            luo_format: None,
+            kho_format: None,
             image: digest.image.map(Into::into),
             sessions: model
                 .sessions()

@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod invariants;
 mod kernel;
+mod preflight;
 mod run;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Verb {
     Bench(bench::Args),
     /// Feed made-up bytes to everything that reads bytes from outside
     Fuzz(fuzz::Args),
+    /// Have luo-trace judge real kernels before they are loaded, and files that are none
+    Preflight(kernel::Args),
     /// Which scenario has a real kernel break which invariant
     Invariants(invariants::Args),
     /// Run everything that must hold: source, tests, and every scenario on real kernels
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::command(),
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
+        Verb::Preflight(args) => preflight::command(args),
         Verb::Invariants(args) => invariants::command(&args),
         Verb::Test(args) => test::command(&args),
     };

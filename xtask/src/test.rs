@@ -13,6 +13,7 @@ use testbed_guest::scenario::{Build, Root, Scenario};
 use crate::dashboards;
 use crate::fuzz;
 use crate::kernel::{self, Flavour, Kernel, Request, Source};
+use crate::preflight;
 use crate::setup::{self, Need};
 use crate::vm::{self, Agent, Guest, Options, guest};
 
@@ -212,6 +213,9 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
             source: Source::Package((*package).into()),
             flavour: *flavour,
         })?;
+        if index == 0 && args.scenario.is_none() {
+            images(tally, &kernel, &guest);
+        }
         for (name, scenario) in &scenarios {
             if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
                 continue;
@@ -235,6 +239,24 @@ fn is_costly(scenario: &Scenario) -> bool {
         || scenario.kernel != Build::Testbed
         || costly(&scenario.next.kernel)
         || scenario.images.iter().any(costly)
+}
+
+/// What `luo-trace preflight` says of kernels.
+fn images(tally: &mut Tally, kernel: &Kernel, guest: &Guest) {
+    let mut cases = Vec::new();
+    tally.check("images to judge", || {
+        cases = preflight::cases(kernel)?;
+        Ok(())
+    });
+    for (agent, case) in guest
+        .agent
+        .iter()
+        .flat_map(|agent| cases.iter().map(move |case| (agent, case)))
+    {
+        tally.check(&format!("preflight of {}", case.name), || {
+            preflight::check(agent, case).map(|_| ())
+        });
+    }
 }
 
 fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<()> {

@@ -10,10 +10,12 @@ use luo_trace::chain::Chain;
 use luo_trace::decode::Decoder;
 use luo_trace::event::Body;
 use luo_trace::expect::{Day, Expectations};
+use luo_trace::image::{self, Formats, InUse, Outcome, Preserved};
 use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
 use luo_trace::judge::{Case, judge};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
+use luo_trace::testing::image::bzimage;
 
 /// What begins every journal, and every frame's kind; see `luo_trace::journal`.
 const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
@@ -145,6 +147,45 @@ pub fn btf(input: &[u8]) {
     assert!(Btf::parse(&small).is_ok_and(|small| small.has_function("luo_open") == btf.has_function("luo_open")));
     for argument in ["liveupdate_file_op_args", "liveupdate_flb_op_args", "a"] {
         assert!(btf.callbacks(argument).len() <= input.len());
+    }
+}
+
+/// A kernel image. The first byte says what the rest is: the whole file, what follows an ELF file's head, or what is packed in
+/// a bzImage, with its size behind it.
+///
+/// Whatever it is, it is refused with a reason, or can be asked for everything and be judged.
+pub fn image(input: &[u8]) {
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let file = match mode % 3 {
+        0 => rest.to_vec(),
+        1 => [&[0x7f, b'E', b'L', b'F', 2, 1][..], &[0; 58], rest].concat(),
+        _ => bzimage(rest),
+    };
+    match image::read(&file) {
+        Err(why) => assert!(!why.to_string().is_empty()),
+        Ok(contents) => {
+            assert!(contents.unpacked <= image::UNPACKED_MAX);
+            assert!(contents.banner.chars().all(|character| matches!(character, ' '..='~')));
+            // What is listed is among the words.
+            for word in contents.versioned.iter().chain(&contents.luo_formats) {
+                assert_ne!(contents.knows(word.as_bytes()), Some(false), "{word}");
+            }
+            let used = |name: &str| InUse {
+                name: name.into(),
+                count: 1,
+            };
+            let preserved = Preserved {
+                sessions: 1,
+                handlers: vec![used("memfd-v2"), used("")],
+                flbs: vec![used("pci-v1")],
+                incomplete: None,
+            };
+            let judgement = image::judge(&contents, &preserved, &Formats::default(), Some(b"liveupdate=on"));
+            // Files whose handler is not known are never known to come over.
+            assert!(judgement.outcome > Outcome::Carries);
+        }
     }
 }
 

@@ -41,3 +41,8 @@ fn serial_logs() {
 fn expectations() {
     replay("expect", luo_trace_fuzz::expect);
 }
+
+#[test]
+fn images() {
+    replay("image", luo_trace_fuzz::image);
+}

@@ -7,6 +7,7 @@ pub mod hooks;
 pub mod invariants;
 pub mod metrics;
 pub mod policy;
+pub mod preflight;
 pub mod report;
 pub mod status;
 pub mod top;
@@ -39,6 +40,8 @@ pub enum Command {
     Metrics,
     /// What may pass on this host, and what a policy would have refused
     Policy(policy::Args),
+    /// Will this kernel take what is preserved here
+    Preflight(preflight::Args),
     /// Tell the story of a recorded update, over both kernels
     Report(report::Args),
     /// What LUO holds now: sessions, files, global state, memory, verdicts
@@ -63,6 +66,7 @@ impl Command {
             Self::Invariants(args) => invariants::run(args),
             Self::Metrics => metrics::run().map_err(Into::into),
             Self::Policy(args) => policy::run(args),
+            Self::Preflight(args) => preflight::run(args),
             Self::Report(args) => report::run(args),
             Self::Status(args) => status::run(args),
             Self::Top(args) => top::run(args),

@@ -55,10 +55,14 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// One look at the kernel's lists.
 pub(super) fn look() -> Result<Status> {
-    let header = host::header()?;
-    let events = snapshot::look()?;
+    let mut header = host::header()?;
+    let events = snapshot::look(&mut header)?;
     let facts = host::facts(header.kernel_release, header.boot_id);
-    Ok(Status::of_look(facts, &events))
+    Ok(Status {
+        luo_format: header.luo_format,
+        kho_format: header.kho_format,
+        ..Status::of_look(facts, &events)
+    })
 }
 
 fn print(out: &mut impl Write, status: &Status, format: Format) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Contents, Found, Source};
+use super::{Contents, Formats, Found, InUse, Preserved, Source};
 use crate::command_line::{CommandLine, Switches};
 
 /// What becomes of what is preserved, from the best to the worst.
@@ -29,6 +29,16 @@ impl Outcome {
             Self::Unknown => "cannot tell",
             Self::Loses => "will lose",
             Self::Panics => "will panic",
+        }
+    }
+
+    /// In a word, of one reason.
+    pub fn mark(self) -> &'static str {
+        match self {
+            Self::Carries => "ok",
+            Self::Unknown => "unknown",
+            Self::Loses => "lost",
+            Self::Panics => "panic",
         }
     }
 }
@@ -56,42 +66,6 @@ pub struct Reason {
     pub source: Source,
 }
 
-/// Files of one handler, or users of one global state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct InUse {
-    /// The compatible string; empty: not known.
-    pub name: String,
-    /// How many; 0: not known.
-    pub count: u64,
-}
-
-/// What is preserved, without what the recorder preserves for itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Preserved {
-    /// How many sessions.
-    pub sessions: u64,
-    /// The handlers of their files.
-    pub handlers: Vec<InUse>,
-    /// Global state.
-    pub flbs: Vec<InUse>,
-}
-
-impl Preserved {
-    /// Whether there is nothing that could be lost.
-    pub fn is_empty(&self) -> bool {
-        self.sessions == 0 && self.handlers.is_empty() && self.flbs.is_empty()
-    }
-}
-
-/// The formats that the running kernel writes; `None`: not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Formats {
-    /// LUO's: `luo-v5`.
-    pub luo: Option<String>,
-    /// KHO's: `kho-v4`.
-    pub kho: Option<String>,
-}
-
 /// What was found, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Judgement {
@@ -101,7 +75,7 @@ pub struct Judgement {
     pub kernel: Outcome,
     /// What the command line alone does.
     pub command_line: Outcome,
-    /// Why, the worst first.
+    /// Why, what decides first.
     pub reasons: Vec<Reason>,
 }
 
@@ -113,6 +87,10 @@ pub fn judge(contents: &Contents, preserved: &Preserved, running: &Formats, comm
     let kho_is_off = switches.is_some_and(|switches| switches.kho.or(contents.kho_by_default) == Some(false));
     let mut reasons = Reasons(Vec::new());
     kernel(&mut reasons, contents, preserved, running);
+    if let Some(why) = &preserved.incomplete {
+        let text = format!("what is preserved may not be known in full: {why}");
+        reasons.say(Outcome::Unknown, Source::Host, text);
+    }
     let of_kernel = reasons.worst(About::Kernel);
     reasons.line(contents, switches);
     let of_line = reasons.worst(About::CommandLine);
@@ -121,21 +99,19 @@ pub fn judge(contents: &Contents, preserved: &Preserved, running: &Formats, comm
         // Without KHO the next kernel does not look at what would have it panic.
         outcome = Outcome::Loses;
     }
+    reasons.0.sort_by_key(|reason| std::cmp::Reverse(reason.outcome));
     if preserved.is_empty() && outcome != Outcome::Panics {
         outcome = Outcome::Carries;
-        reasons.say(
-            Outcome::Carries,
-            Source::Host,
-            "nothing is preserved, so nothing would be lost",
-        );
+        let text = "nothing is preserved, so nothing would be lost";
+        reasons.say(Outcome::Carries, Source::Host, text);
+        // It goes before everything that would speak against the image.
+        reasons.0.rotate_right(1);
     }
-    let mut reasons = reasons.0;
-    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.outcome));
     Judgement {
         outcome,
         kernel: of_kernel,
         command_line: of_line,
-        reasons,
+        reasons: reasons.0,
     }
 }
 

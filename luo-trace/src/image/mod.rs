@@ -19,13 +19,15 @@ use serde::Serialize;
 mod config;
 mod container;
 mod judge;
+mod preserved;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
 pub use container::Compression;
-pub use judge::{About, Formats, InUse, Judgement, Outcome, Preserved, Reason, judge};
+pub use judge::{About, Judgement, Outcome, Reason, judge};
+pub use preserved::{Formats, InUse, Preserved};
 
 use crate::btf::Btf;
 use config::Config;

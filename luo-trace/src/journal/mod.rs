@@ -63,6 +63,12 @@ pub struct Header {
     /// What the previous kernel said of itself through KHO; none after a cold boot.
     #[serde(default)]
     pub kexec: Option<Kexec>,
+    /// The format in which LUO tells the next kernel of what is preserved, `luo-v5`.
+    #[serde(default)]
+    pub luo_format: Option<String>,
+    /// The format of KHO's tree for the next kernel, `kho-v4`.
+    #[serde(default)]
+    pub kho_format: Option<String>,
     /// How the clocks stood when the recording began.
     pub clock: Clock,
     /// How long before that the agent was started, in nanoseconds: what loading and attaching took.

@@ -42,6 +42,9 @@ pub(super) fn fill(facts: &Facts, header: &mut Header) {
             count: Some(count),
         });
     }
+    let Formats { luo, kho } = formats(facts);
+    header.luo_format = luo.or(header.luo_format.take());
+    header.kho_format = kho.or(header.kho_format.take());
     if facts.counter_khz > 0 {
         header.clock.tsc_khz = Some(facts.counter_khz.into());
     }
@@ -109,6 +112,8 @@ mod tests {
             update_number: 0,
             kexec_count: 2,
             previous_release: Release::new("7.3.4-luo"),
+            luo_format: Format::new("luo-v5"),
+            kho_format: Format::new("kho-v4"),
             counter_khz: 2_400_000,
             counter_unstable: 1,
             in_use: 1,
@@ -120,6 +125,8 @@ mod tests {
             (kexec.previous_release.as_deref(), kexec.count),
             (Some("7.3.4-luo"), Some(2))
         );
+        assert_eq!(told.luo_format.as_deref(), Some("luo-v5"));
+        assert_eq!(told.kho_format.as_deref(), Some("kho-v4"));
         assert_eq!(told.clock.tsc_khz, Some(2_400_000));
         assert_eq!(told.clock.counter_invariant, Some(false));
         assert!(told.late);

@@ -18,6 +18,7 @@ use super::signals::HeldSignals;
 use crate::btf::Btf;
 use crate::decode::Decoder;
 use crate::event::{Body, Event};
+use crate::journal::Header;
 
 const PROGRAM: &str = "snapshot";
 /// How often a walk is repeated that was disturbed.
@@ -135,14 +136,14 @@ fn run(program: &RawTracePoint, what: u64, how: u64) -> Result<u32> {
 
 /// Looks at what there is once, without hooking anything and without leaving anything behind: the records of what the
 /// previous kernel left, which [`Body::Arrival`] ends, and of one walk over LUO's lists, from [`Body::SnapshotBegin`] to
-/// [`Body::SnapshotEnd`].
+/// [`Body::SnapshotEnd`]. What the kernel says of itself goes into `header`, where it does.
 ///
 /// Since no hook tells of changes, two walks must find the same; where none does, the last one is marked as changed.
 ///
 /// # Errors
 /// Where there is no LUO, no privilege, or the kernel hides its variables; [`super::preflight::obstacle`] tells the first two
 /// better.
-pub fn look() -> Result<Vec<Event>> {
+pub fn look(header: &mut Header) -> Result<Vec<Event>> {
     let _held = HeldSignals::hold();
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
     let offsets = Btf::parse(&btf)?.offsets();
@@ -172,6 +173,9 @@ pub fn look() -> Result<Vec<Event>> {
         }
         true
     };
+    if let Ok(facts) = super::facts::read(&mut ebpf) {
+        super::facts::fill(&facts, header);
+    }
     super::arrival::take(&mut ebpf, &mut drain)?;
     snapshots.take(&ebpf, drain, || walks.borrow_mut().settled())?;
     walks.into_inner().events()

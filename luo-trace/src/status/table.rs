@@ -64,6 +64,9 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
             .update_number
             .map_or("unknown".into(), |number| number.to_string())
     )?;
+    let formats = [("LUO", &status.luo_format), ("KHO", &status.kho_format)];
+    let formats = formats.map(|(name, format)| format!("{name} {}", or_unknown(format.as_deref().unwrap_or_default())));
+    writeln!(out, "formats for the next kernel: {}", formats.join(", "))?;
     writeln!(out, "image to jump into: {}", image(status.image.as_deref()))?;
     if let Some(verdict) = &status.image_verdict {
         paragraph(out, &looked_into(verdict))?;

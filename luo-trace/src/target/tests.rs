@@ -47,6 +47,7 @@ fn with(handlers: &[&str]) -> Preserved {
         sessions: 1,
         handlers: handlers.iter().map(used).collect(),
         flbs: Vec::new(),
+        incomplete: None,
     }
 }
 

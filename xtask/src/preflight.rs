@@ -1,0 +1,288 @@
+//! `cargo xtask preflight`: what `luo-trace preflight` says of real kernels, and of files that are none.
+//!
+//! The kernels are the testbed's builds, and Debian's stock cloud kernels of every release since LUO was merged, which have
+//! no LUO. Those are downloaded once, 13 MB each.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use luo_trace::image::UNPACKED_MAX;
+use testbed_guest::scenario::Build;
+use wait4::Wait4 as _;
+
+use crate::apt::{self, Apt};
+use crate::cache;
+use crate::kernel::{self, Kernel};
+use crate::vm::guest::{self, Agent, workspace};
+
+/// What is preserved, what this host writes, and the command line, for every kernel.
+const HOST: [&str; 10] = [
+    "--handler",
+    "memfd-v2",
+    "--flb",
+    "liveupdate-test-flb-v0",
+    "--luo-format",
+    "luo-v5",
+    "--kho-format",
+    "kho-v4",
+    "--cmdline",
+    "kho=on liveupdate=on",
+];
+
+/// Files that are no kernel have to be refused in as much memory, in bytes.
+const REFUSED_IN: u64 = 64 << 20;
+
+/// The first release with LUO.
+const FIRST: Release = (6, 19, 0);
+
+type Release = (u32, u32, u32);
+
+/// A file, and what has to be said of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// What it is.
+    pub(crate) name: String,
+    file: PathBuf,
+    exit: i32,
+    says: &'static str,
+}
+
+/// How one was judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Took {
+    seconds: f64,
+    peak: u64,
+}
+
+/// Judges everything, and prints how.
+///
+/// # Errors
+/// Something is not judged as it should be, or a kernel cannot be got.
+pub(crate) fn command(args: kernel::Args) -> Result<()> {
+    let agent = guest::build(&Agent::Built)?.agent.context("no agent was built")?;
+    let kernel = kernel::ensure(&args.into())?;
+    println!("{:<44} {:>4} {:>9} {:>11}  ", "", "exit", "CPU time", "memory");
+    let mut wrong = Vec::new();
+    for case in cases(&kernel)? {
+        match check(&agent, &case) {
+            Ok(Took { seconds, peak }) => {
+                let peak = peak as f64 / f64::from(1 << 20);
+                println!(
+                    "{:<44} {:>4} {seconds:>7.2} s {peak:>7.1} MiB  {}",
+                    case.name, case.exit, case.says
+                );
+            }
+            Err(why) => wrong.push(format!("{}: {why:#}", case.name)),
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => bail!("{}", wrong.join("\n")),
+    }
+}
+
+/// All there is to judge. Where Debian's kernels cannot be got, it says so and goes on without them.
+///
+/// # Errors
+/// The testbed's kernels do not build, or a file cannot be written.
+pub(crate) fn cases(kernel: &Kernel) -> Result<Vec<Case>> {
+    let case = |name: String, file: &Path, exit, says| Case {
+        name,
+        file: file.to_owned(),
+        exit,
+        says,
+    };
+    let mut cases = Vec::new();
+    for (build, exit, says) in [
+        (Build::Testbed, 0, "will carry"),
+        (Build::WithoutLuo, 1, "LUO is not built in"),
+        (Build::WithoutMemfd, 1, "does not know the file handler memfd-v2"),
+        (Build::OtherAbi, 1, "will panic"),
+    ] {
+        let image = kernel.built(build)?.image;
+        cases.push(case(
+            format!("testbed's {kernel}, {}", build.name()),
+            &image,
+            exit,
+            says,
+        ));
+    }
+    match debian() {
+        Ok(images) => {
+            let stock =
+                |(name, image): &(String, PathBuf)| case(format!("Debian's {name}"), image, 1, "KHO is not built in");
+            cases.extend(images.iter().map(stock));
+        }
+        Err(why) => println!("skipped: Debian's kernels, which cannot be got: {why:#}"),
+    }
+    let none = no_kernels(&kernel.image)?;
+    cases.extend(
+        none.iter()
+            .map(|(name, file, says)| case((*name).to_owned(), file, 2, says)),
+    );
+    Ok(cases)
+}
+
+/// Has a file judged; gives what that took.
+///
+/// # Errors
+/// It is not judged as it should be.
+pub(crate) fn check(agent: &Path, case: &Case) -> Result<Took> {
+    let cannot = || format!("cannot run {}", agent.display());
+    let mut child = Command::new(agent)
+        .arg("preflight")
+        .arg("--kernel")
+        .arg(&case.file)
+        .args(HOST)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(cannot)?;
+    let mut said = String::new();
+    // Each is a few lines, which a pipe holds.
+    if let (Some(mut out), Some(mut err)) = (child.stdout.take(), child.stderr.take()) {
+        out.read_to_string(&mut said).with_context(cannot)?;
+        err.read_to_string(&mut said).with_context(cannot)?;
+    }
+    let used = child.wait4().with_context(cannot)?;
+    let (exit, wanted) = (used.status.code(), case.exit);
+    if exit != Some(wanted) || !said.contains(case.says) {
+        bail!(
+            "it ends with {exit:?}, and should with {wanted}, and say {:?}:\n{said}",
+            case.says
+        );
+    }
+    if wanted == 2 && used.rusage.maxrss > REFUSED_IN {
+        bail!("it takes {} MiB to refuse it", used.rusage.maxrss >> 20);
+    }
+    Ok(Took {
+        seconds: (used.rusage.utime + used.rusage.stime).as_secs_f64(),
+        peak: used.rusage.maxrss,
+    })
+}
+
+/// Files that are no kernel, and why.
+fn no_kernels(image: &Path) -> Result<[(&'static str, PathBuf, &'static str); 4]> {
+    let directory = workspace().join("target/preflight");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let put = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok::<_, anyhow::Error>(path)
+    };
+    let whole = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let bomb = bomb().context("cannot pack zeros")?;
+    let mut twice = GzEncoder::new(Vec::new(), Compression::fast());
+    twice.write_all(&bomb)?;
+    Ok([
+        (
+            "a text file",
+            put("text", b"#!/bin/sh\necho no kernel\n")?,
+            "it is text",
+        ),
+        (
+            "half a bzImage",
+            put("half", &whole[..whole.len() / 2])?,
+            "it is cut short",
+        ),
+        ("a bomb", put("bomb.gz", &bomb)?, "it unpacks to more than"),
+        (
+            "a bomb in a bomb",
+            put("twice.gz", &twice.finish()?)?,
+            "what is packed in it is none",
+        ),
+    ])
+}
+
+/// Something like a vmlinux that unpacks to twice what is allowed.
+fn bomb() -> std::io::Result<Vec<u8>> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
+    bomb.write_all(b"\x7fELF\x02\x01\x01")?;
+    for _ in 0..2 * UNPACKED_MAX / ZEROS.len() as u64 {
+        bomb.write_all(&ZEROS)?;
+    }
+    bomb.finish()
+}
+
+/// Debian's cloud kernels: of each release from [`FIRST`] on the newest there is, with its name.
+fn debian() -> Result<Vec<(String, PathBuf)>> {
+    if !apt::available() {
+        bail!("this machine has no apt");
+    }
+    let apt = Apt::newer()?;
+    let packages = newest(apt.names("linux-binary-")?);
+    let images = packages.into_iter().map(|package| {
+        let image = cache::subdir("debian-kernels")?.join(&package);
+        if !image.is_file() {
+            let root = apt.unpack(&package, None)?;
+            let found = vmlinuz(&root).with_context(|| format!("{package} has no vmlinuz"))?;
+            fs::rename(&found, &image).with_context(|| format!("cannot make {}", image.display()))?;
+            fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+        }
+        Ok((package.trim_start_matches("linux-binary-").to_owned(), image))
+    });
+    images.collect()
+}
+
+/// Of packages such as `linux-binary-7.3.4+deb13-cloud-amd64` the newest of each release.
+fn newest(packages: Vec<String>) -> Vec<String> {
+    let mut known: Vec<_> = packages
+        .into_iter()
+        .filter_map(|package| {
+            let version = package.strip_prefix("linux-binary-")?.strip_suffix("-cloud-amd64")?;
+            Some((release(version)?, package))
+        })
+        .filter(|(release, _)| *release >= FIRST)
+        .collect();
+    known.sort_unstable();
+    known.reverse();
+    known.dedup_by_key(|((major, minor, _), _)| (*major, *minor));
+    known.reverse();
+    known.into_iter().map(|(_, package)| package).collect()
+}
+
+fn release(version: &str) -> Option<Release> {
+    let mut numbers = version.split('+').next()?.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next()??))
+}
+
+/// The kernel in an unpacked package: in `/boot`, or from 7.2 on beside its modules.
+fn vmlinuz(root: &Path) -> Option<PathBuf> {
+    let inside = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten();
+    let in_boot = inside(root.join("boot")).map(|entry| entry.path());
+    let by_modules = inside(root.join("usr/lib/modules")).map(|entry| entry.path().join("vmlinuz"));
+    let is_kernel = |path: &PathBuf| File::open(path).is_ok() && path.to_string_lossy().contains("vmlinuz");
+    in_boot.chain(by_modules).find(is_kernel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_release_the_newest_cloud_kernel_is_taken() {
+        let packages = [
+            "linux-binary-7.3.4+deb13-cloud-amd64",
+            "linux-binary-6.18.15+deb13-cloud-amd64",
+            "linux-binary-6.19.6+deb13-cloud-amd64",
+            "linux-binary-6.19.14+deb13-cloud-amd64",
+            "linux-binary-6.19.14+deb13-amd64",
+            "linux-binary-unsigned-7.3.4+deb13-cloud-amd64",
+            "linux-binary-7.2.9+deb13-cloud-amd64",
+        ];
+        assert_eq!(
+            newest(packages.map(String::from).to_vec()),
+            [
+                "linux-binary-6.19.14+deb13-cloud-amd64",
+                "linux-binary-7.2.9+deb13-cloud-amd64",
+                "linux-binary-7.3.4+deb13-cloud-amd64"
+            ]
+        );
+    }
+}
