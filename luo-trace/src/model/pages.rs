@@ -69,6 +69,8 @@ pub(super) struct Kho {
     all: Pages,
     /// The epoch in which all of it was seen.
     epoch: u32,
+    /// How often global state came or went in operations on files that have not ended: what memory that took is told then.
+    untold: usize,
     subtrees: Vec<Subtree>,
 }
 
@@ -78,13 +80,19 @@ impl Kho {
         Self {
             all: Pages::default(),
             epoch,
+            untold: 0,
             subtrees: Vec::new(),
         }
     }
 
-    /// What all files' operations did, where every one was seen.
+    /// What all files' operations did, where every one was seen to its end.
     pub(super) fn all(&self, epoch: u32) -> Option<Pages> {
-        (self.epoch == epoch).then_some(self.all)
+        (self.epoch == epoch && self.untold == 0).then_some(self.all)
+    }
+
+    /// Global state came or went.
+    pub(super) fn step(&mut self) {
+        self.untold += 1;
     }
 
     /// Something has a part in it that was not seen whole.
@@ -94,12 +102,13 @@ impl Kho {
 
     /// Nothing is preserved: what comes from here on is seen whole.
     pub(super) fn begin(&mut self, epoch: u32) {
-        (self.all, self.epoch) = (Pages::default(), epoch);
+        (self.all, self.epoch, self.untold) = (Pages::default(), epoch, 0);
     }
 
-    /// An operation ended that did this.
-    pub(super) fn count(&mut self, pages: Pages) {
+    /// An operation ended that did this, and in which global state came or went so often.
+    pub(super) fn count(&mut self, pages: Pages, steps: usize) {
         self.all = self.all.and(pages);
+        self.untold = self.untold.saturating_sub(steps);
     }
 
     /// This was told as unbalanced: it is not to be told again in the sum of all.

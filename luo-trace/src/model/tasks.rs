@@ -1,6 +1,6 @@
 //! What each task did so far in the operation that it is in: parts of an operation come before its own event.
 
-use luo_trace_common::events::{FlbCall, KhoBalance};
+use luo_trace_common::events::{FlbCall, FlbCallback, KhoBalance};
 use luo_trace_common::hooks::Hook;
 
 use super::flbs::Flbs;
@@ -42,6 +42,11 @@ impl Parts {
         self.balance.as_ref().filter(|(p, _)| p.operation == hook as u32)
     }
 
+    /// Whether global state went since this time.
+    pub(super) fn took_down(&self, since: u64) -> bool {
+        self.flbs.iter().any(|step| !step.made && step.at >= since)
+    }
+
     /// Global states that were made since this time, and not taken down again by the same task.
     pub(super) fn left_over(&self, since: u64) -> impl Iterator<Item = &Step> {
         let made = self.flbs.iter().filter(move |step| step.made && step.at >= since);
@@ -57,6 +62,15 @@ impl Parts {
         let made = |flb| self.flbs.iter().filter(|s| s.flb == flb && s.made).count();
         let gone = |flb| self.flbs.iter().filter(|s| s.flb == flb && !s.made).count();
         self.flbs.iter().any(|step| made(step.flb) != gone(step.flb))
+    }
+}
+
+/// Whether outgoing global state came or went with this callback.
+pub(super) fn comes_or_goes(call: FlbCall, p: &FlbCallback) -> bool {
+    match call {
+        FlbCall::Preserve => p.outcome.is_ok(),
+        FlbCall::Unpreserve => true,
+        FlbCall::Retrieve | FlbCall::Finish => false,
     }
 }
 
@@ -76,9 +90,7 @@ impl Tasks {
     pub(super) fn apply(&mut self, event: &Event, moment: Moment, flbs: &Flbs) {
         let (at, id) = (moment.at, moment.id);
         match &event.body {
-            Body::FlbCallback(call @ (FlbCall::Preserve | FlbCall::Unpreserve), p)
-                if p.outcome.is_ok() || *call == FlbCall::Unpreserve =>
-            {
+            Body::FlbCallback(call, p) if comes_or_goes(*call, p) => {
                 if let Some((flb, _)) = flbs.get(p.flb) {
                     let made = *call == FlbCall::Preserve;
                     let parts = self.of(event);

@@ -11,7 +11,7 @@ use super::super::index::{Holder, change};
 use super::super::objects::{File, Finishing, Freezing, GivenBack, Preserving, Retrieve, Session, Task};
 use super::super::pages::Pages;
 use super::super::scene::{Moment, STRADDLES, TAINTED};
-use super::super::tasks::Parts;
+use super::super::tasks::{Parts, comes_or_goes};
 use super::{BLINK_NS, Frozen, MOST_DEPARTING, Serialized, State};
 use crate::event::{Body, Event};
 
@@ -139,6 +139,14 @@ impl State {
                 }
             }
             Body::FlbPreserve(_) | Body::FlbUnpreserve(_) | Body::FlbFinish(_) => self.tells_errno = true,
+            Body::FlbCallback(call, p) if comes_or_goes(*call, p) => self.kho.step(),
+            Body::FlbPut(_) => {
+                // Global state that went with a driver's last reference: what memory that gave back, no file's operation tells.
+                let parts = self.tasks.parts(event);
+                if parts.is_some_and(|parts| parts.took_down(moment.start.unwrap_or(0))) {
+                    self.kho.doubt();
+                }
+            }
             _ => {}
         }
     }
@@ -159,7 +167,7 @@ impl State {
         if !known || !moment.whole {
             self.kho.doubt();
         }
-        self.kho.count(pages);
+        self.kho.count(pages, parts.map_or(0, |parts| parts.flbs.len()));
         let Some(session) = session else { return };
         if !ok {
             // It is judged by itself.

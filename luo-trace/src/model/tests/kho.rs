@@ -1,10 +1,11 @@
 use luo_trace_common::events::{
-    FileCall, FlbCall, KhoAnomaly, KhoCall, KhoOp, Outcome, PRESERVED_IN_SCRATCH, RESTORE_OF_UNPRESERVED, SessionRef,
+    FileCall, FlbCall, KhoAnomaly, KhoCall, KhoOp, OUTGOING, Outcome, PRESERVED_IN_SCRATCH, RESTORE_OF_UNPRESERVED,
+    SessionRef,
 };
 use luo_trace_common::hooks::Hook::{FilePreserve, FilesUnpreserve};
 use luo_trace_common::text::Compatible;
 
-use super::{LONG, doubts, holds, violates};
+use super::{LONG, doubts, holds, story, violates};
 use crate::event::Body;
 use crate::model::Invariant;
 use crate::testing::{MEMFD, Story, memfd, session};
@@ -107,6 +108,29 @@ fn global_state_may_be_given_back_by_another_session_than_made_it() {
     holds(|s| shared(s, &[2, 100]));
     let finding = violates(Invariant::KhoBalance, |s| shared(s, &[2]));
     assert_eq!(finding.object.to_string(), "preserved memory");
+}
+
+#[test]
+fn global_state_that_goes_with_a_drivers_last_reference_gives_memory_back_that_no_file_tells_of() {
+    // Given global state whose file is gone, and that a driver holds,
+    let (a, b) = (session(1, "a"), session(2, "b"));
+    let judged = story(|s| {
+        s.orderly().create(a).preserve_with(a, 1, memfd(1), |s| {
+            s.flb_preserve(MEMFD, |s| _ = s.flb_call(FlbCall::Preserve, "iommu", MEMFD, 0))
+                .call(FileCall::Preserve, a, Some(1), memfd(1).file)
+                .pages(FilePreserve, a, &[1, 100], &[]);
+        });
+        s.flb_get("iommu", OUTGOING).create(b);
+        close(s, a, 1, &[1]);
+        // when the driver gives it back, and another session goes,
+        let before = s.now();
+        s.by(200).since(before).flb_put("iommu", OUTGOING, |s| {
+            s.by(200).flb_call(FlbCall::Unpreserve, "iommu", MEMFD, 0);
+        });
+        s.close(b, &[]);
+    });
+    // then nobody misses the state's page.
+    assert_eq!(judged.findings, []);
 }
 
 #[test]
