@@ -26,6 +26,36 @@ pub(super) struct Brake {
     kernel: kernel::Args,
 }
 
+/// Policies by name. Each only looks, so that the guest's own sessions are made, and ends with its agent; it asks for the same.
+const POLICIES: [(&str, &str); 4] = [
+    (
+        "safe-defaults",
+        include_str!("../../../luo-trace/policies/safe-defaults.toml"),
+    ),
+    ("lockdown", include_str!("../../../luo-trace/policies/lockdown.toml")),
+    ("matches", MATCHES),
+    ("limits", LIMITS),
+];
+
+/// Looks at everything that a call to create or to preserve is told apart by, and applies to none.
+const MATCHES: &str = r#"
+[[rule]]
+name = "strangers"
+on = ["session-create", "file-preserve"]
+match = { session = "bench-*", cgroup = "/bench" }
+unless = { comm = "init", uid = 0 }
+action = "deny"
+"#;
+
+/// Counts sessions and files at every call.
+const LIMITS: &str = r#"
+[[rule]]
+name = "too-many"
+on = ["session-create", "file-preserve"]
+when = { sessions-over = 100000, files-over = 1000000 }
+action = "deny"
+"#;
+
 /// How often calls are made that LUO or tracing does something for.
 const FEW: u32 = 500;
 
@@ -41,7 +71,8 @@ pub(super) fn command(args: Brake) -> Result<()> {
         tracers: tracers(),
         rounds: args.rounds,
     };
-    let (measurement, output) = measure("bench-brake", &plan, &kernel, 1024, Vec::new())?;
+    let policies = POLICIES.map(|(name, text)| (format!("{name}.toml"), looking_only(text)));
+    let (measurement, output) = measure("bench-brake", &plan, &kernel, 1024, Vec::new(), &policies)?;
     let table = Table::of_calls(&plan.operations, &measurement)?;
     if args.markdown {
         print!("{}", table.markdown());
@@ -63,11 +94,23 @@ pub(super) fn command(args: Brake) -> Result<()> {
 /// Who is measured, in this order: the first time nobody looks on is what the others are held against, the second one
 /// tells how far two measurements of the same thing lie apart.
 fn tracers() -> Vec<Tracer> {
-    vec![
-        nobody(table::NOBODY),
-        agent(table::NO_POLICY, &[]),
-        nobody("nobody-again"),
-    ]
+    let [first, last] = [table::NOBODY, "nobody-again"].map(nobody);
+    let without = agent(table::NO_POLICY, &[]);
+    let with = POLICIES.map(|(name, _)| {
+        let file = format!("/host/{name}.toml");
+        agent(&format!("{}-{name}", table::POLICY), &["--policy", &file])
+    });
+    [first, without].into_iter().chain(with).chain([last]).collect()
+}
+
+/// A policy that refuses nothing, and is not kept in force without its agent.
+fn looking_only(policy: &str) -> String {
+    let ours = ["mode =", "on_agent_loss ="];
+    let rest = policy
+        .lines()
+        .filter(|line| !ours.iter().any(|key| line.starts_with(key)));
+    let rest: Vec<_> = rest.collect();
+    format!("mode = \"audit\"\n{}\n", rest.join("\n"))
 }
 
 fn operations(calls: u32) -> Vec<Operation> {
@@ -91,4 +134,21 @@ fn operations(calls: u32) -> Vec<Operation> {
         work,
     })
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace::policy::Policy;
+    use luo_trace_common::policy::Mode;
+
+    use super::*;
+
+    #[test]
+    fn every_policy_that_is_measured_looks_and_refuses_nothing() {
+        for (name, text) in POLICIES {
+            let policy = Policy::read(&looking_only(text)).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+            assert_eq!((policy.mode, policy.closed), (Mode::Audit, false), "{name}");
+            assert!(!policy.rules().is_empty(), "{name}");
+        }
+    }
 }

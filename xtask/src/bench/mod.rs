@@ -68,13 +68,14 @@ fn nobody(name: &str) -> Tracer {
 }
 
 /// Has a guest do what the plan asks for; gives its answer, and the directory of numbers and logs. `files` are those that it
-/// needs besides the agent.
+/// needs besides the agent in its initramfs, `texts` the ones that it finds in `/host`, with what is in them.
 fn measure(
     name: &str,
     plan: &Bench,
     kernel: &Kernel,
     memory_mib: u64,
     files: Vec<(String, PathBuf)>,
+    texts: &[(String, String)],
 ) -> Result<(Measurement, PathBuf)> {
     let guest = guest::build(&Agent::Built)?;
     let agent = guest.agent.clone().context("no agent was built")?;
@@ -90,6 +91,9 @@ fn measure(
         ..Options::new(guest, output.clone())
     };
     fs::write(output.join("bench-plan.json"), serde_json::to_vec_pretty(plan)?)?;
+    for (file, text) in texts {
+        fs::write(output.join(file), text)?;
+    }
     let outcome = vm::run(&scenario(), kernel, &options)?;
     if !outcome.failures.is_empty() {
         bail!("{}\nsee {}", outcome.failures.join("\n"), output.display());

@@ -39,7 +39,7 @@ pub(super) fn command(args: Overhead) -> Result<()> {
         rounds: args.rounds,
     };
     let memory_mib = 2048 + args.size.bytes() / (1 << 20);
-    let (measurement, output) = measure("bench-overhead", &plan, &kernel, memory_mib, bpftrace)?;
+    let (measurement, output) = measure("bench-overhead", &plan, &kernel, memory_mib, bpftrace, &[])?;
     let table = table::Table::of(&plan.operations, &measurement)?;
     if args.markdown {
         print!("{}", table.markdown());
