@@ -29,7 +29,8 @@ pub(super) struct Parts {
     pub(super) flbs: Vec<Step>,
     /// The file joined its handler's global states, and has not left them.
     pub(super) joined: Option<(u64, EventId)>,
-    pub(super) balance: Option<(KhoBalance, EventId)>,
+    /// What an operation did to preserved memory, and when that was told.
+    balance: Option<(KhoBalance, EventId, u64)>,
     /// Reading in the previous kernel's sessions failed.
     pub(super) arrival_failed: Option<(u64, EventId)>,
     /// When an inner failure was found that the outer call hid.
@@ -37,9 +38,12 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// What the operation that ends with this hook did to preserved memory.
-    pub(super) fn balance_of(&self, hook: Hook) -> Option<&(KhoBalance, EventId)> {
-        self.balance.as_ref().filter(|(p, _)| p.operation == hook as u32)
+    /// What the operation that ends with this hook, and began at this time, did to preserved memory. One that did nothing
+    /// tells of nothing, and what is there then is of an earlier one whose end was not seen.
+    pub(super) fn balance_of(&self, hook: Hook, start: Option<u64>) -> Option<(&KhoBalance, EventId)> {
+        let (balance, id, at) = self.balance.as_ref()?;
+        let its_own = balance.operation == hook as u32 && *at >= start.unwrap_or(0);
+        its_own.then_some((balance, *id))
     }
 
     /// Whether global state went since this time.
@@ -101,7 +105,7 @@ impl Tasks {
             }
             Body::FlbPreserve(p) if p.outcome.is_ok() => self.of(event).joined = Some((at, id)),
             Body::FlbUnpreserve(_) => self.of(event).joined = None,
-            Body::KhoBalance(p) => self.of(event).balance = Some((*p, id)),
+            Body::KhoBalance(p) => self.of(event).balance = Some((*p, id, at)),
             Body::KhoOp(_, p) if p.outcome.is_ok() && p.inner_failures > 0 => self.of(event).hidden_failure = at,
             Body::SessionDeserialize(p) if !p.outcome.is_ok() => self.of(event).arrival_failed = Some((at, id)),
             Body::FilePreserve(_)

@@ -37,11 +37,11 @@ pub(super) fn error_atomic(state: &State, scene: &Scene, court: &mut Court) {
     }
     let balance = parts
         .filter(|parts| !parts.is_mixed())
-        .and_then(|parts| parts.balance_of(Hook::FilePreserve));
+        .and_then(|parts| parts.balance_of(Hook::FilePreserve, Some(start)));
     if let Some((balance, id)) = balance {
         let pages = Pages::of(balance);
         if !pages.balance() {
-            return violate(pages.difference(), *id);
+            return violate(pages.difference(), id);
         }
     }
     court.hold(Invariant::FileErrorAtomic);

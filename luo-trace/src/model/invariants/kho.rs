@@ -43,7 +43,7 @@ fn given_back(state: &State, scene: &Scene, court: &mut Court) {
     if session.mixed || parts.is_some_and(|parts| !parts.flbs.is_empty()) {
         return;
     }
-    let now = parts.and_then(|parts| parts.balance_of(Hook::FilesUnpreserve));
+    let now = parts.and_then(|parts| parts.balance_of(Hook::FilesUnpreserve, scene.moment.start));
     let now = now.map(|(balance, _)| Pages::of(balance)).unwrap_or_default();
     judge(
         scene,

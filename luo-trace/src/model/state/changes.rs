@@ -159,7 +159,7 @@ impl State {
             _ => return,
         };
         let parts = self.tasks.parts(event);
-        let pages = parts.and_then(|parts| parts.balance_of(hook));
+        let pages = parts.and_then(|parts| parts.balance_of(hook, moment.start));
         let pages = pages.map(|(balance, _)| Pages::of(balance)).unwrap_or_default();
         let mixed = parts.is_some_and(|parts| !parts.flbs.is_empty());
         let session = self.sessions.get_mut(&session);

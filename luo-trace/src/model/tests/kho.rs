@@ -148,6 +148,18 @@ fn a_preserve_that_fails_and_keeps_a_page_is_found() {
 }
 
 #[test]
+fn what_an_earlier_preserve_did_to_memory_is_not_laid_to_one_that_fails() {
+    // Given a preserve whose end was lost, but not what it did to memory,
+    let a = session(1, "a");
+    let judged = story(|s| {
+        s.create(a).gap().pages(FilePreserve, a, &[1, 2], &[]).wait(LONG);
+        // when its task's next one fails, and did nothing to memory, then that one left nothing behind.
+        s.failing(EIO).preserve_with(a, 2, memfd(2), |_| ());
+    });
+    assert_eq!(judged.findings, []);
+}
+
+#[test]
 fn a_preserve_that_fails_may_take_down_what_another_made() {
     let a = session(1, "a");
     holds(|s| {
