@@ -844,6 +844,9 @@ mod tests {
         fn outlive(&mut self, _outlives: bool) -> Result<()> {
             Ok(())
         }
+        fn retire_others(&mut self) -> Result<()> {
+            Ok(())
+        }
         fn beat(&mut self, _now: u64) {
             *self.0.lock().unwrap() += 1;
         }
@@ -868,7 +871,7 @@ mod tests {
             file: "policy.toml".into(),
         };
         let boxed: Box<dyn Brake> = Box::new(pulse.clone());
-        let begun = Keeper::begin(loaded, Some(boxed), None, None, live.clone(), "boot".into(), 1);
+        let begun = Keeper::begin(loaded, Ok(boxed), None, None, live.clone(), "boot".into(), 1);
         let (keeper, notes) = begun.unwrap();
         pipeline.keep(keeper, notes);
         // when there is more in the ring than it empties in a second,

@@ -4,10 +4,12 @@ use luo_trace_common::events::{
     FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, Plain, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE,
     SnapshotBegin, SnapshotEnd,
 };
-
-use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN};
+use luo_trace_common::policy::{
+    Decision, Operation, PolicyDecision, RULE_NONE, RuleName, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
+};
 use luo_trace_common::text::Comm;
 use unicode_width::UnicodeWidthStr;
+use zerocopy::FromZeros;
 
 use super::*;
 use crate::testing::{MEMFD, Story, memfd, session as named};
@@ -349,4 +351,71 @@ fn a_session_of_that_name_that_somebody_else_made_counts_like_any_other() {
     let status = status(&story.events);
     assert!(!status.sessions[0].own);
     assert_eq!(status.memory.iter().map(|memory| memory.files).sum::<u64>(), 1);
+}
+
+#[test]
+fn policy_is_told_with_its_orders_and_its_last_refusals() {
+    // Given an agent with a policy, an operator's hold, and a flood of refusals after one call that passed,
+    let mut story = Story::new();
+    let mut decide = |decision: Decision, rule: &str| {
+        let mut payload = PolicyDecision::new_zeroed();
+        payload.rule_name = RuleName::new(rule);
+        payload.rule = if rule.is_empty() { RULE_NONE } else { 0 };
+        story.push(Body::PolicyDecision(Operation::KexecLoad, decision, Box::new(payload)));
+    };
+    decide(Decision::Pass, "");
+    (0..100).for_each(|_| decide(Decision::Deny, "legacy"));
+    decide(Decision::Allowed, "hold");
+    let mut digest = Digest::default();
+    story.events.iter().for_each(|event| digest.observe(event));
+    let policy = policy::Policy {
+        mode: "enforce".into(),
+        file: "p.toml".into(),
+        rules: 1,
+        on_agent_loss: "open".into(),
+        hold: Some(policy::Order {
+            until_ns: None,
+            uid: Some(7),
+            reason: "disk swap".into(),
+            ..policy::Order::default()
+        }),
+        ..policy::Policy::default()
+    };
+    let status = Status {
+        policy: Some(digest.policy(policy)),
+        ..Status::default()
+    };
+    // then each is counted by what decided it,
+    let policy = status.policy.as_ref().unwrap();
+    let counts: Vec<_> = policy
+        .decisions
+        .iter()
+        .map(|of| (&*of.rule, &*of.decision, of.count))
+        .collect();
+    assert_eq!(
+        counts,
+        [("", "pass", 1), ("hold", "allowed", 1), ("legacy", "deny", 100)]
+    );
+    // some of them are told, the latest first, and no call that passed is among them,
+    assert!(policy.refusals.len() < 50 && policy.refusals[0].decision == "allowed");
+    assert!(policy.refusals.iter().all(|refusal| refusal.decision != "pass"));
+    // and people read it in sentences.
+    let table = table(&status);
+    for line in [
+        "policy: mode enforce: 1 rule of p.toml, open on agent loss",
+        "policy: HELD until `luo-trace policy clear`: disk swap (user 7)",
+        "policy: decisions: 100 deny, 0 would-deny, 1 allowed, 0 audit, 1 pass",
+        "refused by the rule \"legacy\"",
+    ] {
+        assert!(table.contains(line), "{line} is missing in\n{table}");
+    }
+    // What is new in the stable form comes last, and is null where there is none.
+    let json = serde_json::to_string(&status).unwrap();
+    assert!(json.find("\"policy\":").unwrap() > json.find("\"hooks\":").unwrap());
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    assert!(
+        serde_json::to_string(&Status::default())
+            .unwrap()
+            .contains("\"policy\":null")
+    );
 }

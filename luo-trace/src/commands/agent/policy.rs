@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use luo_trace_common::policy::Mode;
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::sync::{mpsc, oneshot};
 
 use super::super::policy::read;
 use crate::exit::Exit;
@@ -22,7 +21,7 @@ use crate::sink::policy::{Brake, Keeper, Loaded, Store};
 /// The policy's file, and whoever reads it again at this moment.
 pub(super) struct File {
     path: Option<PathBuf>,
-    reading: Option<JoinHandle<Result<Policy>>>,
+    reading: Option<oneshot::Receiver<Result<Policy>>>,
 }
 
 impl File {
@@ -48,8 +47,10 @@ impl File {
         let Some(path) = self.path.clone() else {
             return tell("there is no policy to read again: start the agent with --policy FILE");
         };
-        // What is read already may be older than what is wanted.
-        self.reading = Some(tokio::task::spawn_blocking(move || read(&path)));
+        let (sender, receiver) = oneshot::channel();
+        // A thread that nobody waits for at the end, either. What another one reads may be older than what is wanted.
+        std::thread::spawn(move || sender.send(read(&path)));
+        self.reading = Some(receiver);
     }
 
     /// Whether it is being read.
@@ -60,7 +61,7 @@ impl File {
     /// Waits until it is read.
     pub(super) async fn again(&mut self) -> Result<Loaded> {
         let read = match &mut self.reading {
-            Some(reading) => reading.await.unwrap_or_else(|failed: JoinError| Err(failed.into())),
+            Some(reading) => reading.await.unwrap_or_else(|gone| Err(gone.into())),
             None => std::future::pending().await,
         };
         self.reading = None;
@@ -74,24 +75,25 @@ fn loaded(path: &Path, policy: Policy) -> Loaded {
     Loaded { policy, file }
 }
 
-/// The brake as this kernel has it, and what a lost agent left of it.
+/// The brake as this kernel has it, or why there is none, and what a lost agent left: until when the host was held, and
+/// everything let pass.
 pub(super) struct Attached {
-    brake: Option<Box<dyn Brake>>,
+    brake: Result<Box<dyn Brake>, String>,
     adopted: Option<(u64, u64)>,
 }
 
-/// Attaches the programs that a policy needs; of a host where nobody would ask them gives how to end.
+/// Attaches the programs that a policy needs. Of a host where they are of no use to a policy that is to be enforced, gives how to
+/// end.
 ///
 /// # Errors
 /// Where they cannot be attached.
 pub(super) fn attach(_tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Attached, Exit>> {
-    let nobody_asks = "bpf is no active LSM on this host, so no policy can refuse anything: put bpf into lsm= on the kernel \
-                       command line, after what /sys/kernel/security/lsm names";
-    tell(nobody_asks);
+    let why = "this version has no programs that refuse anything";
+    tell(why);
     Ok(match loaded.policy.mode {
         Mode::Enforce => Err(Exit::CannotWork),
         Mode::Audit | Mode::Off => Ok(Attached {
-            brake: None,
+            brake: Err(why.into()),
             adopted: None,
         }),
     })

@@ -97,8 +97,7 @@ pub(super) fn clear(args: &Clear) -> Result<Exit> {
 
 fn clear_what_is_left(socket: &Path, out: &mut impl Write) -> Result<Exit> {
     writeln!(out, "no agent runs on this host")?;
-    let orders = Store::beside(socket).remove()?;
-    match orders {
+    match Store::beside(socket).remove()? {
         true => writeln!(out, "the orders that were kept for the next one are removed")?,
         false => writeln!(out, "nothing is left of an earlier one")?,
     }

@@ -7,18 +7,19 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use luo_trace_common::events::Header as EventHeader;
+use luo_trace_common::events::{FileOp, Header as EventHeader};
 use luo_trace_common::policy::{
-    Aspect, Decision, Mode, NEVER, Operation, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision,
-    Selected, Verdict,
+    Aspect, Decision, Mode, NEVER, NOT_COUNTED, Operation, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange,
+    PolicyDecision, Selected, Verdict,
 };
 use luo_trace_common::text::Name;
+use zerocopy::FromZeros;
 
 use crate::event::{Body, Event};
 use crate::live::Live;
 use crate::model::Finding;
 use crate::orders::{Answer, Order, Standing, Taken};
-use crate::policy::{Compiled, Policy, level};
+use crate::policy::{Circumstances, Compiled, Policy, level};
 use crate::status::policy::{Policy as Shown, Refusal};
 
 mod log;
@@ -46,6 +47,11 @@ pub trait Brake {
     /// # Errors
     /// Where it cannot be kept, or not be let go of.
     fn outlive(&mut self, outlives: bool) -> Result<()>;
+    /// Removes what agents before left in force: this one's policy has taken its place.
+    ///
+    /// # Errors
+    /// Where something of it cannot be removed.
+    fn retire_others(&mut self) -> Result<()>;
     /// The agent lives, at this time in nanoseconds of `CLOCK_MONOTONIC`; [`NEVER`]: it ends in order.
     fn beat(&mut self, now: u64);
     /// Until when an operator holds the host, and lets everything pass.
@@ -80,8 +86,8 @@ pub struct Loaded {
 
 /// Policy on this host while an agent runs.
 pub struct Keeper {
-    /// `None`: this host asks no program, and nothing is ever refused.
-    brake: Option<Box<dyn Brake>>,
+    /// Or why there is none, so that nothing is ever refused.
+    brake: Result<Box<dyn Brake>, String>,
     live: Arc<Live>,
     store: Option<Store>,
     boot_id: String,
@@ -106,7 +112,7 @@ impl Keeper {
     /// Where the policy cannot be enforced, or cannot outlive the agent though it has to.
     pub fn begin(
         loaded: Loaded,
-        brake: Option<Box<dyn Brake>>,
+        brake: Result<Box<dyn Brake>, String>,
         adopted: Option<(u64, u64)>,
         store: Option<Store>,
         live: Arc<Live>,
@@ -142,7 +148,11 @@ impl Keeper {
         }
         keeper.follow(now);
         notes.push(keeper.swap(loaded)?);
+        if let Ok(brake) = &mut keeper.brake {
+            brake.retire_others()?;
+        }
         keeper.keep_orders();
+        keeper.show();
         Ok((keeper, notes))
     }
 
@@ -152,12 +162,13 @@ impl Keeper {
     /// Why it cannot be; then the one before is still in force.
     pub fn swap(&mut self, loaded: Loaded) -> Result<Note> {
         let (mode, closed) = (loaded.policy.mode, loaded.policy.closed);
-        let Some(brake) = &mut self.brake else {
-            if mode == Mode::Enforce {
-                bail!("this kernel asks no BPF program, so nothing can be refused");
+        let brake = match &mut self.brake {
+            Ok(brake) => brake,
+            Err(why) if mode == Mode::Enforce => bail!("nothing can be refused: {why}"),
+            Err(_) => {
+                self.loaded = loaded;
+                return Ok(self.took_effect());
             }
-            self.loaded = loaded;
-            return Ok(self.took_effect());
         };
         if mode == Mode::Off {
             brake.release()?;
@@ -201,8 +212,8 @@ impl Keeper {
     /// # Errors
     /// Why nothing can be ordered here.
     pub fn take(&mut self, order: &Order, uid: u32, now: u64) -> Result<(Answer, Note), String> {
-        if self.brake.is_none() {
-            return Err("this kernel asks no BPF program, so nothing can be held or allowed".into());
+        if let Err(why) = &self.brake {
+            return Err(format!("nothing can be held or allowed: {why}"));
         }
         let Taken { mut told, change } = self.standing.take(order, uid, self.loaded.policy.mode, now);
         self.tell_orders();
@@ -228,12 +239,45 @@ impl Keeper {
         }
         let worst = findings.iter().map(|finding| level(finding.invariant.severity())).max();
         self.severity = self.severity.max(worst.unwrap_or(0));
-        None
+        match &event.body {
+            Body::FilePreserve(file) if self.generation != 0 => self.judge_file(event.header, file),
+            _ => None,
+        }
+    }
+
+    /// Judges a file that was preserved by the rules that name its handler, which no program could know when it was asked.
+    fn judge_file(&self, header: EventHeader, file: &FileOp) -> Option<Note> {
+        let policy = &self.loaded.policy;
+        let operation = Operation::FilePreserve;
+        if !policy.rules().iter().any(|rule| rule.is_after_the_fact(operation)) {
+            return None;
+        }
+        let held = self.standing.hold.is_some();
+        let circumstances = self
+            .live
+            .with_model(|model| Circumstances::of(model, self.severity, held));
+        let ruling = policy.after_the_fact(&header, file, &circumstances)?;
+        let name = policy.rules().get(ruling.rule as usize).map(|rule| rule.name);
+        let counted = |number: Option<u64>| number.unwrap_or(NOT_COUNTED);
+        let decision = PolicyDecision {
+            operation: operation as u32,
+            decision: ruling.decision as u32,
+            rule: ruling.rule,
+            mode: policy.mode as u32,
+            generation: self.generation,
+            rule_name: name.unwrap_or_default(),
+            session: file.session,
+            unselected: 1 << Aspect::Uid as u32 | 1 << Aspect::Cgroup as u32,
+            sessions: counted(circumstances.sessions),
+            files: counted(circumstances.files),
+            ..PolicyDecision::new_zeroed()
+        };
+        Some(Note::Decision(header, Box::new(decision)))
     }
 
     /// Everything that came is taken in: tells the programs what it comes to, and that the agent lives.
     pub fn follow(&mut self, now: u64) {
-        let Some(brake) = &mut self.brake else { return };
+        let Ok(brake) = &mut self.brake else { return };
         brake.beat(now);
         if !mem::take(&mut self.changed) {
             return;
@@ -247,7 +291,7 @@ impl Keeper {
 
     /// The agent lives, and is busy.
     pub fn beat(&mut self, now: u64) {
-        if let Some(brake) = &mut self.brake {
+        if let Ok(brake) = &mut self.brake {
             brake.beat(now);
         }
     }
@@ -272,14 +316,14 @@ impl Keeper {
 
     /// What is known of the image that is loaded: the programs decide by it at once.
     pub fn judge(&mut self, verdict: Verdict) {
-        if let Some(brake) = &mut self.brake {
+        if let Ok(brake) = &mut self.brake {
             brake.judge(verdict);
         }
     }
 
     /// How often an image was asked to be loaded; `None` where nobody counts.
     pub fn loads(&self) -> Option<u64> {
-        self.brake.as_ref().map(|brake| brake.loads())
+        self.brake.as_ref().ok().map(|brake| brake.loads())
     }
 
     /// Waits until everything that was said is told.
@@ -293,7 +337,10 @@ impl Keeper {
     /// Where it cannot be let go of.
     pub fn end(&mut self) -> Result<Option<Note>> {
         let stays = self.loaded.policy.closed && self.generation != 0;
-        let Some(brake) = &mut self.brake else { return Ok(None) };
+        // From here on it is out of reach: nothing that is done until the end takes it for alive, or for lost.
+        let Ok(mut brake) = mem::replace(&mut self.brake, Err("the agent ends".into())) else {
+            return Ok(None);
+        };
         if stays {
             brake.beat(NEVER);
             return Ok(None);
@@ -307,7 +354,7 @@ impl Keeper {
     fn tell_orders(&mut self) {
         let until = |order: &Option<_>| order.as_ref().map_or(0, crate::orders::Entry::until);
         let (held, allowed) = (until(&self.standing.hold), until(&self.standing.allowance));
-        if let Some(brake) = &mut self.brake {
+        if let Ok(brake) = &mut self.brake {
             brake.order(held, allowed);
         }
     }
@@ -331,10 +378,8 @@ impl Keeper {
     fn show(&self) {
         let Loaded { policy, file } = &self.loaded;
         let troubles = [&self.file_trouble, &self.store_trouble].into_iter().flatten().cloned();
-        let nobody = self
-            .brake
-            .is_none()
-            .then(|| "this kernel asks no BPF program: nothing is told or refused".to_owned());
+        let nobody = self.brake.as_ref().err();
+        let nobody = nobody.map(|why| format!("nothing is refused, nor told: {why}"));
         let shown = Shown {
             mode: policy.mode.name().into(),
             file: clean(file),

@@ -54,6 +54,10 @@ impl Brake for Fake {
         self.say(if outlives { "outlive" } else { "end with the agent" })
     }
 
+    fn retire_others(&mut self) -> Result<()> {
+        self.say("alone")
+    }
+
     fn beat(&mut self, now: u64) {
         self.0.borrow_mut().beat = now;
     }
@@ -122,7 +126,7 @@ fn begin(loaded: Loaded, adopted: Option<(u64, u64)>, dir: &Path) -> Host {
     let boxed: Box<dyn Brake> = Box::new(brake.clone());
     let begun = Keeper::begin(
         loaded,
-        Some(boxed),
+        Ok(boxed),
         adopted,
         Some(store),
         live.clone(),
@@ -161,7 +165,7 @@ fn the_orders_that_stand_are_in_force_before_the_policy_is() {
     // then no decision was ever made without the hold,
     assert_eq!(
         host.brake.calls(),
-        ["held never allowed 0", "enforce 1", "end with the agent"]
+        ["held never allowed 0", "enforce 1", "end with the agent", "alone"]
     );
     // and whoever asks is told whose it is.
     let shown = shown(&host.live);
@@ -185,7 +189,10 @@ fn what_a_lost_agent_left_in_the_kernel_stays_in_force() {
         Some((NEVER, 90 * SECOND)),
         dir.path(),
     );
-    assert_eq!(host.brake.calls(), ["held never allowed 90", "outlive", "enforce 1"]);
+    assert_eq!(
+        host.brake.calls(),
+        ["held never allowed 90", "outlive", "enforce 1", "alone"]
+    );
     assert_eq!(change(&host.notes[0]).what, POLICY_ADOPTED);
     assert_eq!(change(&host.notes[1]).what, POLICY_LOADED);
     // It is kept from now on, so that nothing of it is lost again.
@@ -318,7 +325,10 @@ fn an_order_that_cannot_be_kept_stands_and_says_so() {
 fn where_no_program_is_asked_nothing_is_ordered_and_nothing_enforced() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::beside(&dir.path().join("agent.sock"));
-    let begun = |loaded| Keeper::begin(loaded, None, None, Some(store.clone()), live(), "boot".into(), SECOND);
+    let begun = |loaded| {
+        let nobody = Err("bpf is no active security module".into());
+        Keeper::begin(loaded, nobody, None, Some(store.clone()), live(), "boot".into(), SECOND)
+    };
     assert!(begun(policy("enforce", "")).is_err());
     let (mut keeper, notes) = begun(policy("audit", "")).unwrap();
     // It is not in force, so that nobody expects a decision for every call.
@@ -327,7 +337,7 @@ fn where_no_program_is_asked_nothing_is_ordered_and_nothing_enforced() {
         keeper
             .take(&hold(None), 0, SECOND)
             .unwrap_err()
-            .contains("nothing can be held")
+            .contains("no active security module")
     );
     assert!(keeper.swap(policy("enforce", "")).is_err());
     assert_eq!(keeper.loads(), None);
@@ -368,4 +378,40 @@ fn the_programs_are_told_what_is_preserved_and_violated() {
     assert_eq!(sessions, 0);
     assert!(severity > 0);
     assert_eq!(host.brake.0.borrow().beat, 5 * SECOND);
+}
+
+#[test]
+fn a_rule_that_names_a_handler_is_judged_when_a_file_has_been_preserved() {
+    // Given a rule that only looks at the files of one handler,
+    let dir = tempfile::tempdir().unwrap();
+    let rule = "[[rule]]\nname = \"memory\"\non = \"file-preserve\"\nmatch = { handler = \"memfd-v2\", session = \"vm-*\" }\naction = \"audit\"\n";
+    let mut host = begin(loaded(rule), None, dir.path());
+    let notes = |story: &Story, host: &mut Host| -> Vec<Note> {
+        let observe = |event| host.keeper.observe(event, &host.live.apply(event));
+        story.events.iter().filter_map(observe).collect()
+    };
+    let (other, guest) = (session(2, "db"), session(3, "vm-web"));
+    let mut story = Story::new();
+    story
+        .by(42)
+        .create(other)
+        .preserve(other, 1, memfd(1))
+        .create(guest)
+        .preserve(guest, 1, memfd(2));
+    // when files are preserved, then the one it is about is in the record, in the name of who did that;
+    let told = notes(&story, &mut host);
+    let [Note::Decision(of, decision)] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((of.pid, decision.session, decision.rule), (42, guest, 0));
+    assert_eq!(
+        (decision.operation, decision.decision),
+        (Operation::FilePreserve as u32, Decision::Audit as u32)
+    );
+    assert_eq!(decision.rule_name.to_string(), "memory");
+    // and when the policy is off, nothing is.
+    host.keeper.swap(policy("off", "")).unwrap();
+    let mut story = Story::new();
+    story.create(guest).preserve(guest, 9, memfd(9));
+    assert_eq!(notes(&story, &mut host), []);
 }

@@ -5,6 +5,7 @@ use ratatui::backend::TestBackend;
 
 use super::*;
 use crate::status::Process;
+use crate::status::policy::Policy;
 
 fn file(token: &str, size: u64, state: &'static str) -> File {
     File {
@@ -214,4 +215,24 @@ fn every_list_fills_all_of_its_columns() {
             assert!(!empty, "column {column} of {tab:?}");
         }
     }
+}
+
+#[test]
+fn a_hold_and_an_allowance_are_in_the_first_line() {
+    let mut status = status();
+    assert!(!screen((120, 24), &status, None, &View::default())[0].contains("policy"));
+    let order = |until_ns| {
+        Some(Order {
+            until_ns,
+            ..Order::default()
+        })
+    };
+    status.policy = Some(Policy {
+        mode: "enforce".into(),
+        hold: order(None),
+        allowance: order(Some(status.time_ns + 60_000_000_000)),
+        ..Policy::default()
+    });
+    let line = &screen((120, 24), &status, None, &View::default())[0];
+    assert!(line.contains("policy enforce HELD ALLOWED for another 1m"), "{line}");
 }
