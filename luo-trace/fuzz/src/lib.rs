@@ -15,7 +15,10 @@ use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
 use luo_trace::judge::{Case, judge};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
+use luo_trace::policy::{Policy, Problem, Replay};
 use luo_trace::testing::image::bzimage;
+use luo_trace::testing::{Story, memfd, session};
+use luo_trace_common::policy::{RULES, VALUES};
 
 /// What begins every journal, and every frame's kind; see `luo_trace::journal`.
 const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
@@ -104,6 +107,46 @@ pub fn serial(input: &[u8]) {
         };
         judge(Events::new(reader), |_| {}).outcome();
     }
+}
+
+/// A policy.
+///
+/// Whatever it is, it is refused at places that are in it, or it fits into the kernel's tables, and is warned of and decided by.
+pub fn policy(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let lines = 1 + text.matches('\n').count();
+    let is_inside = |problem: &Problem| problem.place.line <= lines && problem.place.column <= text.len() + 1;
+    let policy = match Policy::read(text) {
+        Ok(policy) => policy,
+        Err(problems) => {
+            assert!(
+                !problems.told.is_empty() && problems.told.iter().all(is_inside),
+                "{problems}"
+            );
+            return;
+        }
+    };
+    assert!(policy.warnings().iter().all(is_inside));
+    let compiled = policy.compile();
+    assert!(compiled.names.len() <= RULES);
+    let entries = [
+        compiled.comms.len(),
+        compiled.uids.len(),
+        compiled.cgroups.len(),
+        compiled.sessions.len(),
+    ];
+    assert!(entries.iter().all(|&entries| entries <= VALUES), "{entries:?}");
+    let mut replay = Replay::new(&policy, &Coverage::all());
+    let mut story = Story::new();
+    story
+        .orderly()
+        .create(session(1, "vm-1"))
+        .preserve(session(1, "vm-1"), 1, memfd(1))
+        .reboot();
+    story.events.iter().for_each(|event| replay.apply(event));
+    replay.finish();
 }
 
 /// A file of expectations.

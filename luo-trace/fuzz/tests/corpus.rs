@@ -46,3 +46,8 @@ fn expectations() {
 fn images() {
     replay("image", luo_trace_fuzz::image);
 }
+
+#[test]
+fn policies() {
+    replay("policy", luo_trace_fuzz::policy);
+}
