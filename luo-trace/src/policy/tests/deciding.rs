@@ -42,11 +42,12 @@ impl Call {
 type Truth = Option<bool>;
 
 fn all(truths: impl IntoIterator<Item = Truth>) -> Truth {
-    truths.into_iter().fold(Some(true), |all, one| match (all, one) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (Some(true), Some(true)) => Some(true),
-        _ => None,
-    })
+    let truths: Vec<_> = truths.into_iter().collect();
+    match truths.contains(&Some(false)) {
+        true => Some(false),
+        false if truths.contains(&None) => None,
+        false => Some(true),
+    }
 }
 
 /// Whether a call has one of the values that are named for an aspect.
@@ -462,7 +463,7 @@ fn every_mixture_of_known_and_unknown_is_decided_as_the_rule_reads() {
 fn every_mixture_of_orders_modes_and_rules_is_decided_as_documented() {
     for case in 0..3 * 2 * 8 * 4 * 16_usize {
         let mode = Mode::ALL[case % 3];
-        let bit = |bit: usize| case / 3 >> bit & 1 != 0;
+        let bit = |bit: usize| (case / 3) >> bit & 1 != 0;
         let rule = |deny, on| Rule {
             name: RuleName::EMPTY,
             on: if on { Operation::ALL.to_vec() } else { vec![] },
@@ -480,7 +481,7 @@ fn every_mixture_of_orders_modes_and_rules_is_decided_as_documented() {
             rules: vec![rule(bit(6), bit(7)), rule(bit(8), bit(9))],
         };
         let call = Call {
-            operation: Operation::ALL[case / 3 >> 4 & 3],
+            operation: Operation::ALL[(case / 3) >> 4 & 3],
             comm: Comm::EMPTY,
             uid: 0,
             cgroup: None,
