@@ -163,6 +163,12 @@ impl Counts {
         })
     }
 
+    /// The handlers of outgoing files.
+    pub(super) fn handlers_in_use(&self) -> impl Iterator<Item = Compatible> + '_ {
+        let outgoing = |count: &FileCount| count.files > 0 && count.state.direction() == Direction::Outgoing;
+        self.files().filter(outgoing).map(|count| count.handler)
+    }
+
     /// Incoming files that nobody has retrieved yet.
     pub fn pending_files(&self) -> u64 {
         self.files.iter().map(|t| t[FileState::Pending as usize].files).sum()

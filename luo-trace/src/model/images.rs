@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use luo_trace_common::events::{self as abi, Image, ImageCarrier};
 use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS};
+use luo_trace_common::text::Compatible;
 
 use super::scene::Moment;
 use crate::command_line::{CommandLine, Switches};
@@ -27,12 +28,19 @@ pub(super) struct Looked {
     pub(super) outcome: u32,
     command_line: u32,
     reason: String,
+    /// The handlers that were in use then: of others it tells nothing.
+    handlers: Vec<Compatible>,
 }
 
 impl Looked {
     /// Whether the kernel in it loses something, or panics.
     pub(super) fn fails(&self) -> bool {
         matches!(self.outcome, VERDICT_LOSES | VERDICT_PANICS)
+    }
+
+    /// Whether it tells of all these handlers.
+    pub(super) fn tells_of(&self, mut handlers: impl Iterator<Item = Compatible>) -> bool {
+        handlers.all(|handler| self.handlers.contains(&handler))
     }
 
     /// What is told of one that fails.
@@ -115,7 +123,15 @@ impl Images {
             outcome: p.outcome,
             command_line: p.command_line,
             reason: p.reason.to_string(),
+            handlers: Vec::new(),
         })
+    }
+
+    /// The handlers that were in use when the agent last looked.
+    pub(super) fn looked_with(&mut self, handlers: impl Iterator<Item = Compatible>) {
+        if let Some(looked) = &mut self.looked {
+            looked.handlers = handlers.collect();
+        }
     }
 
     /// Whether this record tells, and nothing told before, that the command line of the image that is loaded does not do; why,

@@ -108,7 +108,9 @@ fn jumping(state: &State, scene: &Scene, court: &mut Court, looked: &Looked, ent
     let sessions = state.outgoing().count();
     match looked.outcome {
         _ if sessions == 0 => court.hold(TARGET),
-        VERDICT_CARRIES => court.hold(TARGET),
+        VERDICT_CARRIES if looked.tells_of(state.counts().handlers_in_use()) => court.hold(TARGET),
+        // Another handler came into use so late that nobody looked for it: the next kernel will tell.
+        VERDICT_CARRIES => {}
         _ if !looked.fails() => court.undecidable(TARGET),
         _ if state.images.is_found_incompatible() => {}
         _ => court.violate(finding(scene, TARGET, sessions, &looked.why(), &[looked.load, entered])),

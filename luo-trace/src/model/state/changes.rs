@@ -129,6 +129,10 @@ impl State {
             | Body::KexecReturn(_) => {
                 let sessions = self.outgoing().next().is_some();
                 self.images.apply(event, moment, sessions);
+                if matches!(event.body, Body::ImageVerdict(_)) {
+                    let in_use = self.index.counts.handlers_in_use();
+                    self.images.looked_with(in_use);
+                }
             }
             Body::KhoOp(..) => self.kho.apply(event, moment),
             Body::FilePreserve(_) | Body::FilesUnpreserve(_) => self.count_pages(event, moment),

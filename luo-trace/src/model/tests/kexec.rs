@@ -190,6 +190,23 @@ mod target {
     }
 
     #[test]
+    fn a_handler_that_came_into_use_after_the_look_is_not_known_to_be_there() {
+        let a = session(1, "a");
+        let judged = holds(|s| {
+            s.create(a).look_into(VERDICT_CARRIES, VERDICT_CARRIES, "");
+            s.preserve(a, 1, memfd(1)).reboot();
+        });
+        assert!(!is_told(&judged));
+        let judged = holds(|s| {
+            s.create(a).preserve(a, 1, memfd(1));
+            s.look_into(VERDICT_CARRIES, VERDICT_CARRIES, "")
+                .preserve(a, 2, memfd(2))
+                .reboot();
+        });
+        assert_eq!(judged.verdict(TARGET).ok, 1);
+    }
+
+    #[test]
     fn a_handler_that_is_in_use_no_more_clears_an_image_and_one_that_comes_back_is_told_again() {
         let a = session(1, "a");
         let findings = breaks(&[TARGET, TARGET], |s| {
