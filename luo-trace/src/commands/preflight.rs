@@ -21,6 +21,9 @@ use crate::model::Model;
 use crate::report::{bytes, count};
 use crate::status::Status;
 
+#[cfg(test)]
+mod tests;
+
 /// The largest file that is read, in bytes: no kernel is as large when it is unpacked.
 const FILE_MAX: u64 = image::UNPACKED_MAX;
 
@@ -92,6 +95,17 @@ struct Host {
 /// # Errors
 /// Where the image or what is preserved cannot be read, or stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
+    let (exit, text) = judged(args)?;
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result.context("cannot write to stdout")?,
+    }
+    Ok(exit)
+}
+
+/// The answer, and how it is printed.
+fn judged(args: &Args) -> Result<(Exit, String)> {
     let path = args.kernel.display();
     let bytes = read(&args.kernel)?;
     let contents = match image::read(&bytes) {
@@ -123,16 +137,12 @@ pub fn run(args: &Args) -> Result<Exit> {
         Format::Text => report.text(),
         Format::Json => serde_json::to_string_pretty(&report.json())? + "\n",
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result.context("cannot write to stdout")?,
-    }
-    Ok(match judgement.outcome {
+    let exit = match judgement.outcome {
         Outcome::Carries => Exit::Held,
         Outcome::Unknown => Exit::Inconclusive,
         Outcome::Loses | Outcome::Panics => Exit::Violated,
-    })
+    };
+    Ok((exit, text))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
