@@ -332,7 +332,10 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
                 watch.line(&line.text)
             }
             Err(RecvTimeoutError::Timeout) if watch.in_trouble() => watch.quiet(),
-            Err(RecvTimeoutError::Timeout) => Some(watch.late(scenario.deadline_seconds)),
+            Err(RecvTimeoutError::Timeout) => {
+                let end = watch.late(scenario.deadline_seconds);
+                return Ok(with(end, "QEMU's threads", &qemu.threads()));
+            }
             Err(RecvTimeoutError::Disconnected) => Some(watch.closed()),
         };
         if options.talk && progress != watch.progress() {
@@ -340,7 +343,7 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
             eprintln!("  {progress}");
         }
         if let Some(end) = end {
-            return Ok(with_complaints(end, &qemu.complaints()));
+            return Ok(with(end, "QEMU says", &qemu.complaints()));
         }
     }
 }
@@ -351,10 +354,10 @@ fn keep(log: &mut File, line: &ConsoleLine) -> Result<()> {
     writeln!(log, "{}.{:06} {}", at.as_secs(), at.subsec_micros(), line.text).context("cannot write console.log")
 }
 
-/// A failure, with what QEMU said about it.
-fn with_complaints(end: End, complaints: &str) -> End {
+/// A failure, with what else is known, if anything.
+fn with(end: End, title: &str, more: &str) -> End {
     match end {
-        End::Failed(why) if !complaints.is_empty() => End::Failed(format!("{why}\nQEMU says: {complaints}")),
+        End::Failed(why) if !more.is_empty() => End::Failed(format!("{why}\n{title}: {more}")),
         end => end,
     }
 }

@@ -134,7 +134,16 @@ impl Machine<'_> {
             Accel::Icount => command.args(["-smp", "1", "-icount", "shift=0", "-rtc", "clock=vm"]),
             Accel::Tcg | Accel::Kvm => command.args(["-smp", "2"]),
         };
-        command.args(["-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        command.args([
+            "-name",
+            "testbed,debug-threads=on",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ]);
         command.arg("-kernel").arg(self.kernel).args(["-append", self.cmdline]);
         if let Some(initrd) = self.initrd {
             command.arg("-initrd").arg(initrd);
@@ -167,6 +176,18 @@ impl Qemu {
         &self.lines
     }
 
+    /// What each of QEMU's threads is at: its name, its state, and what in this host's kernel it waits for. Of a guest that says
+    /// nothing any more that tells a CPU that runs from one that is halted, and both from a QEMU that waits itself.
+    pub(super) fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = tasks.into_iter().flatten().flatten().map(|task| {
+            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let (status, waits_for) = (read("status"), read("wchan"));
+            format!("\n    {} {}", thread(&status), waits_for.trim_end())
+        });
+        threads.collect()
+    }
+
     /// What QEMU itself complained about.
     pub(super) fn complaints(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default().trim().to_owned()
@@ -181,6 +202,15 @@ impl Drop for Qemu {
         // The pipe has ended with QEMU; a thread that panicked has said so.
         let _ = self.clock.take().map(JoinHandle::join);
     }
+}
+
+/// A thread's name and state, from its `/proc/PID/task/TID/status`.
+fn thread(status: &str) -> String {
+    let value = |key| {
+        let mut values = status.lines().filter_map(|line| line.strip_prefix(key));
+        values.next().unwrap_or_default().trim()
+    };
+    format!("{}, {}", value("Name:"), value("State:"))
 }
 
 /// Writes each line that the guest tells its clock in after the moment, in seconds of this host's own clock, at which
@@ -215,5 +245,16 @@ fn read_console(console: impl Read, lines: &Sender<ConsoleLine>) {
             return;
         }
         line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thread;
+
+    #[test]
+    fn a_thread_is_told_by_its_name_and_state() {
+        let status = "Name:\tCPU 0/TCG\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t7\n";
+        assert_eq!(thread(status), "CPU 0/TCG, S (sleeping)");
     }
 }
