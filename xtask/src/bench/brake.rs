@@ -1,5 +1,7 @@
 //! What policy adds: to calls that have nothing to do with LUO, and to those that it is asked about.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use testbed_guest::scenario::{Bench, Call, Operation, Tracer, Work};
 
@@ -7,6 +9,7 @@ use super::table::{self, Table};
 use super::{agent, measure, nobody};
 use crate::kernel;
 use crate::setup::{self, Need};
+use crate::vm::Agent;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Brake {
@@ -16,6 +19,9 @@ pub(super) struct Brake {
     /// How often each of them is measured; the round that took least counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Take this static agent instead of building one
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
     /// Print the table in Markdown, as the README has it
     #[arg(long, conflicts_with = "programs")]
     markdown: bool,
@@ -72,7 +78,8 @@ pub(super) fn command(args: Brake) -> Result<()> {
         rounds: args.rounds,
     };
     let policies = POLICIES.map(|(name, text)| (format!("{name}.toml"), looking_only(text)));
-    let (measurement, output) = measure("bench-brake", &plan, &kernel, 1024, Vec::new(), &policies)?;
+    let agent = args.agent.map_or(Agent::Built, Agent::Ready);
+    let (measurement, output) = measure("bench-brake", &plan, &kernel, &agent, 1024, Vec::new(), &policies)?;
     let table = Table::of_calls(&plan.operations, &measurement)?;
     if args.markdown {
         print!("{}", table.markdown());

@@ -73,12 +73,13 @@ fn measure(
     name: &str,
     plan: &Bench,
     kernel: &Kernel,
+    agent: &Agent,
     memory_mib: u64,
     files: Vec<(String, PathBuf)>,
     texts: &[(String, String)],
 ) -> Result<(Measurement, PathBuf)> {
-    let guest = guest::build(&Agent::Built)?;
-    let agent = guest.agent.clone().context("no agent was built")?;
+    let guest = guest::build(agent)?;
+    let agent = guest.agent.clone().context("there is no agent")?;
     let ready = guest.init.with_file_name("ready");
     let own = [("luo-trace".to_owned(), agent), ("ready".to_owned(), ready)];
     let output = vm::fresh(name, kernel)?;

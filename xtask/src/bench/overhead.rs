@@ -6,6 +6,7 @@ use testbed_guest::scenario::{Bench, How, Operation, Size, Tracer, Work};
 use super::{agent, closure, measure, nobody, table};
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
+use crate::vm::Agent;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Overhead {
@@ -39,7 +40,15 @@ pub(super) fn command(args: Overhead) -> Result<()> {
         rounds: args.rounds,
     };
     let memory_mib = 2048 + args.size.bytes() / (1 << 20);
-    let (measurement, output) = measure("bench-overhead", &plan, &kernel, memory_mib, bpftrace, &[])?;
+    let (measurement, output) = measure(
+        "bench-overhead",
+        &plan,
+        &kernel,
+        &Agent::Built,
+        memory_mib,
+        bpftrace,
+        &[],
+    )?;
     let table = table::Table::of(&plan.operations, &measurement)?;
     if args.markdown {
         print!("{}", table.markdown());
