@@ -149,8 +149,8 @@ impl Circumstances {
 }
 
 impl Policy {
-    /// Judges a file that was preserved by the rules that nobody could ask before: those that name its handler. `None`: none of
-    /// them applies. The rule is its number in the file.
+    /// Judges a file that was preserved by the rules that nobody could ask before: those that name its handler. The
+    /// circumstances are those after it, so it counts itself. `None`: no rule applies. The rule is its number in the file.
     pub fn after_the_fact(&self, header: &Header, file: &FileOp, circumstances: &Circumstances) -> Option<Ruling> {
         let operation = Operation::FilePreserve;
         let after = |rule: &super::Rule| rule.is_after_the_fact(operation);
@@ -279,6 +279,9 @@ impl<'a> Replay<'a> {
             .map(|finding| level(finding.invariant.severity()))
             .max();
         self.violated = self.violated.max(worst.unwrap_or(0));
+        if let Body::FilePreserve(p) = &event.body {
+            self.ask_after(&event.header, p);
+        }
     }
 
     /// The record ends here: everything that was asked, in its order.
@@ -291,13 +294,14 @@ impl<'a> Replay<'a> {
     fn ask(&mut self, event: &Event) {
         let header = &event.header;
         match &event.body {
+            // One that the agent made after the fact is no call: a program always knows the user.
+            Body::PolicyDecision(_, _, p) if p.unselected >> Aspect::Uid as u32 & 1 != 0 => {}
             Body::PolicyDecision(operation, decision, p) => self.ask_again(header, *operation, *decision, p),
             Body::SessionCreate(p) if p.outcome.is_ok() => {
                 self.ask_anew(header, Operation::SessionCreate, p.session.name, Seen::Is(false), None);
             }
             Body::FilePreserve(p) => {
                 self.ask_anew(header, Operation::FilePreserve, p.session.name, Seen::Is(false), None);
-                self.ask_after(header, p);
             }
             Body::ImageLoad(p) => {
                 let legacy = p.call == abi::IMAGE_LEGACY;

@@ -307,6 +307,20 @@ fn a_handler_is_judged_after_the_fact_and_at_an_image_by_what_is_preserved() {
         "on = \"file-preserve\"\nmatch = {{ handler = \"{MEMFD}\" }}\naction = \"audit\""
     ));
     assert_eq!(decided(&after, &record), ["file-preserve audit r"]);
+    // The file counts itself by then, and what the agent told of it when it was recorded is not told twice.
+    let counted = after.replace("action", "when = { files-over = 0 }\naction");
+    let mut told_of = story();
+    change(&mut told_of, POLICY_LOADED, 0, 2);
+    told(&mut told_of, decision(Operation::FilePreserve));
+    told_of.create(session(1, "vm")).preserve(session(1, "vm"), 1, memfd(1));
+    let recorded = PolicyDecision {
+        unselected: 0b110,
+        ..decision(Operation::FilePreserve)
+    };
+    told(&mut told_of, recorded);
+    assert_eq!(decided(&counted, &told_of), ["file-preserve audit r"]);
+    let every = rule("on = \"file-preserve\"\naction = \"audit\"");
+    assert_eq!(decided(&every, &told_of), ["file-preserve audit r"]);
     let other = after.replace(MEMFD, "vfio-v1");
     assert_eq!(decided(&other, &record), [""; 0]);
     let image = rule(&format!(
