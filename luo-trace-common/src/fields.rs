@@ -274,4 +274,8 @@ fields! {
     LuoFormat "luo_ser" "compatible";
     /// KHO's tree for the next kernel, which names its format.
     KhoOutTreeHead "kho_out" "fdt";
+    /// The first argument of a system call by a 32-bit caller; x86-64.
+    RegsArg1Ia32 "pt_regs" "bx";
+    /// Its second argument; x86-64.
+    RegsArg2Ia32 "pt_regs" "cx";
 }

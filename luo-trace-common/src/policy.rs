@@ -8,10 +8,13 @@
 //! Two tables are kept, told apart by their generation, and so are the entries of all maps: a decision reads one generation
 //! and sees one policy.
 
+use core::mem::offset_of;
+use core::ptr;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::events::{Image, SessionRef};
-use crate::text::{Comm, Name};
+use crate::text::{Comm, Name, SessionName};
 
 /// How many rules a policy may have.
 pub const RULES: usize = 64;
@@ -23,6 +26,13 @@ pub const LIMITS: usize = 8;
 pub const VALUES: usize = 1024;
 /// How deep control groups may be nested.
 pub const CGROUP_DEPTH: usize = 8;
+/// How many control groups a policy may name, with all that lie above them.
+pub const CGROUP_NODES: usize = VALUES * CGROUP_DEPTH;
+/// `LIVEUPDATE_IOCTL_CREATE_SESSION` of `include/uapi/linux/liveupdate.h` (7.3).
+pub const CREATE_SESSION: u32 = 0xba00;
+/// Command of ioctl(2), on any file, by which the agent finds out whether programs run at all: they count it in
+/// [`State::probes`].
+pub const PROBE: u32 = 0x6c75_6f3f;
 /// Number of the agent's own rule that says no while the host is held.
 pub const RULE_HOLD: u32 = RULES as u32;
 /// Number of the agent's own rule that says no while the agent is lost and the policy is closed.
@@ -245,6 +255,30 @@ pub struct State {
     pub probes: u64,
 }
 
+/// Tells layouts of [`State`] apart, which is what an agent takes over from the one before it.
+pub const ABI: u64 = {
+    let layout = [
+        size_of::<State>(),
+        offset_of!(State, generation),
+        offset_of!(State, heartbeat),
+        offset_of!(State, held_until),
+        offset_of!(State, allowed_until),
+        offset_of!(State, loads),
+        offset_of!(State, verdict),
+        offset_of!(State, violated),
+        offset_of!(State, probes),
+        Verdict::BITS as usize,
+    ];
+    // Fowler, Noll and Vo's hash, by words.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut i = 0;
+    while i < layout.len() {
+        hash = (hash ^ layout[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+};
+
 /// What is known of an image, as one number, so that it is read as a whole: which load it came by, and some bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdict(pub u64);
@@ -326,6 +360,15 @@ pub struct Orders {
     pub stale: bool,
 }
 
+/// The name of the agent's own rule of this number; `None` where the policy's file names it.
+pub const fn own_rule(rule: u32) -> Option<&'static str> {
+    match rule {
+        RULE_HOLD => Some("hold"),
+        RULE_AGENT_LOSS => Some("agent-loss"),
+        _ => None,
+    }
+}
+
 /// What was decided, and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ruling {
@@ -346,38 +389,40 @@ impl Table {
     /// The rules that apply to a call.
     #[inline(always)]
     pub fn applying(&self, operation: Operation, facts: &Facts) -> RuleSet {
-        let (mut no, mut unsure) = (0, 0);
+        // Sets throughout, and hardly a branch: the kernel looks at every way through a program before it runs it.
+        let (mut no, mut unsure) = (Sum(0), Sum(0));
         // Rules are left out by exceptions in full only.
-        let (mut excepted, mut may_be_excepted, mut excepting) = (!0, !0, 0);
+        let (mut not_excepted, mut surely_not_excepted, mut excepting) = (Sum(0), Sum(0), 0);
         for aspect in 0..Aspect::COUNT {
-            let Selected { matched, excepted: out } = facts.selected[aspect];
-            excepting |= self.unless[aspect];
-            if facts.unselected >> aspect & 1 != 0 {
-                unsure |= self.matches[aspect];
-                excepted &= !self.unless[aspect];
-            } else {
-                no |= self.matches[aspect] & !matched;
-                excepted &= out | !self.unless[aspect];
-                may_be_excepted &= out | !self.unless[aspect];
-            }
+            let (matches, unless) = (self.matches[aspect], self.unless[aspect]);
+            let Selected { matched, excepted } = facts.selected[aspect];
+            let unknown = all_if(facts.unselected, aspect);
+            no.add(matches & !matched & !unknown);
+            unsure.add(matches & unknown);
+            not_excepted.add(unless & (!excepted | unknown));
+            surely_not_excepted.add(unless & !excepted & !unknown);
+            excepting |= unless;
         }
-        no |= excepted & excepting;
-        unsure |= may_be_excepted & excepting & !excepted;
+        no.add(excepting & !not_excepted.0);
+        unsure.add(excepting & not_excepted.0 & !surely_not_excepted.0);
         for condition in 0..Condition::COUNT {
-            if facts.unknown >> condition & 1 != 0 {
-                unsure |= self.when[condition];
-            } else if is_simple(condition) && facts.yes >> condition & 1 == 0 {
-                no |= self.when[condition];
+            let when = self.when[condition];
+            let (unknown, yes) = (all_if(facts.unknown, condition), all_if(facts.yes, condition));
+            unsure.add(when & unknown);
+            if is_simple(condition) {
+                no.add(when & !unknown & !yes);
             }
         }
         for i in 0..LIMITS {
-            no |= not_over(&self.sessions_over[i], facts.sessions) | not_over(&self.files_over[i], facts.files);
+            no.add(not_over(&self.sessions_over[i], facts.sessions));
+            no.add(not_over(&self.files_over[i], facts.files));
         }
         for i in 0..SEVERITIES {
             if facts.violated < i as u64 + 1 {
-                no |= self.violated[i];
+                no.add(self.violated[i]);
             }
         }
+        let (no, unsure) = (no.0, unsure.0);
         let of_unknown = unsure & self.unknown_passes[operation as usize];
         self.on[operation as usize] & !no & !of_unknown
     }
@@ -415,6 +460,24 @@ impl Table {
             _ => RULE_NONE,
         }
     }
+}
+
+/// A set that others are added to, one after the other. A compiler that could put it off until it has them all would need more
+/// stack than a program has.
+struct Sum(RuleSet);
+
+impl Sum {
+    #[inline(always)]
+    fn add(&mut self, more: RuleSet) {
+        // SAFETY: an exclusive reference is valid for reading and writing.
+        unsafe { ptr::write_volatile(&mut self.0, ptr::read_volatile(&self.0) | more) }
+    }
+}
+
+/// All rules, if this bit is set; else none.
+#[inline(always)]
+const fn all_if(bits: u32, bit: usize) -> RuleSet {
+    0u64.wrapping_sub((bits >> bit & 1) as u64)
 }
 
 /// Whether a condition is answered by yes or no, without a number in the policy.
@@ -462,8 +525,8 @@ pub struct UidKey {
 pub struct SessionKey {
     /// Whose entry it is.
     pub generation: u64,
-    /// The name, or its beginning.
-    pub name: [u8; 64],
+    /// The name, or its beginning. After its NUL there are only more.
+    pub name: SessionName,
 }
 
 /// Key of a control group: its name in its parent. They are looked up from the root on.

@@ -55,6 +55,4 @@ variables! {
     CounterUnstable "tsc_unstable";
     /// `struct file_operations`, `kernel/liveupdate/luo_session.c` (7.3): what the files of sessions have, and no others.
     SessionOps "luo_session_fops";
-    /// `struct file_operations`, `kernel/liveupdate/luo_core.c` (7.3): what an open `/dev/liveupdate` has.
-    DeviceOps "luo_fops";
 }

@@ -141,7 +141,7 @@ fn query(what: u32) -> u64 {
 /// # Safety
 /// `counter` is valid for reads and writes, and everybody writes it through this function.
 #[inline(always)]
-unsafe fn add_one(counter: *mut u64) -> u64 {
+pub unsafe fn add_one(counter: *mut u64) -> u64 {
     // SAFETY: as the caller promises.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, 1) }
 }

@@ -129,11 +129,34 @@ pub fn size(whole: Field) -> Option<u64> {
     }
 }
 
-/// Reads a string that ends with a NUL, or is cut off.
+/// Reads a string that ends with a NUL, or is cut off. What follows its NUL stays as it is. Gives how many bytes were read with
+/// the NUL, or a negative errno.
 #[inline(always)]
-pub fn read_string<const N: usize>(from: u64, to: &mut Name<N>) {
+pub fn read_string<const N: usize>(from: u64, to: &mut Name<N>) -> i64 {
     // SAFETY: the helper writes at most `N` bytes to memory of `N` bytes.
-    unsafe { bpf_probe_read_kernel_str(to.0.as_mut_ptr().cast(), N as u32, from as *const _) };
+    unsafe { bpf_probe_read_kernel_str(to.0.as_mut_ptr().cast(), N as u32, from as *const _) }
+}
+
+/// An object of the kernel that the verifier knows the type of, so that members are read without a helper.
+pub struct Trusted(pub *const u8);
+
+impl Trusted {
+    /// Reads a member by value, or the beginning of it; `None` where this kernel has no such member.
+    #[inline(always)]
+    pub fn load<T: Copy>(&self, field: Field) -> Option<T> {
+        self.load_further(field, 0)
+    }
+
+    /// Reads what lies so many bytes after a member's beginning.
+    #[inline(always)]
+    pub fn load_further<T: Copy>(&self, field: Field, further: u32) -> Option<T> {
+        match offset(field) {
+            ABSENT => None,
+            // SAFETY: the verifier lets programs read members of this object only. Volatile, so that it is read here, by one
+            // instruction of this size.
+            offset => Some(unsafe { ptr::read_volatile(self.0.add((offset + further) as usize).cast()) }),
+        }
+    }
 }
 
 /// Which of its alternative targets a hook is attached to, from 1; 0: none.

@@ -19,6 +19,7 @@ mod flb;
 mod kernel;
 mod kho;
 mod list;
+mod policy;
 mod reboot;
 mod session;
 mod snapshot;

@@ -14,7 +14,7 @@ use crate::session::emit_plain;
 use crate::task;
 
 /// `READING_KEXEC_IMAGE` of `enum kernel_read_file_id`, include/linux/kernel_read_file.h (7.3).
-const READING_KEXEC_IMAGE: u32 = 3;
+pub const READING_KEXEC_IMAGE: u32 = 3;
 
 /// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3)
 #[fentry]

@@ -135,6 +135,11 @@ impl<'a> Btf<'a> {
         self.functions.contains_key(name.as_bytes())
     }
 
+    /// The id of a traceable function.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.functions.get(name.as_bytes()).copied()
+    }
+
     /// Where a member lies in its structure, or how large the whole structure is, in bytes; `None` where this kernel has no
     /// such member.
     pub fn offset(&self, field: Field) -> Option<u32> {

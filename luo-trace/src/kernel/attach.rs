@@ -10,9 +10,11 @@ use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
+use super::brake::{Brake, BrakeError};
 use super::kallsyms::{self, Symbols};
 use super::misses::Misses;
-use super::ring::{Ring, Shared};
+use super::ring::Ring;
+use super::shared::Shared;
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use crate::btf::Btf;
@@ -50,6 +52,9 @@ pub struct Tracer {
     snapshots: Result<Snapshots>,
     /// Whether the program that looks through what the previous kernel left is loaded.
     arrival: Result<()>,
+    /// What the programs were told of this kernel.
+    offsets: [u32; Field::COUNT],
+    variables: [u64; Variable::COUNT],
     #[cfg(feature = "bpf-log")]
     log: super::log::KernelLog,
 }
@@ -101,6 +106,8 @@ impl Tracer {
             hooks,
             snapshots,
             arrival,
+            offsets,
+            variables,
         };
         let required = |state: &&HookState| {
             Hook::ALL
@@ -166,6 +173,14 @@ impl Tracer {
         }
     }
 
+    /// Attaches the programs that refuse. As long as no policy is in force they let everything pass.
+    ///
+    /// # Errors
+    /// Where the kernel has no room for them or never runs them; then none is attached. A second call fails.
+    pub fn brake(&mut self) -> Result<Brake, BrakeError> {
+        Brake::attach(&mut self.ebpf, &self.offsets, &self.variables)
+    }
+
     /// Prints what the programs logged, in a build with the feature `bpf-log`.
     pub fn print_log(&mut self) {
         #[cfg(feature = "bpf-log")]
@@ -179,7 +194,9 @@ impl Tracer {
             .take_map("EVENTS")
             .context("the ring buffer was taken before")?;
         let mut shared = |name| match self.ebpf.take_map(name) {
-            Some(Map::Array(array)) => Shared::map(&array).with_context(|| format!("map {name} cannot be shared")),
+            Some(Map::Array(array)) => {
+                Shared::map(array, size_of::<u64>()).with_context(|| format!("map {name} cannot be shared"))
+            }
             _ => bail!("map {name} was taken before"),
         };
         let (lost, hush) = (shared("LOST")?, shared("HUSH")?);
@@ -443,17 +460,18 @@ pub(super) fn explain(error: ProgramError) -> anyhow::Error {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let tail: Vec<&str> = log
-                .lines()
-                .rev()
-                .filter(|line| !is_of_statistics(line))
-                .take(6)
-                .collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail.join(" | "))
+            anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail(&log))
         }
         other => other.into(),
     }
+}
+
+/// The end of a verifier's log, in one line.
+pub(super) fn tail(log: &str) -> String {
+    let lines = log.lines().rev().filter(|line| !is_of_statistics(line));
+    let tail: Vec<&str> = lines.take(6).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    tail.join(" | ")
 }
 
 /// Whether this line of a verifier's log only tells how much there was to do.

@@ -5,6 +5,7 @@
 
 mod arrival;
 mod attach;
+pub mod brake;
 mod facts;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
@@ -13,6 +14,7 @@ mod misses;
 pub mod preflight;
 mod prospects;
 mod ring;
+mod shared;
 mod signals;
 pub mod snapshot;
 #[cfg(test)]
