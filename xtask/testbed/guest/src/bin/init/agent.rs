@@ -22,7 +22,7 @@ const ADDRESS: &str = "127.0.0.1:9100";
 /// Where its policy is.
 const POLICY: &str = "/policy.toml";
 /// What is in the line by which it tells of a new policy.
-const POLICY_TAKEN: [&str; 2] = [r#""event":"policy-change""#, r#""what":"loaded""#];
+const POLICY_TAKEN: [&str; 2] = [r#""event":"policy-change""#, r#""text":"/policy.toml""#];
 
 /// How long the agent may take for one thing: to get ready, to stop, to answer. Generous, since a guest
 /// without hardware virtualization is slow and a busy host makes it slower.
