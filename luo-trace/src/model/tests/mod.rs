@@ -16,6 +16,7 @@ mod kexec;
 mod kho;
 mod listing;
 mod loss;
+mod policy;
 mod reboot;
 mod schedules;
 mod session;

@@ -257,6 +257,9 @@ fn a_closed_policy_outlives_an_agent_that_ends_in_order_and_an_open_one_does_not
     closed.brake.calls();
     assert_eq!(closed.keeper.end().unwrap(), None);
     assert_eq!(closed.brake.calls(), [""; 0]);
+    // What is still done until the end shows no sign of life: it would grow stale.
+    closed.keeper.follow(9 * SECOND);
+    closed.keeper.tick(9 * SECOND);
     assert_eq!(closed.brake.0.borrow().beat, NEVER);
 
     let mut open = begin(policy("enforce", ""), None, dir.path());
