@@ -413,7 +413,7 @@ fn a_rule_that_names_a_handler_is_judged_when_a_file_has_been_preserved() {
     );
     assert_eq!(decision.rule_name.to_string(), "memory");
     // and when the policy is off, nothing is.
-    host.keeper.swap(policy("off", "")).unwrap();
+    host.keeper.swap(loaded(&format!("mode = \"off\"\n{rule}"))).unwrap();
     let mut story = Story::new();
     story.create(guest).preserve(guest, 9, memfd(9));
     assert_eq!(notes(&story, &mut host), []);
