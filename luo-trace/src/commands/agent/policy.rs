@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use luo_trace_common::policy::Mode;
+use luo_trace_common::policy::{Aspect, Mode, Selected, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::policy::read;
 use crate::exit::Exit;
 use crate::host;
-use crate::kernel::Tracer;
+use crate::kernel::brake::BrakeError;
+use crate::kernel::{self, Tracer};
 use crate::live::Live;
 use crate::pipeline::Pipeline;
-use crate::policy::Policy;
+use crate::policy::{Compiled, Policy};
 use crate::sink::console::tell;
 use crate::sink::control::Request;
 use crate::sink::policy::{Brake, Keeper, Loaded, Store};
@@ -86,17 +87,80 @@ pub(super) struct Attached {
 /// end.
 ///
 /// # Errors
-/// Where they cannot be attached.
-pub(super) fn attach(_tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Attached, Exit>> {
-    let why = "this version has no programs that refuse anything";
-    tell(why);
-    Ok(match loaded.policy.mode {
-        Mode::Enforce => Err(Exit::CannotWork),
-        Mode::Audit | Mode::Off => Ok(Attached {
-            brake: Err(why.into()),
-            adopted: None,
-        }),
-    })
+/// Where they cannot be attached, or what a lost agent left cannot be looked for.
+pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Attached, Exit>> {
+    let enforces = loaded.policy.mode == Mode::Enforce;
+    let brake = match tracer.brake() {
+        Ok(brake) => brake,
+        Err(BrakeError::Failed(error)) if enforces => return Err(error.context("the policy cannot be enforced")),
+        Err(error) => {
+            tell(&error);
+            if enforces {
+                return Ok(Err(Exit::CannotWork));
+            }
+            let adopted = None;
+            let brake = Err(error.to_string());
+            return Ok(Ok(Attached { brake, adopted }));
+        }
+    };
+    let adopted = brake
+        .adopt()
+        .context("what an agent before left in force cannot be taken over")?;
+    for orders in adopted.unreadable {
+        tell(format_args!(
+            "an agent before left programs in force whose orders are not known: {orders}"
+        ));
+    }
+    Ok(Ok(Attached {
+        brake: Ok(Box::new(brake)),
+        adopted: adopted.state.map(|state| (state.held_until, state.allowed_until)),
+    }))
+}
+
+impl Brake for kernel::brake::Brake {
+    fn enforce(&mut self, policy: &Compiled) -> Result<u64> {
+        self.enforce(policy)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.release()
+    }
+
+    fn outlive(&mut self, outlives: bool) -> Result<()> {
+        match outlives {
+            true => self.pin(),
+            false => self.unpin(),
+        }
+    }
+
+    fn retire_others(&mut self) -> Result<()> {
+        kernel::brake::Brake::retire_others(self)
+    }
+
+    fn beat(&mut self, now: u64) {
+        self.state().beat(now);
+    }
+
+    fn order(&mut self, held_until: u64, allowed_until: u64) {
+        self.state().hold(held_until);
+        self.state().allow(allowed_until);
+    }
+
+    fn violated(&mut self, severity: u64) {
+        self.state().violated(severity);
+    }
+
+    fn preserved(&mut self, selected: [Selected; Aspect::COUNT]) {
+        kernel::brake::Brake::preserved(self, &selected);
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        self.state().judge(verdict);
+    }
+
+    fn loads(&self) -> u64 {
+        self.state().loads()
+    }
 }
 
 /// Keeps this host by a policy from now on.

@@ -12,6 +12,7 @@ use super::Format;
 use crate::client;
 use crate::exit::Exit;
 use crate::host;
+use crate::kernel::brake;
 use crate::orders::{Answer, Order};
 use crate::sink::console::tell;
 use crate::sink::policy::Store;
@@ -97,9 +98,20 @@ pub(super) fn clear(args: &Clear) -> Result<Exit> {
 
 fn clear_what_is_left(socket: &Path, out: &mut impl Write) -> Result<Exit> {
     writeln!(out, "no agent runs on this host")?;
-    match Store::beside(socket).remove()? {
-        true => writeln!(out, "the orders that were kept for the next one are removed")?,
-        false => writeln!(out, "nothing is left of an earlier one")?,
+    // First what is in force, whatever becomes of the rest.
+    let programs = brake::clear()?;
+    let orders = Store::beside(socket).remove()?;
+    if programs > 0 {
+        writeln!(
+            out,
+            "the policy that an earlier one left in force is removed: nothing is refused any more"
+        )?;
+    }
+    if orders {
+        writeln!(out, "the orders that were kept for the next one are removed")?;
+    }
+    if programs == 0 && !orders {
+        writeln!(out, "nothing is left of an earlier one")?;
     }
     Ok(Exit::Held)
 }
