@@ -106,7 +106,7 @@ fn what_lies_across_two_reads_is_found() {
     // Given a kernel whose every part lies where one read ends and the next begins,
     let data = kernel();
     let whole = data.elf();
-    for gap in [0, 1, 7, 23, 31, 32, 33, 64, 100, 200, 300, 400] {
+    for gap in (0..whole.len() - 64).step_by(5) {
         let mut elf = whole[..64].to_vec();
         // The first read has the first 64 bytes.
         elf.resize(64 + (1 << 18) - gap, 0);
@@ -254,12 +254,9 @@ fn sizes_that_are_claimed_reserve_nothing() {
         assert!(matches!(error, ImageError::Damaged(_)), "{error}");
     }
     // and type information and headers that claim 4 GiB, then each is refused or passed over.
-    let mut elf = kernel().elf();
-    elf.extend(
-        [0x1_eb9f_u32, 24, 0, 0xffff_fffc, 0xffff_fffc, 0xffff]
-            .iter()
-            .flat_map(|word| word.to_le_bytes()),
-    );
+    let claims = [0x1_eb9f_u32, 24, 0, 0xffff_fffc, 0xffff_fffc, 0xffff].map(u32::to_le_bytes);
+    let whole = kernel().elf();
+    let elf = [&whole[..64], &claims.concat(), &whole[64..]].concat();
     has_everything(&read(&elf).unwrap());
     let mut image = kernel().bzimage();
     image[0x24c..0x250].fill(0xff);
@@ -267,4 +264,13 @@ fn sizes_that_are_claimed_reserve_nothing() {
     let mut image = kernel().bzimage();
     image[0x1f4..0x1f8].fill(0xff);
     assert!(matches!(read(&image), Err(ImageError::Truncated(..))));
+}
+
+#[test]
+fn a_kernel_of_another_size_than_its_image_says_is_damaged() {
+    // Given a bzImage whose payload is whole, and says that the kernel has a byte more,
+    let elf = kernel().elf();
+    let payload = [zstd(&elf), (elf.len() as u32 + 1).to_le_bytes().to_vec()].concat();
+    let error = read(&bzimage(&payload)).unwrap_err();
+    assert!(matches!(error, ImageError::Damaged(_)), "{error}");
 }
