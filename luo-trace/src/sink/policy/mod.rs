@@ -179,7 +179,10 @@ impl Keeper {
             if closed {
                 brake.outlive(true)?;
             }
-            self.generation = brake.enforce(&loaded.policy.compile())?;
+            let mut compiled = loaded.policy.compile();
+            // What is preserved already counts from the first decision on.
+            compiled.table.preserved = self.live.with_model(|model| loaded.policy.preserved_in(model));
+            self.generation = brake.enforce(&compiled)?;
             if !closed {
                 brake.outlive(false)?;
             }

@@ -42,6 +42,7 @@ impl Brake for Fake {
         if mem::take(&mut self.0.borrow_mut().fails) {
             bail!("the maps are full");
         }
+        self.0.borrow_mut().preserved = policy.table.preserved;
         self.say(format!("enforce {}", policy.names.len()))?;
         Ok(self.0.borrow().calls.len() as u64)
     }
@@ -417,4 +418,18 @@ fn a_rule_that_names_a_handler_is_judged_when_a_file_has_been_preserved() {
     let mut story = Story::new();
     story.create(guest).preserve(guest, 9, memfd(9));
     assert_eq!(notes(&story, &mut host), []);
+}
+
+#[test]
+fn what_is_preserved_already_counts_from_a_policys_first_decision_on() {
+    // Given a session that was there before anybody asked for it,
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = begin(policy("audit", ""), None, dir.path());
+    let mut story = Story::new();
+    story.create(session(1, "vm-web"));
+    story.events.iter().for_each(|event| _ = host.live.apply(event));
+    // when a policy that names it is put in force, then that is part of it.
+    let rule = "[[rule]]\nname = \"guests\"\non = \"kexec-load\"\nmatch = { session = \"vm-*\" }\naction = \"deny\"\n";
+    host.keeper.swap(loaded(rule)).unwrap();
+    assert_eq!(host.brake.0.borrow().preserved[Aspect::Session as usize].matched, 1);
 }
