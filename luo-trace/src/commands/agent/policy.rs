@@ -196,8 +196,11 @@ pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
 /// Carries out an order.
 pub(super) fn carry_out(request: Request, pipeline: &mut Pipeline) {
     let Request { order, uid, answer } = request;
+    let now = host::monotonic_ns();
+    let ended = pipeline.policy().map(|keeper| keeper.expire(now));
+    ended.into_iter().flatten().for_each(|note| pipeline.note_one(note));
     let result = match pipeline.policy() {
-        Some(keeper) => keeper.take(&order, uid, host::monotonic_ns()),
+        Some(keeper) => keeper.take(&order, uid, now),
         None => Err("the agent runs without a policy: start it with --policy FILE".into()),
     };
     let answered = result.map(|(answer, note)| {

@@ -210,7 +210,7 @@ impl Keeper {
         self.show();
     }
 
-    /// Carries out an order, and tells what became of it.
+    /// Carries out an order, and tells what became of it. What ended before it is [told](Self::expire) before it.
     ///
     /// # Errors
     /// Why nothing can be ordered here.
@@ -303,6 +303,11 @@ impl Keeper {
     pub fn tick(&mut self, now: u64) -> Vec<Note> {
         self.beat(now);
         self.log.tick();
+        self.expire(now)
+    }
+
+    /// Lets go of orders that came to their end, and gives what to record of that.
+    pub fn expire(&mut self, now: u64) -> Vec<Note> {
         let ended = self.standing.expire(now);
         if ended.is_empty() {
             return Vec::new();

@@ -297,7 +297,7 @@ fn an_order_is_in_force_kept_recorded_and_shown() {
     assert!(dir.path().join("agent.orders").exists());
     // When the allowance ends, then the hold stands again, as it did in the kernel all the time.
     assert_eq!(host.keeper.tick(12 * SECOND - 1), []);
-    let ended = host.keeper.tick(12 * SECOND);
+    let ended = host.keeper.expire(12 * SECOND);
     assert_eq!(
         ended.iter().map(|note| change(note).what).collect::<Vec<_>>(),
         [POLICY_EXPIRED]
