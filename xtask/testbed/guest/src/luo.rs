@@ -56,6 +56,14 @@ impl Device {
         OpenOptions::new().read(true).write(true).open(DEVICE).map(Device)
     }
 
+    /// The same opened device once more, for somebody else.
+    ///
+    /// # Errors
+    /// Where there is no descriptor left.
+    pub fn share(&self) -> io::Result<Device> {
+        self.0.try_clone().map(Device)
+    }
+
     /// Creates an outgoing session of this name (at most [`NAME_MAX`] bytes, none of them NUL).
     ///
     /// # Errors

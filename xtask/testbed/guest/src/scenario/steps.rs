@@ -375,7 +375,8 @@ pub struct ManySessions {
     pub size: Size,
 }
 
-/// A flood of operations: each thread creates a session, preserves one page in it and closes it, over and over.
+/// A flood of operations: each thread creates a session, preserves one page in it and closes it, over and over. With policies
+/// there are pauses, so that they go on during all of the swaps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Churn {
@@ -389,6 +390,9 @@ pub struct Churn {
     /// Policies that the agent gets in turn meanwhile, over and over; some of them may refuse to preserve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<PolicyFile>,
+    /// How many of them it gets at least; each is in force before the next one comes.
+    #[serde(default)]
+    pub swaps: u32,
     /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to look at LUO's lists again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub looks: bool,

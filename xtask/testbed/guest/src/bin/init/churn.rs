@@ -1,6 +1,7 @@
 //! A flood of operations, in which the agent may be disturbed.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,20 +16,27 @@ use crate::driver;
 /// Has threads make sessions as fast as they can, and gives the agent its policies meanwhile.
 pub(crate) fn churn(step: &Churn, device: &Device, agent: &mut Agent<'_>) -> Result<()> {
     let look = step.looks.then(|| agent.looker()).transpose()?;
+    let swaps = AtomicU32::new(0);
     thread::scope(|scope| {
-        let look = look.as_ref();
+        let (look, swaps) = (look.as_ref(), &swaps);
         let threads: Vec<_> = (0..step.threads)
             .map(|thread| (thread, look.filter(|_| thread == 0)))
-            .map(|(thread, look)| scope.spawn(move || rounds(device, thread, step, look)))
+            .map(|(thread, look)| scope.spawn(move || rounds(device, thread, step, look, swaps)))
             .collect();
         for policy in step.policies.iter().cycle() {
             if threads.iter().all(thread::ScopedJoinHandle::is_finished) {
                 break;
             }
-            agent.reload_policy(&ReloadPolicy {
+            let reloaded = agent.reload_policy(&ReloadPolicy {
                 policy: policy.clone(),
                 refused: None,
-            })?;
+            });
+            if reloaded.is_err() {
+                // No other comes: nobody waits for it.
+                swaps.store(u32::MAX, Ordering::Relaxed);
+                return reloaded;
+            }
+            swaps.fetch_add(1, Ordering::Relaxed);
         }
         threads
             .into_iter()
@@ -41,6 +49,7 @@ fn rounds(
     thread: u32,
     step: &Churn,
     look: Option<&(impl Fn() -> io::Result<()> + Sync)>,
+    swaps: &AtomicU32,
 ) -> Result<()> {
     let memfd = Memfd {
         name: format!("churn-{thread}"),
@@ -51,7 +60,9 @@ fn rounds(
     let memfd = driver::create(&memfd)?;
     let may_be_refused = !step.policies.is_empty();
     let until = Instant::now() + Duration::from_secs(step.seconds);
-    for round in (0..).take_while(|&round| round < step.rounds || Instant::now() < until) {
+    let is_due =
+        |round: &u32| *round < step.rounds || Instant::now() < until || swaps.load(Ordering::Relaxed) < step.swaps;
+    for round in (0..).take_while(is_due) {
         let context = || format!("thread {thread}, round {round}");
         let name = format!("churn-{thread}-{round}");
         let session = device.create_session(name.as_bytes()).with_context(context)?;
@@ -60,8 +71,8 @@ fn rounds(
             preserved => preserved.with_context(context)?,
         }
         look.map_or(Ok(()), |look| look()).with_context(context)?;
-        if round >= step.rounds {
-            // All that is wanted now is that time passes and something happens, not a flood.
+        if round >= step.rounds || may_be_refused {
+            // All that is wanted is that time passes and something happens, not a flood.
             thread::sleep(Duration::from_millis(5));
         }
     }

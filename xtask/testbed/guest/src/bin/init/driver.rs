@@ -197,8 +197,8 @@ impl<'a, 's> Driver<'a, 's> {
     }
 
     fn refused_throughout(&mut self, step: &RefusedThroughout) -> Result<()> {
-        self.device()?;
-        let device = self.device.take().context("the device is not open")?;
+        // The steps need the device, too, and the kernel lets nobody open it a second time.
+        let device = self.device()?.share()?;
         let over = AtomicBool::new(false);
         let attempts = || {
             let mut attempts = 0_u64;
@@ -223,7 +223,6 @@ impl<'a, 's> Driver<'a, 's> {
             let refused = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
             done.and(refused)
         });
-        self.device = Some(device);
         let doing = format!("refused {} times", result?);
         system::say(&Message::Step { doing });
         Ok(())
@@ -346,9 +345,20 @@ impl<'a, 's> Driver<'a, 's> {
     }
 }
 
-/// A step as a scenario's author would know it again.
+/// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, so that
+/// what went wrong has room in a message, too.
 fn describe(step: &Step) -> String {
-    serde_json::to_string(step).unwrap_or_else(|_| format!("{step:?}"))
+    let Ok(mut shown) = serde_json::to_value(step) else {
+        return format!("{step:?}");
+    };
+    for key in shown.as_object_mut().into_iter().flat_map(|step| step.values_mut()) {
+        for list in ["steps", "policies"] {
+            if let Some(list) = key.get_mut(list) {
+                *list = list.as_array().map_or(0, Vec::len).into();
+            }
+        }
+    }
+    shown.to_string()
 }
 
 fn open() -> Result<Device, Errno> {
