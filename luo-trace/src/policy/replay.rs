@@ -297,7 +297,8 @@ impl<'a> Replay<'a> {
             // One that the agent made after the fact is no call: a program always knows the user.
             Body::PolicyDecision(_, _, p) if p.unselected >> Aspect::Uid as u32 & 1 != 0 => {}
             Body::PolicyDecision(operation, decision, p) => self.ask_again(header, *operation, *decision, p),
-            Body::SessionCreate(p) if p.outcome.is_ok() => {
+            // It is asked before the kernel looks whether it can be made.
+            Body::SessionCreate(p) => {
                 self.ask_anew(header, Operation::SessionCreate, p.session.name, Seen::Is(false), None);
             }
             Body::FilePreserve(p) => {
