@@ -2,8 +2,11 @@
 
 use std::fmt::Display;
 use std::io::{BufRead as _, BufReader};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -41,6 +44,9 @@ const KERNELS: [(&str, Flavour); 4] = [
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 5;
+
+/// How many virtual machines run at a time at most: each has a gibibyte or two.
+const MACHINES: usize = 4;
 
 /// The scenario whose metrics the dashboards are held against.
 const MEASURED: &str = "metrics";
@@ -216,19 +222,43 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
         if index == 0 && args.scenario.is_none() {
             images(tally, &kernel, &guest);
         }
-        for (name, scenario) in &scenarios {
-            if args.scenario.as_ref().is_some_and(|text| !name.contains(text)) {
-                continue;
-            }
-            if index > 0 && is_costly(scenario) {
-                continue;
-            }
-            let start = Instant::now();
-            let result = scenario_on(name, scenario, &kernel, &guest);
-            tally.count(format_args!("{name} on Linux {kernel}"), start, result);
-        }
+        let asked = |name: &str| args.scenario.as_ref().is_none_or(|text| name.contains(text));
+        let run = scenarios
+            .iter()
+            .filter(|(name, scenario)| asked(name) && (index == 0 || !is_costly(scenario)));
+        side_by_side(run, &kernel, &guest, tally);
     }
     Ok(())
+}
+
+/// Runs scenarios on a kernel, as many at a time as there are processors: a guest waits for most of its time.
+fn side_by_side<'a>(
+    scenarios: impl Iterator<Item = &'a (String, Scenario)> + Send,
+    kernel: &Kernel,
+    guest: &Guest,
+    tally: &mut Tally,
+) {
+    let waiting = Mutex::new(scenarios);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MACHINES);
+    let (done, results) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..at_a_time {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                while let Some((name, scenario)) = next() {
+                    let start = Instant::now();
+                    let result = scenario_on(name, scenario, kernel, guest);
+                    // Whoever counts lives as long as anybody runs.
+                    _ = done.send((name, start, result));
+                }
+            });
+        }
+        drop(done);
+        for (name, start, result) in results {
+            tally.count(format_args!("{name} on Linux {kernel}"), start, result);
+        }
+    });
 }
 
 /// Whether it takes another build of a kernel, or a whole system: that costs minutes, and shows nothing that differs between
