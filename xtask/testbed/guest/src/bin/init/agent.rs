@@ -1,7 +1,7 @@
 //! The agent as the guest's init runs it: started, waited for, asked for its metrics, stopped.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -214,14 +214,20 @@ impl Agent<'_> {
         let log = format!("/host/{}", self.log());
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, log.as_str(), inotify::WatchFlags::MODIFY)?;
+        let mut log = File::open(log)?;
+        log.seek(SeekFrom::Start(after))?;
         let deadline = Instant::now() + PATIENCE;
+        let mut said = Vec::new();
         loop {
-            match fs::read(&log) {
-                Ok(said) if has_line(said.get(after as usize..).unwrap_or_default(), texts) => return Ok(()),
+            match log.read_to_end(&mut said) {
                 // So 9p answers when the file grows while it is read; of that write the watch tells next.
                 Err(error) if error.raw_os_error() != Some(libc::ENODATA) => return Err(error.into()),
+                _ if has_line(&said, texts) => return Ok(()),
                 _ => {}
             }
+            // A log is long where much happens: only the line that may go on is looked at again.
+            let whole = said.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            said.drain(..whole);
             if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&time_left(deadline)))? == 0 {
                 bail!(
                     "the agent did not say {texts:?} within {PATIENCE:?}: see {}",

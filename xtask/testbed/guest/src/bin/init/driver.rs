@@ -212,7 +212,7 @@ impl<'a, 's> Driver<'a, 's> {
                 }
                 attempts += 1;
                 // Each is an event for the agent, too. A gap that anybody could use is longer than this.
-                thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(2));
             }
             Ok(attempts)
         };
