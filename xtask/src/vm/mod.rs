@@ -236,6 +236,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         cmdline: &cmdline,
         share: &options.output,
         accel: options.accel,
+        by_turns: !scenario.policies().is_empty(),
         memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
         serial: scenario.serial_journal.then_some(&serial),
         log: options.output.join("qemu.log"),
