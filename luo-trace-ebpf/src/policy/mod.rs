@@ -7,6 +7,11 @@
 //! What a caller could still change is not looked at: the commands of a call are taken from its arguments or saved registers,
 //! a session's name from the kernel's copy of it.
 
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key is looked up where it lies: the stack has no room for a copy"
+)]
+
 mod caller;
 mod decide;
 mod sessions;
