@@ -445,6 +445,15 @@ pub struct ImageCarrier {
     pub outcome: Outcome,
 }
 
+impl ImageCarrier {
+    /// The command line, where all of it is here.
+    pub fn whole_command_line(&self) -> Option<&[u8]> {
+        let line = self.command_line.as_bytes();
+        // The length counts the NUL.
+        (self.command_line_len <= line.len() as u64 + 1).then_some(line)
+    }
+}
+
 /// A call of KHO's interface. Mirrors `include/linux/kexec_handover.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

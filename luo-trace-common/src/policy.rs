@@ -647,6 +647,27 @@ pub struct ImageVerdict {
     pub reason: Name<512>,
 }
 
+impl ImageVerdict {
+    /// Whether the kernel in it cannot take what is preserved; `None`: not known.
+    pub const fn incompatible(&self) -> Option<bool> {
+        fails(self.outcome)
+    }
+
+    /// Whether its command line does not switch LUO on; `None`: not known.
+    pub const fn lacks_liveupdate(&self) -> Option<bool> {
+        fails(self.command_line)
+    }
+}
+
+/// Whether such a verdict says that something is lost.
+pub const fn fails(verdict: u32) -> Option<bool> {
+    match verdict {
+        VERDICT_CARRIES => Some(false),
+        VERDICT_LOSES | VERDICT_PANICS => Some(true),
+        _ => None,
+    }
+}
+
 /// The file of an image that is being loaded, so that the agent can look into it: payload of the event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -1,5 +1,7 @@
 //! What a kernel's command line says about LUO and KHO.
 
+use luo_trace_common::events::ImageCarrier;
+
 /// The switches on a command line, as far as it has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Switches {
@@ -18,6 +20,15 @@ pub enum CommandLine {
     Unknown,
     /// It does not, for this reason.
     Lacks(&'static str),
+}
+
+impl CommandLine {
+    /// What an image's command line says, where it was seen in full. Whether KHO is on without being asked is the default of a
+    /// kernel that is not known.
+    pub fn of(p: &ImageCarrier) -> Self {
+        let line = p.whole_command_line();
+        line.map_or(Self::Unknown, |line| Switches::read(line).verdict(None))
+    }
 }
 
 impl Switches {
@@ -116,5 +127,15 @@ mod tests {
         assert_eq!(line.verdict(None), CommandLine::Unknown);
         assert_eq!(line.verdict(Some(true)), CommandLine::Takes);
         assert_eq!(line.verdict(Some(false)), CommandLine::Lacks("has no kho=on"));
+    }
+
+    #[test]
+    fn a_command_line_that_was_cut_off_is_not_known() {
+        let cut = ImageCarrier {
+            command_line_len: 4000,
+            command_line: luo_trace_common::text::Name::new("quiet"),
+            ..zerocopy::FromZeros::new_zeroed()
+        };
+        assert_eq!(CommandLine::of(&cut), CommandLine::Unknown);
     }
 }

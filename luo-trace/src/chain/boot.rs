@@ -7,7 +7,7 @@ use luo_trace_common::events::{
     Image, Keys, KhoBalance, OUTGOING, SessionRelease,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{VERDICT_LOSES, VERDICT_PANICS};
+use luo_trace_common::policy::fails;
 use luo_trace_common::text::Compatible;
 
 use super::arrival::Arrival;
@@ -257,10 +257,8 @@ impl Boot {
 
     /// Whether it was told before this attempt that the kernel in the image cannot take what was preserved.
     pub(super) fn foretold(&self, attempt: &Attempt) -> bool {
-        let fails = |&(image, outcome): &(u64, u32)| {
-            image == attempt.image.id && matches!(outcome, VERDICT_LOSES | VERDICT_PANICS)
-        };
-        self.looked.as_ref().is_some_and(fails) && self.known.outgoing && !self.outgoing.is_empty()
+        let foretells = |&(image, outcome): &(u64, u32)| image == attempt.image.id && fails(outcome) == Some(true);
+        self.looked.as_ref().is_some_and(foretells) && self.known.outgoing && !self.outgoing.is_empty()
     }
 
     /// Whether the outgoing sessions, with all their files, are all there are.

@@ -75,6 +75,16 @@ impl Command {
     }
 }
 
+/// How what a command says is printed, where there is nothing more to tell of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For a person
+    #[default]
+    Text,
+    /// For a program
+    Json,
+}
+
 /// Where a running agent is asked.
 #[derive(Debug, clap::Args)]
 struct Socket {

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Subcommand};
 
-use super::read_text;
+use super::{Format, read_text};
 use crate::exit::Exit;
 use crate::policy::{MAX_FILE, Policy};
 
@@ -34,15 +34,6 @@ enum Command {
     Clear(orders::Clear),
     /// How policy stands on this host
     Status(orders::Status),
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For a person
-    #[default]
-    Text,
-    /// For a program
-    Json,
 }
 
 /// Does what the subcommand says.

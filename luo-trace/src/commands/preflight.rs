@@ -5,12 +5,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use luo_trace_common::events::SNAPSHOT_CHANGED;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
-use super::Socket;
+use super::{Format, Socket};
 use crate::client;
 use crate::event::Body;
 use crate::exit::Exit;
@@ -56,15 +56,6 @@ pub struct Args {
     format: Format,
     #[command(flatten)]
     socket: Socket,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Format {
-    /// For a person
-    #[default]
-    Text,
-    /// One JSON object
-    Json,
 }
 
 /// What has to come over.

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use luo_trace_common::events::{self as abi, Image, ImageCarrier};
-use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS};
+use luo_trace_common::events::{self as abi, Image};
+use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, fails};
 use luo_trace_common::text::Compatible;
 
 use super::scene::Moment;
-use crate::command_line::{CommandLine, Switches};
+use crate::command_line::CommandLine;
 use crate::event::{Body, Event, EventId};
 
 /// Whether an image takes what is preserved into the next kernel.
@@ -35,7 +35,7 @@ pub(super) struct Looked {
 impl Looked {
     /// Whether the kernel in it loses something, or panics.
     pub(super) fn fails(&self) -> bool {
-        matches!(self.outcome, VERDICT_LOSES | VERDICT_PANICS)
+        fails(self.outcome) == Some(true)
     }
 
     /// Whether it tells of all these handlers.
@@ -155,7 +155,7 @@ impl Images {
     /// `sessions` tells whether sessions exist, so that what is wrong with a new image was told.
     pub(super) fn apply(&mut self, event: &Event, moment: Moment, sessions: bool) {
         match &event.body {
-            Body::ImageCarrier(p) if p.outcome.is_ok() => self.newest = Some((p.image, moment.id, line_of(p))),
+            Body::ImageCarrier(p) if p.outcome.is_ok() => self.newest = Some((p.image, moment.id, CommandLine::of(p))),
             Body::ImageLoad(p) if p.outcome.is_ok() => {
                 self.load(&p.image, moment.id);
                 let fails = matches!(self.carries(&p.image), Carries::No(..));
@@ -182,31 +182,5 @@ impl Images {
         }
         self.lose();
         self.loaded = (image.mode != abi::IMAGE_NONE).then_some((*image, event));
-    }
-}
-
-/// What the image's command line says about LUO, where it was seen in full.
-fn line_of(p: &ImageCarrier) -> CommandLine {
-    let line = p.command_line.as_bytes();
-    // The length counts the NUL.
-    if p.command_line_len > line.len() as u64 + 1 {
-        return CommandLine::Unknown;
-    }
-    // Whether KHO is on without being asked is the default of a kernel that is not known.
-    Switches::read(line).verdict(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_line_that_was_cut_off_is_not_known() {
-        let cut = ImageCarrier {
-            command_line_len: 4000,
-            command_line: luo_trace_common::text::Name::new("quiet"),
-            ..zerocopy::FromZeros::new_zeroed()
-        };
-        assert_eq!(line_of(&cut), CommandLine::Unknown);
     }
 }

@@ -113,7 +113,7 @@ impl Policy {
         })
     }
 
-    fn table(&self) -> Table {
+    pub(super) fn table(&self) -> Table {
         let mut table = Table {
             mode: self.mode as u32,
             closed: self.closed.into(),

@@ -10,12 +10,12 @@ use luo_trace_common::events::{self as abi, FileOp, Header, Image, ImageLoad};
 use luo_trace_common::policy::{
     Aspect, CgroupName, CgroupPath, Condition, Decision, Facts, ImageVerdict, NOT_COUNTED, Operation, Orders,
     POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_AGENT_LOSS,
-    RULE_HOLD, RULE_NONE, RuleName, Ruling, Selected, Table, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS,
+    RULE_HOLD, RULE_NONE, RuleName, Ruling, Selected, Table,
 };
 use luo_trace_common::text::{Comm, SessionName};
 
 use super::{Compiled, Policy, Selection, level};
-use crate::command_line::{CommandLine, Switches};
+use crate::command_line::CommandLine;
 use crate::event::{Body, Event};
 use crate::model::{Coverage, Direction, Model, SessionState};
 
@@ -149,17 +149,30 @@ impl Circumstances {
 }
 
 impl Policy {
-    /// Judges a file that was preserved by the rules that nobody could ask before: those that name its handler. The
-    /// circumstances are those after it, so it counts itself. `None`: no rule applies. The rule is its number in the file.
-    pub fn after_the_fact(&self, header: &Header, file: &FileOp, circumstances: &Circumstances) -> Option<Ruling> {
+    /// The table of the rules that nobody can ask before a file is preserved: those that name its handler. `None`: there are
+    /// none.
+    pub fn table_after_the_fact(&self) -> Option<Table> {
         let operation = Operation::FilePreserve;
-        let after = |rule: &super::Rule| rule.is_after_the_fact(operation);
-        if !file.outcome.is_ok() || !self.rules.iter().any(after) {
+        let rules = self.rules.iter().enumerate();
+        let after = rules.filter(|(_, rule)| rule.is_after_the_fact(operation));
+        let on = after.fold(0, |set, (number, _)| set | 1 << number);
+        let mut table = self.table();
+        table.on[operation as usize] = on;
+        (on != 0).then_some(table)
+    }
+
+    /// Judges a file that was preserved by the rules of [such a table](Self::table_after_the_fact). The circumstances are those
+    /// after it, so it counts itself. `None`: no rule applies. The rule is its number in the file.
+    pub fn after_the_fact(
+        &self,
+        table: &Table,
+        header: &Header,
+        file: &FileOp,
+        circumstances: &Circumstances,
+    ) -> Option<Ruling> {
+        if !file.outcome.is_ok() {
             return None;
         }
-        let mut table = self.compile().table;
-        let bits = self.rules.iter().enumerate().filter(|(_, rule)| after(rule));
-        table.on[operation as usize] = bits.fold(0, |set, (number, _)| set | 1 << number);
         let mut facts = Bounds::default();
         facts.aspect(Aspect::Comm, Some(self.selected(|of| of.comm.contains(&header.comm))));
         facts.aspect(Aspect::Session, Some(self.selected(|of| of.means(&file.session.name))));
@@ -174,7 +187,7 @@ impl Policy {
             Seen::of(circumstances.incoming_unfinished),
         );
         // Files are never refused by a hold, nor let pass by an allowance.
-        let ruling = facts.rule(&table, operation, Orders::default())?;
+        let ruling = facts.rule(table, Operation::FilePreserve, Orders::default())?;
         (ruling.rule != RULE_NONE).then_some(ruling)
     }
 }
@@ -211,6 +224,8 @@ struct Waiting {
 pub struct Replay<'a> {
     policy: &'a Policy,
     compiled: Compiled,
+    /// See [`Policy::table_after_the_fact`].
+    after: Option<Table>,
     model: Model,
     /// Whether the hooks tell of all sessions and files.
     covered: bool,
@@ -242,6 +257,7 @@ impl<'a> Replay<'a> {
         Self {
             policy,
             compiled: policy.compile(),
+            after: policy.table_after_the_fact(),
             model: Model::new(coverage),
             covered: needed.into_iter().all(|hook| coverage.has(hook)),
             blind: true,
@@ -399,8 +415,9 @@ impl<'a> Replay<'a> {
     }
 
     fn ask_after(&mut self, header: &Header, p: &FileOp) {
+        let Some(table) = &self.after else { return };
         let circumstances = self.circumstances(self.orders(header.ktime).held);
-        if let Some(ruling) = self.policy.after_the_fact(header, p, &circumstances) {
+        if let Some(ruling) = self.policy.after_the_fact(table, header, p, &circumstances) {
             let ruling = Some((ruling.decision, self.name(ruling)));
             self.found.push(Replayed {
                 ruling,
@@ -556,10 +573,7 @@ impl<'a> Replay<'a> {
             Body::SessionDeserialize(_) => self.unread = false,
             Body::ImageFile(_) => _ = self.opened.insert(event.header.pid),
             Body::ImageCarrier(p) if p.outcome.is_ok() => {
-                let line = p.command_line.as_bytes();
-                let whole = p.command_line_len <= line.len() as u64 + 1;
-                let lacks = match Switches::read(line).verdict(None) {
-                    _ if !whole => None,
+                let lacks = match CommandLine::of(p) {
                     CommandLine::Lacks(_) => Some(true),
                     CommandLine::Takes => Some(false),
                     CommandLine::Unknown => None,
@@ -587,13 +601,8 @@ impl<'a> Replay<'a> {
         let Some(loaded) = self.loaded.as_mut().filter(|loaded| loaded.image.id == p.image) else {
             return;
         };
-        let fails = |outcome| match outcome {
-            VERDICT_CARRIES => Some(false),
-            VERDICT_LOSES | VERDICT_PANICS => Some(true),
-            _ => None,
-        };
-        loaded.incompatible = fails(p.outcome);
-        loaded.lacks_liveupdate = fails(p.command_line).or(loaded.lacks_liveupdate);
+        loaded.incompatible = p.incompatible();
+        loaded.lacks_liveupdate = p.lacks_liveupdate().or(loaded.lacks_liveupdate);
     }
 
     fn change(&mut self, p: &PolicyChange) {

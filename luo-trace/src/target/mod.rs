@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::panic;
 use std::thread;
 
-use luo_trace_common::events::{IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image, ImageCarrier};
+use luo_trace_common::events::{IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image};
 use luo_trace_common::policy::{
     ImageVerdict, Operation, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN, Verdict,
 };
@@ -99,7 +99,10 @@ impl Target {
                 self.load = Some(Load::new(tid, found));
             }
             Body::PolicyDecision(Operation::KexecLoad, _, p) => self.load_of(tid).number = Some(p.loads),
-            Body::ImageCarrier(p) if p.outcome.is_ok() => self.load_of(tid).command_line = line(p),
+            Body::ImageCarrier(p) if p.outcome.is_ok() => {
+                // One that did not fit is not known.
+                self.load_of(tid).command_line = p.whole_command_line().map(<[u8]>::to_vec);
+            }
             Body::ImageLoad(p) => {
                 let load = self.load.take().filter(|load| load.tid == tid);
                 let load = load.unwrap_or_else(|| Load::unseen(tid));
@@ -296,16 +299,7 @@ impl Loaded {
         if matches!(self.found, Found::Nothing(_)) && self.image.mode != IMAGE_LEGACY {
             return None;
         }
-        let fails = |what: u32| match what {
-            VERDICT_CARRIES => Some(false),
-            VERDICT_LOSES | VERDICT_PANICS => Some(true),
-            _ => None,
-        };
-        Some(Verdict::new(
-            number,
-            fails(verdict.outcome),
-            fails(verdict.command_line),
-        ))
+        Some(Verdict::new(number, verdict.incompatible(), verdict.lacks_liveupdate()))
     }
 }
 
@@ -325,13 +319,6 @@ fn in_use(preserved: &Preserved) -> InUse {
         names(&preserved.handlers),
         names(&preserved.flbs),
     )
-}
-
-/// A command line that did not fit is not known.
-fn line(p: &ImageCarrier) -> Option<Vec<u8>> {
-    let line = p.command_line.as_bytes();
-    // The length counts the NUL.
-    (p.command_line_len <= line.len() as u64 + 1).then(|| line.to_vec())
 }
 
 /// Reads files in a thread, one at a time. Of those that wait only the newest is read.

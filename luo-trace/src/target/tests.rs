@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use luo_trace_common::events::{IMAGE_FILE, ImageLoad, Outcome as Ended, SnapshotBegin};
+use luo_trace_common::events::{IMAGE_FILE, ImageCarrier, ImageLoad, Outcome as Ended, SnapshotBegin};
 use luo_trace_common::policy::{Decision, ImageFile, PolicyDecision};
 use tokio::sync::mpsc::UnboundedReceiver;
 use zerocopy::FromZeros;

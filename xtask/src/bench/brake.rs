@@ -6,7 +6,7 @@ use anyhow::Result;
 use testbed_guest::scenario::{Bench, Call, Operation, Tracer, Work};
 
 use super::table::{self, Table};
-use super::{agent, measure, nobody};
+use super::{Print, agent, measure, nobody};
 use crate::kernel;
 use crate::setup::{self, Need};
 use crate::vm::Agent;
@@ -22,12 +22,8 @@ pub(super) struct Brake {
     /// Take this static agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
-    /// Print the table in Markdown, as the README has it
-    #[arg(long, conflicts_with = "programs")]
-    markdown: bool,
-    /// Print as well what each BPF program takes: where the time goes
-    #[arg(long)]
-    programs: bool,
+    #[command(flatten)]
+    print: Print,
     #[command(flatten)]
     kernel: kernel::Args,
 }
@@ -81,19 +77,12 @@ pub(super) fn command(args: Brake) -> Result<()> {
     let agent = args.agent.map_or(Agent::Built, Agent::Ready);
     let (measurement, output) = measure("bench-brake", &plan, &kernel, &agent, 1024, Vec::new(), &policies)?;
     let table = Table::of_calls(&plan.operations, &measurement)?;
-    if args.markdown {
-        print!("{}", table.markdown());
-    } else {
-        println!(
-            "Linux {kernel}, guest instructions of one call, the least of {} rounds.\n\
-             Each tracer: what it adds in the kernel.\n",
-            args.rounds
-        );
-        print!("{}", table.text());
-    }
-    if args.programs {
-        print!("\n{}", Table::of_programs(&measurement).text());
-    }
+    let heading = format!(
+        "Linux {kernel}, guest instructions of one call, the least of {} rounds.\n\
+         Each tracer: what it adds in the kernel.\n\n",
+        args.rounds
+    );
+    args.print.print(&heading, &table, &measurement);
     eprintln!("numbers and logs: {}", output.display());
     Ok(())
 }

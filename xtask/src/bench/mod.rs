@@ -15,6 +15,7 @@ use testbed_guest::scenario::{
     Bench, Build, Expect, How, Kexec, Measurement, Next, Nothing, Root, Scenario, Step, Tracer,
 };
 
+use self::table::Table;
 use crate::demo::journals;
 use crate::kernel::Kernel;
 use crate::vm::{self, Accel, Agent, Options, guest};
@@ -34,6 +35,29 @@ enum What {
     Brake(brake::Brake),
     /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
     Check(check::Args),
+}
+
+/// How a table is printed.
+#[derive(clap::Args, Clone, Debug)]
+struct Print {
+    /// Print the table in Markdown, as the README has it
+    #[arg(long, conflicts_with = "programs")]
+    markdown: bool,
+    /// Print as well what each BPF program takes: where the time goes
+    #[arg(long)]
+    programs: bool,
+}
+
+impl Print {
+    fn print(&self, heading: &str, table: &Table, measurement: &Measurement) {
+        match self.markdown {
+            true => print!("{}", table.markdown()),
+            false => print!("{heading}{}", table.text()),
+        }
+        if self.programs {
+            print!("\n{}", Table::of_programs(measurement).text());
+        }
+    }
 }
 
 /// Measures, and prints a table.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use testbed_guest::scenario::{Bench, How, Operation, Size, Tracer, Work};
 
-use super::{agent, closure, measure, nobody, table};
+use super::{Print, agent, closure, measure, nobody, table};
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
 use crate::vm::Agent;
@@ -16,12 +16,8 @@ pub(super) struct Overhead {
     /// How often each operation is done; the round that took least counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Print the table in Markdown, as the README has it
-    #[arg(long, conflicts_with = "programs")]
-    markdown: bool,
-    /// Print as well what each BPF program takes: where the time goes
-    #[arg(long)]
-    programs: bool,
+    #[command(flatten)]
+    print: Print,
     #[command(flatten)]
     kernel: kernel::Args,
 }
@@ -50,15 +46,7 @@ pub(super) fn command(args: Overhead) -> Result<()> {
         &[],
     )?;
     let table = table::Table::of(&plan.operations, &measurement)?;
-    if args.markdown {
-        print!("{}", table.markdown());
-    } else {
-        print!("{}", heading(&kernel, args.rounds));
-        print!("{}", table.text());
-    }
-    if args.programs {
-        print!("\n{}", table::Table::of_programs(&measurement).text());
-    }
+    args.print.print(&heading(&kernel, args.rounds), &table, &measurement);
     eprintln!("numbers and logs: {}", output.display());
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapType};
 use aya::programs::links::FdLink;
-use luo_trace_common::policy::{ABI, NEVER, State};
+use luo_trace_common::policy::{ABI, State};
 
 use super::Brake;
 
@@ -113,13 +113,6 @@ impl Brake {
         let others = sets(Path::new(DIR))?;
         let mut others = others.iter().filter(|&set| Some(set) != self.pinned.as_ref());
         others.try_for_each(Set::remove)
-    }
-
-    /// Ends in order: what is pinned goes on as it is and does not grow stale, everything else is detached.
-    pub fn leave(self) {
-        if self.pinned.is_some() {
-            self.state.beat(NEVER);
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use luo_trace_common::events::{FileOp, Header as EventHeader};
 use luo_trace_common::policy::{
     Aspect, Decision, Mode, NEVER, NOT_COUNTED, Operation, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange,
-    PolicyDecision, Selected, Verdict,
+    PolicyDecision, Selected, Table, Verdict,
 };
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
@@ -92,6 +92,8 @@ pub struct Keeper {
     store: Option<Store>,
     boot_id: String,
     loaded: Loaded,
+    /// See [`Policy::table_after_the_fact`].
+    after: Option<Table>,
     generation: u64,
     standing: Standing,
     /// Why the orders are not kept, or not known.
@@ -132,6 +134,7 @@ impl Keeper {
             store,
             boot_id,
             loaded: loaded.clone(),
+            after: None,
             generation: 0,
             standing,
             store_trouble: trouble.map(|trouble| format!("{trouble:#}")),
@@ -194,6 +197,7 @@ impl Keeper {
     fn took_effect(&mut self) -> Note {
         self.file_trouble = None;
         self.changed = true;
+        self.after = self.loaded.policy.table_after_the_fact();
         self.show();
         let what = match self.generation {
             0 => POLICY_OFF,
@@ -251,19 +255,16 @@ impl Keeper {
     /// Judges a file that was preserved by the rules that name its handler, which no program could know when it was asked.
     fn judge_file(&self, header: EventHeader, file: &FileOp) -> Option<Note> {
         let policy = &self.loaded.policy;
-        let operation = Operation::FilePreserve;
-        if !policy.rules().iter().any(|rule| rule.is_after_the_fact(operation)) {
-            return None;
-        }
+        let table = self.after.as_ref()?;
         let held = self.standing.hold.is_some();
         let circumstances = self
             .live
             .with_model(|model| Circumstances::of(model, self.severity, held));
-        let ruling = policy.after_the_fact(&header, file, &circumstances)?;
+        let ruling = policy.after_the_fact(table, &header, file, &circumstances)?;
         let name = policy.rules().get(ruling.rule as usize).map(|rule| rule.name);
         let counted = |number: Option<u64>| number.unwrap_or(NOT_COUNTED);
         let decision = PolicyDecision {
-            operation: operation as u32,
+            operation: Operation::FilePreserve as u32,
             decision: ruling.decision as u32,
             rule: ruling.rule,
             mode: policy.mode as u32,
