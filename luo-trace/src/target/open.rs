@@ -24,18 +24,21 @@ pub struct ImageAtHand {
     stamp: Stamp,
 }
 
-/// Tells whether a file was changed: its size, and when its contents and its inode were.
+/// Tells whether a file was changed: its size, and when its contents were, in seconds and nanoseconds.
+///
+/// When its inode was changed says nothing: a hard link made to it, a new name or owner changes that, and no byte. Who changes the
+/// contents and sets their time back is not seen; such a one could load any image.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     size: u64,
-    times: [(i64, i64); 2],
+    written: (i64, i64),
 }
 
 impl From<Metadata> for Stamp {
     fn from(of: Metadata) -> Self {
         Self {
             size: of.len(),
-            times: [(of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec())],
+            written: (of.mtime(), of.mtime_nsec()),
         }
     }
 }
@@ -141,6 +144,7 @@ pub fn read(image: ImageAtHand) -> Result<Contents, String> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -250,6 +254,21 @@ mod tests {
         assert!(why.contains("changed while it was loaded"), "{why}");
         let why = read(image).err().unwrap();
         assert!(why.contains("changed while it was read"), "{why}");
+    }
+
+    #[test]
+    fn a_link_made_to_it_while_it_is_read_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmlinuz");
+        fs::write(&path, b"no image at all").unwrap();
+        let loaders = File::open(&path).unwrap();
+        let image = of_task(own(), &told(&loaders)).unwrap();
+        // Given that a backup links it, and that its permissions are changed, both of which the inode's time shows,
+        fs::hard_link(&path, dir.path().join("backup")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        // then it is read, and judged by what is in it.
+        let why = read(image).err().unwrap();
+        assert!(!why.contains("changed"), "{why}");
     }
 
     #[test]
