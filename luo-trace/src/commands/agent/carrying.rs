@@ -1,0 +1,43 @@
+//! Bringing the journal over a kexec, as far as somebody asked for it.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Args;
+use crate::carry::Carry;
+use crate::journal::Header;
+use crate::live::Live;
+use crate::pipeline::{Outputs, Pipeline};
+
+/// Bringing the journal over a kexec, as far as somebody asked for it.
+pub(super) struct Carrying {
+    carry: Option<Carry>,
+    live: Arc<Live>,
+}
+
+impl Carrying {
+    pub(super) fn begin(args: &Args, header: &Header, live: Arc<Live>, outputs: &mut Outputs) -> Result<Self> {
+        let dir = args.journal.clone().unwrap_or_default();
+        let begun = Carry::begin(args.carry, args.carry_kib as usize * 1024, header, dir)?;
+        let carry = begun.map(|(carry, recorder)| {
+            outputs.carry(recorder);
+            carry
+        });
+        Ok(Self { carry, live })
+    }
+
+    pub(super) fn attempt(&mut self, pipeline: &Pipeline) {
+        if let Some(carry) = &mut self.carry {
+            carry.attempt(pipeline.namesake());
+            self.live.set_carry_trouble(carry.trouble());
+        }
+    }
+
+    /// Time passes. Close to a jump LUO may hold its locks for good, and whoever asks it for something then waits for ever.
+    pub(super) fn tick(&mut self, pipeline: &Pipeline) {
+        if !pipeline.jump_is_near() && self.carry.as_mut().is_some_and(Carry::is_due) {
+            self.attempt(pipeline);
+        }
+    }
+}

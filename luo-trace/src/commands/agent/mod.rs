@@ -1,0 +1,414 @@
+//! `luo-trace agent`: trace this host until told to stop.
+
+mod attention;
+mod carrying;
+mod looks;
+mod outputs;
+mod policy;
+
+use std::env;
+use std::fs;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args as ClapArgs, ValueEnum};
+use luo_trace_common::hooks::KhoDetail;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::carry::Way;
+use crate::exit::Exit;
+use crate::host;
+use crate::journal::{Clock, Header};
+use crate::kernel::preflight::{self, VMLINUX_BTF};
+use crate::kernel::{Ring, Tracer};
+use crate::live::Live;
+use crate::pipeline::Pipeline;
+use crate::sink::console::tell;
+use crate::sink::control::{self, Control, Refusal, Request};
+use crate::sink::policy::Loaded;
+use crate::sink::web;
+use crate::target::{Look, Target};
+
+use attention::Rest;
+use carrying::Carrying;
+use looks::{Looks, arrive};
+use outputs::{Socket, outputs, serial_line};
+
+/// How often counts that no event brings up to date are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Options of `luo-trace agent`.
+#[derive(Debug, Default, ClapArgs)]
+pub struct Args {
+    /// Record everything into DIR/<boot-id>.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
+    #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
+    journal: Option<PathBuf>,
+    /// Serve metrics and a page for people at this address
+    #[arg(long, value_name = "ADDR", env = "LUO_TRACE_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
+    #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
+    ready_file: Option<PathBuf>,
+    /// Answer `luo-trace status`, `watch` and `top` at this socket; a lock beside it keeps a second agent away
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
+    control: Option<PathBuf>,
+    /// Keep this host by the policy in this file; it is read again on SIGHUP
+    #[arg(long, value_name = "FILE", env = "LUO_TRACE_POLICY")]
+    policy: Option<PathBuf>,
+    /// How to print events and findings
+    #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
+    pub(super) format: Format,
+    /// How closely to watch preserved memory: `keys` tells balance, and nearly doubles what preserving a page takes
+    #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::default().name(), env = "LUO_TRACE_KHO")]
+    kho: KhoDetail,
+    /// Size of the ring buffer in KiB; a power of two, at least 4
+    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, env = "LUO_TRACE_RING_KIB")]
+    ring_kib: u32,
+    /// Bring the end of the journal over a kexec without a disk: what came over goes to the --journal directory
+    #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_CARRY")]
+    carry: Way,
+    /// How much of it, in KiB; the memory is taken from the start on
+    #[arg(long, value_name = "KIB", default_value_t = CARRY_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20), env = "LUO_TRACE_CARRY_KIB")]
+    carry_kib: u32,
+}
+
+/// How much of a journal is carried unless told otherwise, in KiB: some 25,000 events.
+const CARRY_KIB: u32 = 4096;
+
+/// The ring's size unless told otherwise, in KiB.
+const RING_KIB: u32 = 8192;
+
+/// How events and findings are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// One line each, for a person
+    #[default]
+    Text,
+    /// One JSON object each
+    Json,
+    /// Nothing
+    None,
+}
+
+/// Traces until SIGTERM or SIGINT, then drains, detaches, and leaves nothing behind.
+///
+/// # Errors
+/// Where a required hook cannot be attached, or an option makes no sense.
+pub fn run(args: &Args) -> Result<Exit> {
+    run_until(args, async |_| pending().await)
+}
+
+/// The same without a journal, a port or a socket, for a command that traces by itself; it ends when `end` does, too.
+///
+/// # Errors
+/// As for [`run`].
+pub(super) fn run_alone(format: Format, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
+    let args = Args {
+        format,
+        ring_kib: RING_KIB,
+        ..Args::default()
+    };
+    run_until(&args, end)
+}
+
+fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
+    let has_directory = args
+        .journal
+        .as_deref()
+        .is_some_and(|place| serial_line(place).is_none());
+    let has_service_manager = env::var_os("NOTIFY_SOCKET").is_some();
+    args.carry.check(has_directory, has_service_manager)?;
+    let file = policy::File::new(args.policy.as_deref());
+    let loaded = file.read()?;
+    if let Some(obstacle) = preflight::obstacle() {
+        tell(obstacle);
+        return Ok(Exit::CannotWork);
+    }
+    let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
+        bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(trace(args, ring_bytes, file, loaded, end))
+}
+
+/// Reads the value of `--kho`.
+pub(super) fn kho_detail() -> impl TypedValueParser<Value = KhoDetail> {
+    let details = [KhoDetail::Off, KhoDetail::Count, KhoDetail::Keys];
+    PossibleValuesParser::new(details.map(KhoDetail::name)).map(move |name| {
+        let is_named = |detail: &KhoDetail| detail.name() == name;
+        details.into_iter().find(is_named).unwrap_or_default()
+    })
+}
+
+fn ring_bytes(kib: u32) -> Option<u32> {
+    (kib.is_power_of_two() && (4..=1 << 20).contains(&kib)).then_some(kib * 1024)
+}
+
+async fn trace(
+    args: &Args,
+    ring_bytes: u32,
+    file: policy::File,
+    loaded: Option<Loaded>,
+    end: impl AsyncFnOnce(Arc<Live>),
+) -> Result<Exit> {
+    // The handlers come first: a signal during the start-up must end the agent in order, too.
+    let signals = Signals::take()?;
+    let control = match args.control.as_deref().map(Control::open).transpose() {
+        Ok(control) => control,
+        Err(Refusal::Taken(pid)) => {
+            tell(runs_already(pid));
+            return Ok(Exit::CannotWork);
+        }
+        Err(Refusal::Unusable(why)) => {
+            tell(format_args!(
+                "{why:#}; going on without it: choose another with --control"
+            ));
+            None
+        }
+    };
+    let mut agent = match Agent::begin(args, ring_bytes, file, loaded, control)? {
+        Ok(agent) => agent,
+        Err(exit) => return Ok(exit),
+    };
+    if let Some(address) = args.listen {
+        serve(agent.live.clone(), address).await;
+    }
+    let end = end(agent.live.clone());
+    let ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
+    // These go nowhere unless a service manager wants to know.
+    _ = sd_notify::notify(&[NotifyState::Ready]);
+    let reason = agent.attend(signals, end).await?;
+    _ = sd_notify::notify(&[NotifyState::Stopping]);
+    agent.finish(reason, ready).await?;
+    Ok(Exit::Held)
+}
+
+/// What the agent is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    look_again: Signal,
+    read_again: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+            look_again: signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?,
+            read_again: signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?,
+        })
+    }
+}
+
+/// An agent whose hooks are attached, and which knows what was there before.
+struct Agent {
+    live: Arc<Live>,
+    pipeline: Pipeline,
+    ring: Ring,
+    tracer: Tracer,
+    looks: Looks,
+    looked_into: mpsc::UnboundedReceiver<Look>,
+    carrying: Carrying,
+    file: policy::File,
+    orders: Option<mpsc::Receiver<Request>>,
+    socket: Option<Socket>,
+}
+
+impl Agent {
+    /// Attaches the hooks, looks at what is there, and puts the policy in force. Of a host on which it is of no use, gives how to
+    /// end.
+    fn begin(
+        args: &Args,
+        ring_bytes: u32,
+        file: policy::File,
+        loaded: Option<Loaded>,
+        control: Option<Control>,
+    ) -> Result<Result<Self, Exit>> {
+        let started = host::clock();
+        let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
+        let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho)?;
+        drop(btf);
+        let brake = match &loaded {
+            Some(loaded) => match policy::attach(&mut tracer, loaded)? {
+                Ok(attached) => Some(attached),
+                Err(exit) => return Ok(Err(exit)),
+            },
+            None => None,
+        };
+        let mut ring = tracer.ring()?;
+        let header = header(&mut tracer, &started, ring_bytes)?;
+        let live = Arc::new(Live::new(&header)?);
+        let mut outputs = outputs(args, &header)?;
+        let (orders, taken) = control::orders();
+        let kept_beside = control.as_ref().and(args.control.as_deref());
+        let socket = control
+            .map(|control| Socket::serve(control, live.clone(), orders, &mut outputs))
+            .transpose()?;
+        let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
+        let mut pipeline = Pipeline::new(live.clone(), outputs, header.clock.monotonic_ns);
+        let (looks, looked_into) = mpsc::unbounded_channel();
+        pipeline.look_into_images(Target::new(looks));
+        arrive(&mut tracer, &mut ring, &mut pipeline);
+        let looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
+        if let Some((attached, loaded)) = brake.zip(loaded) {
+            let (live, boot) = (live.clone(), &header.boot_id);
+            policy::begin(attached, loaded, kept_beside, live, boot, &mut pipeline)?;
+        }
+        // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
+        carrying.attempt(&pipeline);
+        pipeline.drain(&mut ring);
+        Ok(Ok(Self {
+            live,
+            pipeline,
+            ring,
+            tracer,
+            looks,
+            looked_into,
+            carrying,
+            file,
+            orders: Some(taken),
+            socket,
+        }))
+    }
+
+    /// Attends to everything that comes, until told to end; gives by what.
+    async fn attend(&mut self, mut signals: Signals, end: impl Future<Output = ()>) -> Result<&'static str> {
+        let Self {
+            pipeline,
+            ring,
+            tracer,
+            looks,
+            file,
+            ..
+        } = self;
+        let mut end = pin!(end);
+        let mut tick = tokio::time::interval(TICK);
+        let mut rest = Rest::default();
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return Ok("SIGTERM"),
+                _ = signals.interrupt.recv() => return Ok("SIGINT"),
+                () = &mut end => return Ok("asked to end"),
+                result = ring.readable() => {
+                    result.context("the ring buffer cannot be waited for any longer")?;
+                    rest.attend(ring, pipeline);
+                }
+                () = rest.over(), if rest.is_on() => rest.attend(ring, pipeline),
+                Some(look) = self.looked_into.recv() => pipeline.looked_into(look),
+                _ = signals.look_again.recv() => looks.look(tracer, ring, pipeline),
+                _ = signals.read_again.recv() => file.read_again(),
+                // A change of policy takes its time, and a jump has none to give.
+                read = file.again(), if file.is_read() && !pipeline.jump_is_near() => policy::swap(read, pipeline),
+                request = policy::next(&mut self.orders) => policy::carry_out(request, pipeline),
+                _ = tick.tick() => {
+                    tracer.print_log();
+                    pipeline.tick(ring);
+                    looks.tick(tracer, ring, pipeline);
+                    self.carrying.tick(pipeline);
+                }
+            }
+            // Formats that the kernel does not tell are not known.
+            pipeline.judge_image(|| tracer.formats().unwrap_or_default());
+        }
+    }
+
+    /// Ends the record in order; only when nothing more can come is the agent not ready any more.
+    async fn finish(mut self, reason: &str, ready: Option<ReadyFile>) -> Result<()> {
+        // What LUO gives up now is still recorded.
+        drop(self.carrying);
+        self.looks.look(&mut self.tracer, &mut self.ring, &mut self.pipeline);
+        policy::end(&mut self.pipeline);
+
+        // Detach first, so that what is drained then is the whole record.
+        drop(self.tracer);
+        self.pipeline.drain(&mut self.ring);
+        drop(ready);
+        self.pipeline.finish(reason, &mut self.ring)?;
+        if let Some(socket) = self.socket {
+            socket.finish().await;
+        }
+        Ok(())
+    }
+}
+
+/// What a record of this host begins with, where the hooks were attached since `started`.
+fn header(tracer: &mut Tracer, started: &Clock, ring_bytes: u32) -> Result<Header> {
+    let clock = host::clock_since(started);
+    let mut header = Header {
+        clock,
+        attach_ns: clock.monotonic_ns.saturating_sub(started.monotonic_ns),
+        hooks: tracer.hooks().to_vec(),
+        ring_bytes: ring_bytes.into(),
+        ..host::header()?
+    };
+    if let Err(error) = tracer.describe(&mut header) {
+        tell(format_args!(
+            "the record will not say which live update this is: {error:#}"
+        ));
+    }
+    Ok(header)
+}
+
+/// Why a second agent does not start.
+fn runs_already(pid: Option<u32>) -> String {
+    let which = pid.map_or(String::new(), |pid| format!(", as process {pid}"));
+    format!(
+        "an agent runs on this host already{which}: ask it with `luo-trace status` or `luo-trace watch`, or stop it before \
+         another is started"
+    )
+}
+
+/// Serves what is known at an address, in the background. An address that cannot be had is told, and nothing else suffers.
+async fn serve(live: Arc<Live>, address: SocketAddr) {
+    match web::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(web::serve(listener, live, pending()));
+        }
+        Err(error) => tell(format_args!("{error:#}; going on without the port")),
+    }
+}
+
+/// A file that exists while the agent is ready.
+struct ReadyFile(PathBuf);
+
+impl ReadyFile {
+    fn create(path: &Path) -> Result<Self> {
+        fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write the ready file {}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        // If it is gone already, that is what was wanted.
+        _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_a_power_of_two_of_at_least_a_page() {
+        assert_eq!(ring_bytes(4), Some(4096));
+        assert_eq!(ring_bytes(8192), Some(8 << 20));
+        for kib in [0, 1, 5, 1 << 21] {
+            assert_eq!(ring_bytes(kib), None, "{kib} KiB");
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! The way of every event: record, decode, model, sinks. One writer.
+//!
+//! The kernel counts the programs that it skipped, and no record tells of them. So records are judged in batches, each only
+//! when the counts were read after it was taken: whatever was missed before any of its events stands before them all, in the
+//! model and in the journal. Only between the call for a kexec and its end are they not read: each of its events may be the
+//! last, and goes where it outlives the kernel before anything else is asked.
+
+mod outputs;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use luo_trace_common::events::{Header as EventHeader, Kind, SNAPSHOT_CHANGED};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+use crate::carry::Namesake;
+use crate::decode::{self, Decoder};
+use crate::event::{Body, Event};
+use crate::host;
+use crate::image::Formats;
+use crate::journal::End;
+use crate::live::Live;
+use crate::sink::journal::Records;
+use crate::sink::policy::{Keeper, Note};
+use crate::target::{Look, Target};
+
+use outputs::Line;
+pub use outputs::Outputs;
+
+/// How many records are judged at a time.
+const BATCH: usize = 1024;
+
+/// Where records come from, in their order.
+pub trait Source {
+    /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
+    fn take(&mut self, limit: usize, consume: impl FnMut(&[u8])) -> usize;
+
+    /// What was lost until now.
+    fn losses(&mut self) -> Losses;
+}
+
+/// What never became a record, since the source began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events for which there was no room: later records tell of them, too.
+    pub dropped: u64,
+    /// Programs that the kernel skipped: no record tells of them.
+    pub missed: u64,
+    /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+
+/// Decodes, judges and hands on.
+pub struct Pipeline {
+    decoder: Decoder,
+    live: Arc<Live>,
+    outputs: Outputs,
+    lines: Vec<Line>,
+    last: EventHeader,
+    missed: u64,
+    jump_is_near: bool,
+    /// When the newest walk over LUO's lists began, and up to when losses may reach.
+    walk_began: u64,
+    lost_until: u64,
+    picture_is_whole: bool,
+    namesake: Namesake,
+    policy: Option<Keeper>,
+    /// Records of the agent's own that follow the batch at hand.
+    notes: Vec<Note>,
+    target: Option<Target>,
+    told: Told,
+}
+
+/// What the metrics know already of counts that only ever grow.
+#[derive(Default)]
+struct Told {
+    errors: u64,
+    console: u64,
+    streams: u64,
+    journal: u64,
+}
+
+impl Pipeline {
+    /// A pipeline at the beginning of a record whose hooks were all attached at this time, in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub fn new(live: Arc<Live>, outputs: Outputs, attached: u64) -> Self {
+        Self {
+            decoder: Decoder::since(attached),
+            live,
+            outputs,
+            lines: Vec::new(),
+            last: EventHeader::new_zeroed(),
+            missed: 0,
+            jump_is_near: false,
+            walk_began: 0,
+            lost_until: 0,
+            picture_is_whole: false,
+            namesake: Namesake::default(),
+            policy: None,
+            notes: Vec::new(),
+            target: None,
+            told: Told::default(),
+        }
+    }
+
+    /// Looks into images that are loaded, from now on.
+    pub fn look_into_images(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+
+    /// Takes what a thread has found in an image.
+    pub fn looked_into(&mut self, look: Look) {
+        if let Some(target) = &mut self.target {
+            target.take(look);
+        }
+    }
+
+    /// Judges the image that is loaded, where that is due, and lets policy know. `formats` are those that this kernel writes for
+    /// the next one. Close to a jump every record is one of the kernel's.
+    pub fn judge_image(&mut self, formats: impl FnOnce() -> Formats) {
+        let Some(target) = self.target.as_mut().filter(|target| target.is_ready()) else {
+            return;
+        };
+        if self.jump_is_near {
+            return;
+        }
+        let verdict = target.judge(&self.live.preserved(), formats);
+        if let Some(policy) = &mut self.policy {
+            if let Some(loads) = policy.loads() {
+                target.policy_counts(loads);
+            }
+            if let Some(verdict) = target.for_policy() {
+                policy.judge(verdict);
+            }
+        }
+        if let Some(verdict) = verdict {
+            self.note(Kind::ImageVerdict, &verdict);
+        }
+    }
+
+    /// Judges and hands on everything that `source` has now; gives whether there was anything.
+    pub fn drain(&mut self, source: &mut impl Source) -> bool {
+        let mut any = false;
+        loop {
+            if let Some(policy) = &mut self.policy {
+                policy.beat(host::monotonic_ns());
+            }
+            let mut batch = Records::default();
+            if source.take(BATCH, |record| batch.push(record)) == 0 {
+                if any && !self.jump_is_near {
+                    self.follow();
+                }
+                return any;
+            }
+            any = true;
+            // In this order: see the beginning of this file. Close to a jump there is no time to ask: what was missed is
+            // told after, if there is an after.
+            let losses = match self.jump_is_near {
+                true => Losses {
+                    missed: self.missed,
+                    ..Losses::default()
+                },
+                false => source.losses(),
+            };
+            let records = self.judge(batch, losses);
+            self.hand_on(records);
+            self.note_all();
+        }
+    }
+
+    /// Keeps this host by a policy from now on; these records tell how that began.
+    pub fn keep(&mut self, policy: Keeper, notes: Vec<Note>) {
+        self.policy = Some(policy);
+        self.notes.extend(notes);
+        self.note_all();
+    }
+
+    /// The policy that this host is kept by, where there is one.
+    pub fn policy(&mut self) -> Option<&mut Keeper> {
+        self.policy.as_mut()
+    }
+
+    /// Has policy know what the model knows.
+    fn follow(&mut self) {
+        if let Some(policy) = &mut self.policy {
+            policy.follow(host::monotonic_ns());
+        }
+    }
+
+    /// Puts records of the agent's own behind everything that was judged so far.
+    pub fn note_all(&mut self) {
+        for note in std::mem::take(&mut self.notes) {
+            self.note_one(note);
+        }
+    }
+
+    /// Puts a record of the agent's own behind everything that was judged so far.
+    pub fn note_one(&mut self, note: Note) {
+        match note {
+            Note::Change(change) => self.note(Kind::PolicyChange, &*change),
+            Note::Decision(of, decision) => self.note_of(of, Kind::PolicyDecision, &*decision),
+        }
+    }
+
+    /// Time passes: losses are told even where no event follows that would tell of them.
+    pub fn tick(&mut self, source: &mut impl Source) {
+        if let Some(policy) = &mut self.policy {
+            let ended = policy.tick(host::monotonic_ns());
+            self.notes.extend(ended);
+        }
+        self.drain(source);
+        let losses = source.losses();
+        let records = self.judge(Records::default(), losses);
+        if let Some(gap) = self.decoder.lost_is_now(losses.dropped, self.last) {
+            self.event(gap);
+        }
+        self.hand_on(records);
+        self.note_all();
+        if !self.jump_is_near {
+            self.follow();
+        }
+    }
+
+    /// Puts a record of the agent's own behind everything that was judged so far.
+    pub fn note(&mut self, kind: Kind, payload: &(impl IntoBytes + Immutable)) {
+        self.note_of(EventHeader::new_zeroed(), kind, payload);
+    }
+
+    /// The same of something that a task did: `of` tells which.
+    fn note_of(&mut self, of: EventHeader, kind: Kind, payload: &(impl IntoBytes + Immutable)) {
+        let header = EventHeader {
+            lost: self.decoder.lost(),
+            ktime: host::monotonic_ns(),
+            pid: of.pid,
+            tgid: of.tgid,
+            comm: of.comm,
+            ..EventHeader::new_zeroed()
+        };
+        let mut records = Records::default();
+        records.push(&decode::own(kind, header, payload));
+        let losses = Losses {
+            missed: self.missed,
+            ..Losses::default()
+        };
+        let records = self.judge(records, losses);
+        self.hand_on(records);
+    }
+
+    /// Judges records; these are the losses that were read after the last of them was taken. Gives them as they are to be
+    /// recorded.
+    fn judge(&mut self, batch: Records, losses: Losses) -> Records {
+        let mut records = batch;
+        let newly = losses.missed.saturating_sub(self.missed);
+        if newly > 0 {
+            self.missed = losses.missed;
+            let header = EventHeader {
+                lost: self.decoder.lost(),
+                ktime: losses.at,
+                ..EventHeader::new_zeroed()
+            };
+            let mut told = Records::default();
+            told.push(&decode::missed(header, newly));
+            told.append(&records);
+            records = told;
+        }
+        if let Some(carried) = &mut self.outputs.carried {
+            records.iter().for_each(|record| carried.record(record));
+        }
+        for record in records.iter() {
+            let (gap, event) = self.decoder.decode(record);
+            for event in gap.into_iter().chain(event) {
+                self.event(event);
+            }
+        }
+        records
+    }
+
+    fn event(&mut self, event: Event) {
+        self.last = event.header;
+        self.namesake.observe(&event.body);
+        if let Some(target) = &mut self.target {
+            // First of all: the loader does not keep its file open for long.
+            target.observe(&event, self.jump_is_near);
+        }
+        match event.body {
+            Body::KexecEnter(_) => {
+                self.jump_is_near = true;
+                let clock = host::clock();
+                if let Some(carried) = &mut self.outputs.carried {
+                    carried.clock(&clock);
+                }
+                if let Some(journal) = &mut self.outputs.journal {
+                    journal.clock(clock);
+                }
+            }
+            Body::KexecReturn(_) => {
+                self.jump_is_near = false;
+                self.picture_is_whole = false;
+            }
+            Body::Gap { .. } => {
+                self.lost_until = event.header.ktime;
+                self.picture_is_whole = false;
+            }
+            Body::SnapshotBegin(_) => self.walk_began = event.header.ktime,
+            Body::SnapshotEnd(end) => {
+                self.picture_is_whole = end.flags & SNAPSHOT_CHANGED == 0 && self.walk_began >= self.lost_until;
+            }
+            _ => {}
+        }
+        let findings = self.live.apply(&event);
+        if let Some(policy) = &mut self.policy {
+            self.notes.extend(policy.observe(&event, &findings));
+        }
+        if !is_an_item(&event.body) {
+            self.lines.push(Line::Event(event));
+        }
+        self.lines.extend(findings.into_iter().map(Line::Finding));
+    }
+
+    /// Hands on these records and what came of them.
+    fn hand_on(&mut self, records: Records) {
+        let lines = std::mem::take(&mut self.lines);
+        if let Some(journal) = &mut self.outputs.journal {
+            journal.send(records, self.jump_is_near);
+        }
+        let lines = Arc::new(lines);
+        if let Some((streams, readers)) = &mut self.outputs.streams
+            && readers.any()
+        {
+            streams.send(&lines);
+        }
+        if let Some(console) = &mut self.outputs.console {
+            console.send(&lines);
+        }
+        self.count_losses();
+    }
+
+    fn count_losses(&mut self) {
+        let live = &self.live;
+        let rise = |told: &mut u64, now: u64| std::mem::replace(told, now).abs_diff(now);
+        live.undecodable(rise(&mut self.told.errors, self.decoder.errors()));
+        if let Some(console) = &self.outputs.console {
+            live.dropped("console", rise(&mut self.told.console, console.dropped()));
+        }
+        if let Some((streams, _)) = &self.outputs.streams {
+            live.dropped("streams", rise(&mut self.told.streams, streams.dropped()));
+        }
+        if let Some(journal) = &self.outputs.journal {
+            live.dropped("journal", rise(&mut self.told.journal, journal.dropped()));
+        }
+    }
+
+    /// Whether a kexec is under way.
+    pub fn jump_is_near(&self) -> bool {
+        self.jump_is_near
+    }
+
+    /// Whether LUO's lists were walked since the last event after which the model may not know them any more.
+    pub fn picture_is_whole(&self) -> bool {
+        self.picture_is_whole
+    }
+
+    /// What is known of a session that came over and has the name of the recorder's own.
+    pub fn namesake(&self) -> &Namesake {
+        &self.namesake
+    }
+
+    /// The record ends, with what `source` still has.
+    ///
+    /// # Errors
+    /// Where the journal's end could not be written.
+    pub fn finish(mut self, reason: &str, source: &mut impl Source) -> Result<()> {
+        self.tick(source);
+        let last = self.live.finish();
+        self.lines.extend(last.into_iter().map(Line::Finding));
+        self.hand_on(Records::default());
+        if let Some((streams, _)) = self.outputs.streams {
+            streams.finish();
+        }
+        if let Some(console) = self.outputs.console {
+            console.finish();
+        }
+        let end = End {
+            reason: reason.into(),
+            kernel_lost: self.decoder.lost(),
+        };
+        if let Some(mut carried) = self.outputs.carried {
+            carried.end(&end);
+        }
+        if let Some(policy) = self.policy {
+            policy.finish();
+        }
+        if let Some(journal) = self.outputs.journal {
+            journal.end(end)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether this is one of the many things that a walk over LUO's lists found: a state to know and not an event to show.
+fn is_an_item(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::SnapshotSession(_)
+            | Body::SnapshotFile(_)
+            | Body::SnapshotFlb(_)
+            | Body::SnapshotHandler(_)
+            | Body::SnapshotLink(_)
+            | Body::ArrivedSession(_)
+            | Body::ArrivedFile(_)
+            | Body::ArrivedFlb(_)
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! What the agent and its journal say of a kernel's records, whatever is skipped, lost or noted between them.
+
+use std::io::{self, Cursor};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex;
+
+use luo_trace_common::events::FileCall;
+use luo_trace_common::policy::{Aspect, ImageFile, Selected, Verdict};
+
+use super::*;
+use crate::decode::encode;
+use crate::journal::{Events, Reader, Store, Writer};
+use crate::judge::{Judgement, judge};
+use crate::model::Finding;
+use crate::policy::{Compiled, Policy};
+use crate::sink::journal::JournalSink;
+use crate::sink::policy::{Brake, Loaded};
+use crate::sink::web;
+use crate::testing::{Deed, Fault, Flood, Plan, Story, memfd, session};
+
+/// A kernel whose records come in these batches, and which skips programs while one of them is taken.
+struct Kernel {
+    batches: Vec<Vec<Event>>,
+    /// The batch at which it does, from 0, and how often.
+    skips: Option<(usize, u64)>,
+    taken: usize,
+    losses: Losses,
+    /// How often the counts were asked for.
+    asked: u32,
+}
+
+impl Source for Kernel {
+    fn take(&mut self, _limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+        let Some(batch) = self.batches.get(self.taken) else {
+            return 0;
+        };
+        batch.iter().for_each(|event| consume(&encode(event)));
+        self.losses.at = batch.last().map_or(0, |event| event.header.ktime);
+        if let Some((at, missed)) = self.skips
+            && at == self.taken
+        {
+            self.losses.missed += missed;
+        }
+        self.taken += 1;
+        batch.len()
+    }
+
+    fn losses(&mut self) -> Losses {
+        self.asked += 1;
+        self.losses
+    }
+}
+
+/// A journal in memory.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Store for Memory {
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.0.lock().unwrap().truncate(len as usize);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the agent and its journal say.
+struct Told {
+    /// Findings, and the verdict on each invariant.
+    live: (Vec<String>, Vec<String>),
+    journal: Judgement,
+    picture_is_whole: bool,
+    /// How often the counts were asked for before the end.
+    asked: u32,
+}
+
+/// An agent on this kernel until its end.
+fn told(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>) -> Told {
+    told_with(batches, skips, |_| ())
+}
+
+/// The same, where the agent does something after it has read all that there is.
+fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl FnOnce(&mut Pipeline)) -> Told {
+    let header = Flood::header();
+    let memory = Memory::default();
+    let writer = Writer::begin(memory.clone(), &header).unwrap();
+    let mut outputs = Outputs::default();
+    outputs.record(JournalSink::start(writer, 8, 1 << 10, |_| ()).unwrap());
+    let live = Arc::new(Live::new(&header).unwrap());
+    let mut kernel = Kernel {
+        batches,
+        skips,
+        taken: 0,
+        losses: Losses::default(),
+        asked: 0,
+    };
+    let mut pipeline = Pipeline::new(live.clone(), outputs, 0);
+    pipeline.drain(&mut kernel);
+    does(&mut pipeline);
+    let asked = kernel.asked;
+    let picture_is_whole = pipeline.picture_is_whole();
+    pipeline.finish("the test is over", &mut kernel).unwrap();
+    let page = web::Source::page(&*live);
+    let bytes = memory.0.lock().unwrap().clone();
+    Told {
+        live: (
+            page.findings,
+            page.verdicts
+                .iter()
+                .map(|v| format!("{} {}", v.invariant, v.status))
+                .collect(),
+        ),
+        journal: judge(Events::new(Reader::new(Cursor::new(bytes)).unwrap()), |_| {}),
+        picture_is_whole,
+        asked,
+    }
+}
+
+fn in_journal(told: &Told) -> (Vec<String>, Vec<String>) {
+    let findings = told.journal.findings.iter().rev().map(Finding::to_string).collect();
+    let verdicts = told.journal.verdicts.iter();
+    let verdict = |v: &crate::model::Verdict| format!("{} {}", v.invariant.id(), v.status.name());
+    (findings, verdicts.map(verdict).collect())
+}
+
+/// A session that is made, gets two files, and goes; no event tells that the second one was given back.
+fn unbalanced() -> Vec<Event> {
+    let mut story = Story::new();
+    let a = session(1, "a");
+    story
+        .create(a)
+        .preserve(a, 1, memfd(1))
+        .preserve(a, 2, memfd(2))
+        .close(a, &[(1, memfd(1))]);
+    story.events
+}
+
+#[test]
+fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
+    // Given a session, and an image that a thread has read, of a kernel without LUO,
+    let image = crate::testing::image::Kernel::plain().bzimage();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), image).unwrap();
+    let of = file.as_file().metadata().unwrap();
+    let mut story = Story::new();
+    story.by(std::process::id()).create(session(1, "a"));
+    story.push(Body::ImageFile(ImageFile {
+        inode: of.ino(),
+        device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
+        size: of.len(),
+        descriptor: -1,
+        reserved: 0,
+    }));
+    story.load("kho=on liveupdate=on");
+    let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
+    let told = told_with(vec![], None, |pipeline| {
+        pipeline.look_into_images(Target::new(sender));
+        let records: Vec<_> = story.events.iter().map(encode).collect();
+        let mut batch = Records::default();
+        records.iter().for_each(|record| batch.push(record));
+        let judged = pipeline.judge(batch, Losses::default());
+        pipeline.hand_on(judged);
+        pipeline.judge_image(Formats::default);
+        // when the thread has answered,
+        pipeline.looked_into(looks.blocking_recv().unwrap());
+        pipeline.judge_image(Formats::default);
+    });
+    // then it is found that the session would be lost, and whoever reads the journal finds the same.
+    let [finding] = &told.live.0[..] else {
+        panic!("{:?}", told.live.0)
+    };
+    assert!(finding.starts_with("target-compatible (critical)"), "{finding}");
+    assert!(finding.contains("KHO is not built in"), "{finding}");
+    assert_eq!(told.live, in_journal(&told));
+}
+
+#[test]
+fn what_no_program_was_skipped_for_is_found() {
+    let told = told(vec![unbalanced()], None);
+    assert!(!told.live.0.is_empty());
+    assert_eq!(told.live, in_journal(&told));
+}
+
+#[test]
+fn a_program_that_was_skipped_while_a_batch_came_is_no_finding_live_or_replayed() {
+    // Given a program that was skipped while its batch was taken from the ring, be it the whole record,
+    let whole = told(vec![unbalanced()], Some((0, 2)));
+    // or the session's end only,
+    let mut events = unbalanced();
+    let back = |event: &Event| matches!(event.body, Body::FileCallback(FileCall::Unpreserve, _));
+    let end = events.split_off(events.iter().position(back).unwrap());
+    let parted = told(vec![events, end], Some((1, 2)));
+    for told in [whole, parted] {
+        // then nothing is found, nothing is certain,
+        assert_eq!(told.live.0, [""; 0]);
+        assert!(
+            told.live.1.iter().all(|verdict| verdict.ends_with("unknown")),
+            "{:?}",
+            told.live.1
+        );
+        // and the journal says the same.
+        assert_eq!(told.live, in_journal(&told));
+        assert_eq!(told.journal.summary.lost, 2);
+        assert_eq!(told.journal.summary.events, unbalanced().len() as u64);
+    }
+}
+
+#[test]
+fn nothing_is_asked_between_the_call_for_a_kexec_and_its_end() {
+    // Given a kexec that is called for, a freeze, and, after a while, its coming back,
+    let mut story = Story::new();
+    story.reboot().kexec_returns().create(session(1, "a"));
+    let batches: Vec<_> = story.events.into_iter().map(|event| vec![event]).collect();
+    let after = batches.iter().position(|b| matches!(b[0].body, Body::KexecReturn(_)));
+    let number = batches.len() as u32;
+    // then the counts are read for the batch that calls for it and for those that come after it came back.
+    let near = after.unwrap() as u32;
+    assert_eq!(told(batches, None).asked, number - near);
+}
+
+#[test]
+fn a_walk_during_which_a_program_was_skipped_gives_no_whole_picture() {
+    // Given a session, and a walk over the lists,
+    let deeds = [
+        Deed::Create { name: 0 },
+        Deed::Preserve {
+            session: 0,
+            token: 0,
+            file: 0,
+            fault: Fault::None,
+        },
+        Deed::Look,
+    ];
+    let plan = Plan {
+        tasks: vec![deeds.to_vec()],
+        ..Plan::default()
+    };
+    // then the picture is whole, but not if something may have been missed by the time the walk was over.
+    assert!(told(vec![plan.run()], None).picture_is_whole);
+    assert!(!told(vec![plan.run()], Some((0, 1))).picture_is_whole);
+}
+
+/// A brake that counts how often it is told that the agent lives.
+#[derive(Clone, Default)]
+struct Pulse(Arc<Mutex<u32>>);
+
+impl Brake for Pulse {
+    fn enforce(&mut self, _policy: &Compiled) -> Result<u64> {
+        Ok(1)
+    }
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn outlive(&mut self, _outlives: bool) -> Result<()> {
+        Ok(())
+    }
+    fn retire_others(&mut self) -> Result<()> {
+        Ok(())
+    }
+    fn beat(&mut self, _now: u64) {
+        *self.0.lock().unwrap() += 1;
+    }
+    fn order(&mut self, _held_until: u64, _allowed_until: u64) {}
+    fn violated(&mut self, _severity: u64) {}
+    fn preserved(&mut self, _selected: [Selected; Aspect::COUNT]) {}
+    fn judge(&mut self, _verdict: Verdict) {}
+    fn loads(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
+    // Given an agent that keeps a host by a policy,
+    let header = Flood::header();
+    let live = Arc::new(Live::new(&header).unwrap());
+    let mut pipeline = Pipeline::new(live.clone(), Outputs::default(), 0);
+    let pulse = Pulse::default();
+    let loaded = Loaded {
+        policy: Policy::read("").unwrap(),
+        file: "policy.toml".into(),
+    };
+    let boxed: Box<dyn Brake> = Box::new(pulse.clone());
+    let begun = Keeper::begin(loaded, Ok(boxed), None, None, live.clone(), "boot".into(), 1);
+    let (keeper, notes) = begun.unwrap();
+    pipeline.keep(keeper, notes);
+    // when there is more in the ring than it empties in a second,
+    let before = *pulse.0.lock().unwrap();
+    let mut kernel = Kernel {
+        batches: vec![unbalanced(); 100],
+        skips: None,
+        taken: 0,
+        losses: Losses::default(),
+        asked: 0,
+    };
+    pipeline.drain(&mut kernel);
+    // then it tells so with every batch.
+    assert!(*pulse.0.lock().unwrap() >= before + 100);
+    // What it did is part of what it saw.
+    let metrics = web::Source::metrics(&*live);
+    assert!(
+        metrics.contains("luo_trace_events_total{kind=\"policy-change\"} 1"),
+        "{metrics}"
+    );
+}
