@@ -10,6 +10,7 @@ mod expect;
 pub(crate) mod guest;
 mod initramfs;
 mod policy;
+mod product;
 mod qemu;
 pub(crate) mod scenario;
 mod systemd;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use testbed_guest::scenario::Scenario;
 
-use super::guest;
+use super::{guest, product};
 
 /// Every scenario there is, by name, in the order of their names.
 ///
@@ -85,7 +85,8 @@ fn read(path: &Path) -> Result<Scenario> {
 }
 
 fn parse(text: &str) -> Result<Scenario> {
-    let scenario: Scenario = toml::from_str(text)?;
+    let mut scenario: Scenario = toml::from_str(text)?;
+    product::expand(&mut scenario)?;
     scenario.check().map_err(anyhow::Error::msg)?;
     Ok(scenario)
 }

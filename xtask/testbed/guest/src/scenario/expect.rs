@@ -34,6 +34,9 @@ pub struct Expect {
     /// What `luo-trace check` must say of the journals.
     #[serde(default)]
     pub check: Vec<Check>,
+    /// How many rules the steps `product` try, each where its condition holds and where it does not.
+    #[serde(default)]
+    pub rules_tried: usize,
     /// What `luo-trace policy test` must say of the journals: what was decided.
     #[serde(default)]
     pub policy_test: Vec<PolicyTest>,

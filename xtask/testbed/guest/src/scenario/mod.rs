@@ -15,8 +15,9 @@ pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, As, BothModes, Churn, CloseSession, CreateSession, DeviceFile, FailNth, FailingOperation, Fault, Finish,
-    Load, ManySessions, Memfd, Nothing, Open, Preserve, PreserveAgain, PreserveDevice, Reboot, RefusedThroughout,
-    ReloadPolicy, Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
+    Load, ManySessions, Memfd, Nothing, Open, PauseAgent, Preserve, PreserveAgain, PreserveDevice, Product, Reboot,
+    RefusedThroughout, ReloadPolicy, Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step,
+    StopAgent, Unload,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 

@@ -50,8 +50,7 @@ pub enum Step {
     KillStartingAgent(Nothing),
     /// Starts the agent, and asks it to stop when it has loaded something and is not ready yet.
     StopStartingAgent(Nothing),
-    /// Keeps the agent from running, by SIGSTOP: nobody empties its ring.
-    PauseAgent(Nothing),
+    PauseAgent(PauseAgent),
     /// Lets it run again.
     ResumeAgent(Nothing),
     AgentSays(AgentSays),
@@ -65,6 +64,7 @@ pub enum Step {
     Bench(Nothing),
     As(As),
     BothModes(BothModes),
+    Product(Product),
     RefusedThroughout(RefusedThroughout),
     /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
     Eventually(Box<Step>),
@@ -77,10 +77,12 @@ impl Step {
             Step::StartAgent(step) => step.policy.iter().cloned().collect(),
             Step::ReloadPolicy(step) if step.refused.is_none() => vec![step.policy.clone()],
             Step::Churn(step) => step.policies.clone(),
-            Step::As(As { steps, .. })
-            | Step::BothModes(BothModes { steps })
-            | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => {
+            Step::As(As { steps, .. }) | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => {
                 steps.iter().flat_map(Step::policies).collect()
+            }
+            Step::BothModes(BothModes { policy, steps }) => {
+                let own = policy.iter().flat_map(|policy| [policy.clone(), policy.looking()]);
+                own.chain(steps.iter().flat_map(Step::policies)).collect()
             }
             Step::Eventually(step) => step.policies(),
             _ => Vec::new(),
@@ -113,7 +115,7 @@ impl Step {
                 "as: the path of a control group begins with /, and {path:?} does not"
             )),
             Step::As(As { steps, .. })
-            | Step::BothModes(BothModes { steps })
+            | Step::BothModes(BothModes { steps, .. })
             | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => steps.iter().try_for_each(Step::check),
             Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
@@ -481,13 +483,39 @@ pub struct AgentSays {
     pub text: String,
 }
 
+/// Keeps the agent from running, by SIGSTOP: nobody empties its ring.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseAgent {
+    /// For how many seconds it has shown no sign of life when the next step comes.
+    #[serde(default)]
+    pub silent_seconds: u64,
+}
+
 /// Does steps under the scenario's policy with mode `audit`, and once more under the same one with mode `enforce`, which the file
 /// has. In the first mode what must fail with `EPERM` must not; what it opens is closed, and an image that it loads is taken out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BothModes {
+    /// Another policy than the scenario's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyFile>,
     /// What is done.
     pub steps: Vec<Step>,
+}
+
+/// Tries every rule that there can be with this condition and one thing in `match`, on each operation by itself, in both modes:
+/// by callers that it names and by callers that it does not. xtask makes other steps of it before the guest gets the scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Product {
+    /// The condition.
+    pub when: String,
+    /// Whether it holds: the steps before have seen to that.
+    pub holds: bool,
+    /// The error of a reboot that policy lets pass: the one without an image to jump into, unless it is said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<ErrnoName>,
 }
 
 /// Does steps while a thread tries over and over to create a session, which must fail with `EPERM` each time.

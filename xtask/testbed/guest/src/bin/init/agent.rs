@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
-use testbed_guest::scenario::{AgentIn, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without};
+use testbed_guest::scenario::{
+    AgentIn, PauseAgent, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without,
+};
 
 use crate::{bpf, without};
 
@@ -135,9 +137,10 @@ impl Agent<'_> {
         }
     }
 
-    /// Gives it the scenario's policy, which may be one that only looks.
-    pub(crate) fn reload_own_policy(&mut self, looks_only: bool) -> Result<()> {
-        let policy = self.scenario.policy.as_ref().context("the scenario has no policy")?;
+    /// Gives it a policy, or else the scenario's, perhaps one that only looks.
+    pub(crate) fn reload_in_mode(&mut self, policy: Option<&PolicyFile>, looks_only: bool) -> Result<()> {
+        let own = self.scenario.policy.as_ref();
+        let policy = policy.or(own).context("the scenario has no policy")?;
         self.reload_policy(&ReloadPolicy {
             policy: if looks_only { policy.looking() } else { policy.clone() },
             refused: None,
@@ -186,10 +189,12 @@ impl Agent<'_> {
     }
 
     /// Keeps it from running until [`Agent::resume`].
-    pub(crate) fn pause(&self) -> Result<()> {
+    pub(crate) fn pause(&self, step: &PauseAgent) -> Result<()> {
         let pid = self.signal(Signal::STOP)?;
         // The signal is on its way: each of the agent's threads has to meet it.
         waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED)?;
+        // Here it is time itself that is waited for.
+        thread::sleep(Duration::from_secs(step.silent_seconds));
         Ok(())
     }
 

@@ -152,7 +152,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::KillAgent(_) => self.agent.kill(),
             Step::KillStartingAgent(_) => self.agent.kill_while_it_starts(),
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
-            Step::PauseAgent(_) => self.agent.pause(),
+            Step::PauseAgent(step) => self.agent.pause(step),
             Step::ResumeAgent(_) => self.agent.resume(),
             Step::AgentSays(step) => self.agent.wait_until_it_says(&step.text),
             Step::MakeRoom(_) => without::make_room(),
@@ -161,6 +161,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::Bench(_) => bench::run(self.device()?),
             Step::As(step) => guise::wear(step, || step.steps.iter().try_for_each(|step| self.perform_told(step))),
             Step::BothModes(step) => self.in_both_modes(step),
+            Step::Product(_) => bail!("xtask makes steps of it, and this guest got it as it is"),
             Step::RefusedThroughout(step) => self.refused_throughout(step),
             Step::Eventually(step) => self.perform_at_last(step),
         }
@@ -190,7 +191,7 @@ impl<'a, 's> Driver<'a, 's> {
     fn in_both_modes(&mut self, step: &BothModes) -> Result<()> {
         for looks_only in [true, false] {
             self.looks_only = looks_only;
-            self.agent.reload_own_policy(looks_only)?;
+            self.agent.reload_in_mode(step.policy.as_ref(), looks_only)?;
             step.steps.iter().try_for_each(|step| self.perform_told(step))?;
         }
         Ok(())
@@ -345,7 +346,8 @@ impl<'a, 's> Driver<'a, 's> {
     }
 }
 
-/// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, so that
+/// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, of a
+/// policy's text nothing, so that
 /// what went wrong has room in a message, too.
 fn describe(step: &Step) -> String {
     let Ok(mut shown) = serde_json::to_value(step) else {
@@ -357,8 +359,19 @@ fn describe(step: &Step) -> String {
                 *list = list.as_array().map_or(0, Vec::len).into();
             }
         }
+        if let Some(policy) = key
+            .get_mut("policy")
+            .filter(|policy| policy.as_str().is_some_and(is_long))
+        {
+            *policy = "its own".into();
+        }
     }
     shown.to_string()
+}
+
+/// Whether it is the text of a policy, and not the name of a file.
+fn is_long(policy: &str) -> bool {
+    policy.contains('\n')
 }
 
 fn open() -> Result<Device, Errno> {

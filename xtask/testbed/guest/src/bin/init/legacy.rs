@@ -26,11 +26,15 @@ const BOOT_PARAMS: &str = "/sys/kernel/boot_params/data";
 /// Where the 64-bit entry is in the kernel proper.
 const ENTRY_64: usize = 0x200;
 
+/// What is at [`at::MAGIC`] in an image.
+const MAGIC: &[u8] = b"HdrS";
+
 /// Offsets of the setup header's fields, in a kernel image as in `struct boot_params`.
 mod at {
     pub(super) const SETUP_HEADER: usize = 0x1F1;
     pub(super) const SETUP_SECTORS: usize = 0x1F1;
     pub(super) const SETUP_HEADER_LENGTH: usize = 0x201;
+    pub(super) const MAGIC: usize = 0x202;
     pub(super) const TYPE_OF_LOADER: usize = 0x210;
     pub(super) const RAMDISK_IMAGE: usize = 0x218;
     pub(super) const RAMDISK_SIZE: usize = 0x21C;
@@ -59,12 +63,17 @@ impl Segment {
     }
 }
 
-/// Loads a kernel and its initramfs, to be jumped into; one for a crash the kernel refuses, since nothing is reserved here.
-/// Gives the kernel's answer.
+/// Loads a kernel and its initramfs, to be jumped into; one for a crash the kernel refuses, since nothing is reserved here, and
+/// with `EADDRNOTAVAIL` a file that is no kernel. Gives the kernel's answer.
 pub(crate) fn load(kernel: &str, initrd: &str, command_line: &str, crash: bool) -> Result<Result<(), Errno>> {
     let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
-    let (image, initrd) = (read(kernel)?, read(initrd)?);
-    let mut params = read(BOOT_PARAMS)?;
+    let image = read(kernel)?;
+    let flags = if crash { ON_CRASH } else { 0 };
+    if image.get(at::MAGIC..at::MAGIC + MAGIC.len()) != Some(MAGIC) {
+        // Nothing that this program could lay out. The kernel refuses the address, after it has asked who may load at all.
+        return Ok(submit(&[Segment::new(&image, START + 1, 0)], flags));
+    }
+    let (initrd, mut params) = (read(initrd)?, read(BOOT_PARAMS)?);
     if image.len() < PAGE || params.len() != PAGE {
         bail!("{kernel} or {BOOT_PARAMS} is not what the boot protocol says");
     }
@@ -91,7 +100,7 @@ pub(crate) fn load(kernel: &str, initrd: &str, command_line: &str, crash: bool) 
         Segment::new(proper, KERNEL, u32::from_le_bytes(room) as usize),
         Segment::new(&initrd, INITRD, 0),
     ];
-    Ok(submit(&segments, if crash { ON_CRASH } else { 0 }))
+    Ok(submit(&segments, flags))
 }
 
 /// Takes the loaded kernel out: so `kexec_load(2)` takes no segments at all.
