@@ -58,12 +58,25 @@ impl Apt {
     /// The machine's sources name no Debian mirror, or the lists cannot be fetched, or the
     /// machine's keyring does not know who signed them.
     pub(crate) fn newer() -> Result<Self> {
+        Self::newer_in("apt", &[])
+    }
+
+    /// The same for machines of another architecture, such as `arm64`: nothing of it could run here.
+    ///
+    /// # Errors
+    /// As [`Apt::newer`].
+    pub(crate) fn newer_of(architecture: &str) -> Result<Self> {
+        let only = [
+            ("APT::Architecture", architecture),
+            ("APT::Architectures::", architecture),
+        ];
+        Self::newer_in(&format!("apt/{architecture}"), &only)
+    }
+
+    fn newer_in(root: &str, more: &[(&str, &str)]) -> Result<Self> {
         let _lock = cache::lock("apt")?;
-        let (parts, lists, archive) = (
-            cache::subdir("apt/parts")?,
-            cache::subdir("apt/lists")?,
-            cache::subdir("apt/cache")?,
-        );
+        let subdir = |name: &str| cache::subdir(&format!("{root}/{name}"));
+        let (parts, lists, archive) = (subdir("parts")?, subdir("lists")?, subdir("cache")?);
         let options = [
             ("Dir::Etc::SourceList", "/dev/null"),
             ("Dir::Etc::SourceParts", path(&parts)?),
@@ -77,7 +90,8 @@ impl Apt {
             ("Acquire::IndexTargets::deb::DEP-11::DefaultEnabled", "false"),
             ("APT::Sandbox::User", "root"),
         ];
-        let options = options.iter().flat_map(|(name, value)| option(name, value)).collect();
+        let options = options.iter().chain(more).flat_map(|(name, value)| option(name, value));
+        let options = options.collect();
         let apt = Self {
             options,
             downloads: cache::subdir("apt/download")?,

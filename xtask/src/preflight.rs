@@ -1,7 +1,7 @@
 //! `cargo xtask preflight`: what `luo-trace preflight` says of real kernels, and of files that are none.
 //!
 //! The kernels are the testbed's builds, and Debian's stock cloud kernels of every release since LUO was merged, which have
-//! no LUO. Those are downloaded once, 13 MB each.
+//! no LUO; the newest one for arm64, too. Those are downloaded once, 13 MB each.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write};
@@ -120,6 +120,17 @@ pub(crate) fn cases(kernel: &Kernel) -> Result<Vec<Case>> {
         }
         Err(why) => println!("skipped: Debian's kernels, which cannot be got: {why:#}"),
     }
+    match arm64() {
+        Ok((name, images)) => cases.extend(images.iter().map(|(packing, image)| {
+            let says = match *packing {
+                "gzip" => "compressed arm64 Image, gzip",
+                "zstd" => "compressed arm64 Image, zstd",
+                _ => "KHO is not built in",
+            };
+            case(format!("Debian's {name}, {packing}"), image, 1, says)
+        })),
+        Err(why) => println!("skipped: Debian's kernel for arm64, which cannot be got: {why:#}"),
+    }
     let none = no_kernels(&kernel.image)?;
     cases.extend(
         none.iter()
@@ -212,30 +223,64 @@ fn bomb() -> std::io::Result<Vec<u8>> {
 
 /// Debian's cloud kernels: of each release from [`FIRST`] on the newest there is, with its name.
 fn debian() -> Result<Vec<(String, PathBuf)>> {
+    let apt = apt(Apt::newer)?;
+    let packages = newest(apt.names("linux-binary-")?, "amd64");
+    packages.iter().map(|package| image(&apt, package)).collect()
+}
+
+/// The newest of them for arm64, as it is, and packed as others have it: its name, and each way with its file.
+fn arm64() -> Result<(String, Vec<(&'static str, PathBuf)>)> {
+    let apt = apt(|| Apt::newer_of("arm64"))?;
+    let packages = newest(apt.names("linux-binary-")?, "arm64");
+    let (name, image) = image(&apt, packages.last().context("there is none")?)?;
+    let mut images = vec![("not packed", image.clone())];
+    for packing in ["gzip", "zstd"] {
+        let packed = image.with_file_name(format!("{name}.{packing}"));
+        if !packed.is_file() {
+            let half = packed.with_extension("half");
+            let file = File::create(&half).with_context(|| format!("cannot write {}", half.display()))?;
+            let status = Command::new(packing)
+                .args(["-1", "-c"])
+                .arg(&image)
+                .stdout(file)
+                .status();
+            if !status.with_context(|| format!("cannot start {packing}"))?.success() {
+                bail!("{packing} cannot pack {}", image.display());
+            }
+            fs::rename(&half, &packed).with_context(|| format!("cannot make {}", packed.display()))?;
+        }
+        images.push((packing, packed));
+    }
+    Ok((name, images))
+}
+
+/// Where this machine has packages from.
+fn apt(of: impl FnOnce() -> Result<Apt>) -> Result<Apt> {
     if !apt::available() {
         bail!("this machine has no apt");
     }
-    let apt = Apt::newer()?;
-    let packages = newest(apt.names("linux-binary-")?);
-    let images = packages.into_iter().map(|package| {
-        let image = cache::subdir("debian-kernels")?.join(&package);
-        if !image.is_file() {
-            let root = apt.unpack(&package, None)?;
-            let found = vmlinuz(&root).with_context(|| format!("{package} has no vmlinuz"))?;
-            fs::rename(&found, &image).with_context(|| format!("cannot make {}", image.display()))?;
-            fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
-        }
-        Ok((package.trim_start_matches("linux-binary-").to_owned(), image))
-    });
-    images.collect()
+    of()
+}
+
+/// A package's kernel, with its name.
+fn image(apt: &Apt, package: &str) -> Result<(String, PathBuf)> {
+    let image = cache::subdir("debian-kernels")?.join(package);
+    if !image.is_file() {
+        let root = apt.unpack(package, None)?;
+        let found = vmlinuz(&root).with_context(|| format!("{package} has no vmlinuz"))?;
+        fs::rename(&found, &image).with_context(|| format!("cannot make {}", image.display()))?;
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+    }
+    Ok((package.trim_start_matches("linux-binary-").to_owned(), image))
 }
 
 /// Of packages such as `linux-binary-7.3.4+deb13-cloud-amd64` the newest of each release.
-fn newest(packages: Vec<String>) -> Vec<String> {
+fn newest(packages: Vec<String>, architecture: &str) -> Vec<String> {
+    let cloud = format!("-cloud-{architecture}");
     let mut known: Vec<_> = packages
         .into_iter()
         .filter_map(|package| {
-            let version = package.strip_prefix("linux-binary-")?.strip_suffix("-cloud-amd64")?;
+            let version = package.strip_prefix("linux-binary-")?.strip_suffix(&cloud)?;
             Some((release(version)?, package))
         })
         .filter(|(release, _)| *release >= FIRST)
@@ -275,9 +320,10 @@ mod tests {
             "linux-binary-6.19.14+deb13-amd64",
             "linux-binary-unsigned-7.3.4+deb13-cloud-amd64",
             "linux-binary-7.2.9+deb13-cloud-amd64",
+            "linux-binary-7.2.11+deb13-cloud-arm64",
         ];
         assert_eq!(
-            newest(packages.map(String::from).to_vec()),
+            newest(packages.map(String::from).to_vec(), "amd64"),
             [
                 "linux-binary-6.19.14+deb13-cloud-amd64",
                 "linux-binary-7.2.9+deb13-cloud-amd64",
