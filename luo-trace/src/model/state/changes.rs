@@ -20,9 +20,10 @@ impl State {
     pub(in crate::model) fn meet(&mut self, event: &Event) -> HandlerId {
         self.now = self.now.max(event.header.ktime);
         if !self.departing.is_empty() {
-            let now = self.now;
             // Their release is overdue: it will not come.
-            self.departing.retain(|s| now < s.left.saturating_add(2 * SETTLE_NS));
+            let overdue = |s: &mut Session| self.now >= s.left.saturating_add(2 * SETTLE_NS);
+            let overdue: Vec<_> = self.departing.extract_if(.., overdue).collect();
+            overdue.into_iter().for_each(|session| self.retire(session));
         }
         let handler = match &event.body {
             Body::SnapshotFile(p) => self.index.counts.handler_id(&p.handler),
@@ -54,7 +55,8 @@ impl State {
         self.now = self.now.max(gap.header.ktime);
         self.epoch = self.epoch.saturating_add(1);
         self.blind_until = self.now.saturating_add(BLINK_NS);
-        self.departing.clear();
+        let departing = std::mem::take(&mut self.departing);
+        departing.into_iter().for_each(|session| self.retire(session));
         self.tasks.forget();
         self.images.lose();
         self.walk = None;

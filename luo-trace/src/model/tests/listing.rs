@@ -3,6 +3,7 @@
 use luo_trace_common::events::FlbCall;
 use luo_trace_common::text::Comm;
 
+use super::LONG;
 use crate::model::{Coverage, Direction, FileState, Model, SessionState};
 use crate::testing::{MEMFD, Story, memfd, session};
 
@@ -46,6 +47,21 @@ fn outgoing_sessions_and_files_are_counted_and_listed() {
         .map(|f| (f.token, f.handler.to_string(), f.size))
         .collect();
     assert_eq!(listed, [(1, MEMFD.to_string(), 8192), (2, MEMFD.to_string(), 4096)]);
+}
+
+#[test]
+fn a_session_whose_release_is_not_told_counts_until_that_is_lost_or_overdue() {
+    // Given a session whose memory went to another one before its release was seen to end,
+    let (old, new) = (session(1, "old"), session(1, "new"));
+    let outgoing = |then: fn(&mut Story)| {
+        let model = model(|s| then(s.create(old).preserve(old, 1, memfd(1)).create(new)));
+        let counts = model.counts();
+        (counts.outgoing_sessions, files(&model, FileState::Preserved).0)
+    };
+    assert_eq!(outgoing(|_| ()), (2, 1));
+    // when events are lost, its release's end may be among them; and after a while it does not come any more.
+    assert_eq!(outgoing(|s| _ = s.gap()), (1, 0));
+    assert_eq!(outgoing(|s| _ = s.wait(2 * LONG).read_in()), (1, 0));
 }
 
 #[test]
