@@ -196,6 +196,12 @@ impl Session {
         self.files.iter().filter(|f| f.state.is_some())
     }
 
+    /// Incoming, and it waits to be retrieved or has files that wait to be finished. An open one without files has nothing
+    /// to finish, and a walk cannot tell whether it was.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.awaited || self.pending > 0 || self.held().next().is_some()
+    }
+
     /// Whether a release of this direction can be its own.
     pub(super) fn goes(&self, p: &SessionRelease) -> bool {
         match self.direction {

@@ -51,7 +51,7 @@ pub(super) fn incoming_finished_first(state: &State, scene: &Scene, court: &mut 
         return court.violate(scene.finding(FIRST, Subject::Update, expected, seen, &[walk]));
     }
     let unfinished =
-        |s: &&Session| s.direction == Direction::Incoming && scene.knows(s.epoch) && s.finished.is_none() && !s.broken;
+        |s: &&Session| s.direction == Direction::Incoming && scene.knows(s.epoch) && s.is_unfinished() && !s.broken;
     let mut left: Vec<_> = state.sessions().filter(unfinished).collect();
     left.sort_by_key(|s| (s.name, s.serial));
     match left.first() {

@@ -105,6 +105,21 @@ fn incoming_sessions_that_are_finished_may_stay_open() {
 }
 
 #[test]
+fn an_open_session_without_files_may_be_a_finished_one() {
+    let a = session(1, "a");
+    // Given a finished session that is known from before a gap, when a walk finds it open and empty,
+    let judged = story(|s| {
+        s.arrive(a, 1).retrieve_session(a).finish_files(a, 1, |_| ()).gap();
+        s.look(|look| _ = look.incoming(a, true, &[])).reboot();
+    });
+    // then nothing of it waits to be finished; an empty one that nobody retrieved waits for that.
+    assert_eq!(judged.findings, []);
+    violates(Invariant::IncomingFinishedFirst, |s| {
+        s.look(|look| _ = look.incoming(a, false, &[])).reboot();
+    });
+}
+
+#[test]
 fn what_was_unread_and_was_then_read_in_is_no_matter() {
     let judged = story(|s| {
         s.look(|look| _ = look.unread()).open_device_with(|s| _ = s.read_in());
