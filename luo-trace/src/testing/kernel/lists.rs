@@ -94,7 +94,7 @@ impl Kernel {
                 outgoing_users: kept.outgoing,
                 incoming_users: kept.incoming,
                 retrieve_status: kept.status,
-                finished: u64::from(kept.status == 1 && kept.incoming == 0),
+                finished: u64::from(kept.finished),
                 ..SnapshotFlb::default()
             }));
         }

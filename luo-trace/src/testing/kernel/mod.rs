@@ -118,6 +118,9 @@ enum Step {
         flb: usize,
         incoming: bool,
     },
+    FlbFinished {
+        flb: usize,
+    },
     Append {
         id: u64,
         token: u64,
@@ -187,6 +190,8 @@ struct Flb {
     incoming: i64,
     /// As the kernel's `retrieve_status`.
     status: i64,
+    /// Its finish callback has returned.
+    finished: bool,
 }
 
 #[derive(Debug)]
@@ -498,6 +503,8 @@ impl Kernel {
                 self.references[flb] -= 1;
                 self.returning[flb] -= 1;
                 self.flb_put(task, flb, false);
+                // It is no operation on files: of the memory that it gives back, nobody tells.
+                self.tasks[task].pages = Default::default();
             }
             Step::Look => self.look(task),
             Step::Emit(event) => self.emit(task, event),
@@ -514,6 +521,7 @@ impl Kernel {
                 self.flbs[flb].outgoing = 1;
                 self.tasks[task].pages[0].push(1000 + flb as u64);
             }
+            Step::FlbFinished { flb } => self.flbs[flb].finished = true,
             Step::FlbPut { flb, incoming } => self.flb_put(task, flb, incoming),
             Step::Append { id, token, file } => {
                 let file = preserved(token, file);
@@ -823,13 +831,16 @@ impl Kernel {
             &mut self.flbs[flb].outgoing
         };
         *count -= 1;
-        if *count == 0 {
-            let call = if incoming { FlbCall::Finish } else { FlbCall::Unpreserve };
-            if !incoming {
-                self.tasks[task].pages[1].push(1000 + flb as u64);
-            }
-            self.first(task, [Step::Enter, Step::Leave(flb_call(call, flb), 0)]);
+        if *count > 0 {
+            return;
         }
+        if incoming {
+            self.first(task, [Step::FlbFinished { flb }]);
+        } else {
+            self.tasks[task].pages[1].push(1000 + flb as u64);
+        }
+        let call = if incoming { FlbCall::Finish } else { FlbCall::Unpreserve };
+        self.first(task, [Step::Enter, Step::Leave(flb_call(call, flb), 0)]);
     }
 
     /// One reference to a session's descriptor less. With the last one comes the release, by whoever had it.
