@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -18,11 +18,13 @@ use crate::run;
 use crate::setup::{self, Need};
 
 /// How long Prometheus may take to start, to scrape three times, and to evaluate the rules.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 /// How long one HTTP request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often Prometheus scrapes and evaluates here. Rates need at least two scrapes.
-const INTERVAL: &str = "500ms";
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often Prometheus scrapes and evaluates here, and how long each may take. Rates need at least two scrapes.
+const INTERVAL: &str = "1s";
+/// What rates are over: long enough that a busy host does not put the scrapes out of sight.
+const WINDOW: &str = "5m";
 
 /// What was run, and what could not be judged.
 #[derive(Debug)]
@@ -98,7 +100,7 @@ fn panel_queries(dashboard: &Value) -> Vec<(String, String)> {
     targets
         .map(|(title, target)| {
             let query = target["expr"].as_str().unwrap_or_default();
-            let query = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+            let query = query.replace("$__rate_interval", WINDOW).replace("$instance", ".*");
             (title.to_owned(), query)
         })
         .collect()
@@ -165,8 +167,10 @@ impl Prometheus {
         let file = dir.join("prometheus.yml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
         let log = File::create(dir.join("log")).context("cannot write Prometheus' log")?;
-        // Prometheus does not tell which port it got for 0, so a free one is found for it.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        // Prometheus does not tell which port it got for 0, so a free one is found for it. On a loopback address of this process's own
+        // nobody else takes it meanwhile.
+        let own = Ipv4Addr::from_bits(0x7f80_0000 | std::process::id());
+        let free = TcpListener::bind((own, 0)).and_then(|listener| listener.local_addr());
         let address = free.context("no free port on loopback")?;
         let child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
@@ -189,7 +193,7 @@ impl Prometheus {
             Ok(up.then_some(()).ok_or_else(|| target["lastError"].to_string()))
         })?;
         self.wait("three scrapes", |this| {
-            let counted = this.query("count_over_time(up[1m])")?;
+            let counted = this.query(&format!("sum_over_time(up[{WINDOW}])"))?;
             let count = counted[0]["value"][1]
                 .as_str()
                 .and_then(|count| count.parse::<u64>().ok());
