@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -85,18 +86,45 @@ pub(crate) fn build() -> Result<PathBuf> {
 /// It failed on an input, whose place the error tells.
 pub(crate) fn run(programs: &Path, target: &str, seconds: u32) -> Result<()> {
     let found = workspace().join("target/fuzz/corpus").join(target);
+    fuzz(programs, target, &found, seconds, &[])
+}
+
+/// Gives one target so many inputs, which follow from the committed corpus and are the same in every run, or fewer where they take
+/// longer than that many seconds.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn run_first(programs: &Path, target: &str, inputs: u32, seconds: u32) -> Result<()> {
+    let found = workspace().join("target/fuzz/first").join(target);
+    match fs::remove_dir_all(&found) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", found.display()));
+        }
+        _ => {}
+    }
+    fuzz(
+        programs,
+        target,
+        &found,
+        seconds,
+        &["-seed=1".into(), format!("-runs={inputs}")],
+    )
+}
+
+fn fuzz(programs: &Path, target: &str, found: &Path, seconds: u32, more: &[String]) -> Result<()> {
     let failed = workspace().join("target/fuzz/failed");
-    for directory in [&found, &failed] {
+    for directory in [found, &failed] {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let log = failed.join(format!("{target}.log"));
     let output = fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let status = Command::new(programs.join(target))
-        .arg(&found)
+        .arg(found)
         .arg(workspace().join("luo-trace/fuzz/corpus").join(target))
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-rss_limit_mb={MEMORY}"))
-        .args(["-timeout=10", "-max_len=65536", "-print_final_stats=1"])
+        .args(["-timeout=120", "-max_len=65536", "-print_final_stats=1"])
+        .args(more)
         .arg(format!("-artifact_prefix={}/{target}-", failed.display()))
         .stdout(output.try_clone().context("cannot copy a descriptor")?)
         .stderr(output)
@@ -105,7 +133,7 @@ pub(crate) fn run(programs: &Path, target: &str, seconds: u32) -> Result<()> {
     let said = fs::read(&log).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
     if status.success() {
-        eprintln!("{target}: {} inputs in {seconds} s", inputs(&said).unwrap_or("some"));
+        eprintln!("{target}: {} inputs", inputs(&said).unwrap_or("some"));
         return Ok(());
     }
     let last: Vec<_> = said.lines().rev().take(30).collect();

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
@@ -42,11 +43,16 @@ const KERNELS: [(&str, Flavour); 4] = [
     ("linux-source-7.2", Flavour::Os),
 ];
 
-/// How long each fuzz target runs.
-const FUZZ_SECONDS: u32 = 5;
+/// How many inputs each fuzz target gets, and how long it may take at most. They are the same in every run, so that a failure is owed
+/// to the change at hand.
+const FUZZ_INPUTS: u32 = 5000;
+const FUZZ_SECONDS: u32 = 60;
 
 /// How many virtual machines run at a time at most: each has a gibibyte or two.
 const MACHINES: usize = 4;
+
+/// After so many guests that were not done in time no more are started: the machine is at fault, or all of them are.
+const MOST_LATE: usize = 3;
 
 /// The scenario whose metrics the dashboards are held against.
 const MEASURED: &str = "metrics";
@@ -117,7 +123,7 @@ fn source(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// A look at what a fuzzer finds in a few seconds; `cargo xtask fuzz` takes more time.
+/// A look at what a fuzzer's first inputs do; `cargo xtask fuzz` looks further, and elsewhere each time.
 fn fuzzing(tally: &mut Tally) {
     let mut programs = None;
     tally.check("fuzz targets build", || {
@@ -128,7 +134,9 @@ fn fuzzing(tally: &mut Tally) {
         .iter()
         .flat_map(|programs| fuzz::TARGETS.map(|target| (programs, target)))
     {
-        tally.check(&format!("fuzz {target}"), || fuzz::run(programs, target, FUZZ_SECONDS));
+        tally.check(&format!("fuzz {target}"), || {
+            fuzz::run_first(programs, target, FUZZ_INPUTS, FUZZ_SECONDS)
+        });
     }
 }
 
@@ -214,6 +222,7 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
     };
     let guest = guest::build(&Agent::Built)?;
     let scenarios = vm::scenario::all()?;
+    let late = AtomicUsize::new(0);
     for (index, (package, flavour)) in KERNELS[..wanted].iter().enumerate() {
         let kernel = kernel::ensure(&Request {
             source: Source::Package((*package).into()),
@@ -226,19 +235,26 @@ fn machines(args: &Args, tally: &mut Tally) -> Result<()> {
         let run = scenarios
             .iter()
             .filter(|(name, scenario)| asked(name) && (index == 0 || !is_costly(scenario)));
-        side_by_side(run, &kernel, &guest, tally);
+        side_by_side(run, &kernel, &guest, &late, tally);
+    }
+    if late.into_inner() >= MOST_LATE {
+        tally.failed.push(format!(
+            "the scenarios after {MOST_LATE} that were not done in time: they were not run"
+        ));
     }
     Ok(())
 }
 
-/// Runs scenarios on a kernel, as many at a time as there are processors: a guest waits for most of its time.
+/// Runs scenarios on a kernel, as many at a time as there are processors: a guest waits for most of its time. `late` counts those
+/// that were not done in time; after [`MOST_LATE`] no other is started.
 fn side_by_side<'a>(
     scenarios: impl Iterator<Item = &'a (String, Scenario)> + Send,
     kernel: &Kernel,
     guest: &Guest,
+    late: &AtomicUsize,
     tally: &mut Tally,
 ) {
-    let waiting = Mutex::new(scenarios);
+    let waiting = Mutex::new(scenarios.take_while(|_| late.load(Ordering::Relaxed) < MOST_LATE));
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let at_a_time = thread::available_parallelism().map_or(1, NonZero::get).min(MACHINES);
     let (done, results) = mpsc::channel();
@@ -248,7 +264,7 @@ fn side_by_side<'a>(
             scope.spawn(move || {
                 while let Some((name, scenario)) = next() {
                     let start = Instant::now();
-                    let result = scenario_on(name, scenario, kernel, guest);
+                    let result = scenario_on(name, scenario, kernel, guest, late);
                     // Whoever counts lives as long as anybody runs.
                     _ = done.send((name, start, result));
                 }
@@ -289,10 +305,11 @@ fn images(tally: &mut Tally, kernel: &Kernel, guest: &Guest) {
     }
 }
 
-fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest) -> Result<()> {
+fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest, late: &AtomicUsize) -> Result<()> {
     let output = vm::fresh(name, kernel)?;
     let options = Options::new(guest.clone(), output.clone());
     let outcome = vm::run(scenario, kernel, &options)?;
+    late.fetch_add(usize::from(outcome.late), Ordering::Relaxed);
     if !outcome.failures.is_empty() {
         bail!("{}\nsee {}", outcome.failures.join("\n"), output.display());
     }

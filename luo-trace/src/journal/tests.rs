@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::decode::encode;
 use crate::event::{Body, Event};
+use crate::testing::cases;
 
 fn header() -> Header {
     Header {
@@ -504,6 +505,8 @@ fn a_boot_id_that_is_a_path_is_refused() {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn batches_of_any_size_and_content_come_back(batches in prop::collection::vec(prop::collection::vec(
         prop::collection::vec(any::<u8>(), 0..400), 0..5), 1..8))

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::journal::{Frame, Header, Reader};
 
-    const DEADLINE: Duration = Duration::from_secs(20);
+    const DEADLINE: Duration = Duration::from_secs(300);
 
     /// A disk that writes only when the test lets it, and may be full.
     struct Disk {

@@ -8,7 +8,7 @@ use super::*;
 use crate::chain::Fate;
 use crate::event::Body;
 use crate::journal::{Clock, Header};
-use crate::testing::{IMAGE, Story, memfd, session};
+use crate::testing::{IMAGE, Story, cases, memfd, session};
 
 const MS: u64 = 1_000_000;
 
@@ -344,6 +344,8 @@ fn every_link_of_a_chain_rests_on_its_own_clocks() {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn phases_are_adjacent_and_sum_to_the_whole_for_any_moments(
         moments in proptest::array::uniform13(proptest::option::of(-1_000i64..1_000)),

@@ -71,6 +71,8 @@ pub(super) enum End {
     Done,
     /// Why it failed.
     Failed(String),
+    /// It was not done when its time was over: what was heard last.
+    Late(String),
 }
 
 /// Follows one scenario's console.
@@ -170,9 +172,9 @@ impl Watch {
         if let Some(end) = self.quiet() {
             return end;
         }
-        self.failed(format!(
-            "not done within {seconds} s; the last lines:\n{}",
-            self.last_lines()
+        let (progress, last) = (&self.progress, self.last_lines());
+        End::Late(format!(
+            "{progress}: not done within {seconds} s; the last lines:\n{last}"
         ))
     }
 
@@ -291,7 +293,7 @@ mod tests {
 
     fn why(end: End) -> String {
         match end {
-            End::Failed(why) => why,
+            End::Failed(why) | End::Late(why) => why,
             End::Done => panic!("it passed"),
         }
     }

@@ -48,7 +48,7 @@ const CMDLINE: [&str; 7] = [
     // The guest's init speaks through /dev/kmsg, which is rate limited otherwise.
     "printk.devkmsg=on",
     // QEMU's devices shut down in microseconds, where real ones leave userspace some time to write.
-    "luo_testbed.grace_ms=300",
+    "luo_testbed.grace_ms=2000",
 ];
 
 /// What comes through the guest's second serial port, in the output directory.
@@ -115,6 +115,8 @@ impl Options {
 pub(crate) struct Outcome {
     /// What went wrong; nothing when the scenario passed.
     pub failures: Vec<String>,
+    /// Whether it is that the guest was not done in time.
+    pub late: bool,
     /// What else is worth telling of it.
     pub notes: Vec<String>,
     /// How long QEMU ran.
@@ -247,6 +249,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let end = watch(scenario, machine.start()?, options)?;
     let took = start.elapsed();
 
+    let late = matches!(end, End::Late(_));
     let compared = match end {
         End::Done => {
             if machine.disk.is_some() {
@@ -257,13 +260,14 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
             }
             expect::compare(scenario, options.guest.agent.as_deref(), &options.output)?
         }
-        End::Failed(why) => Compared {
+        End::Failed(why) | End::Late(why) => Compared {
             failures: vec![with_agents_last_words(why, scenario.boots(), &options.output)],
             notes: Vec::new(),
         },
     };
     Ok(Outcome {
         failures: compared.failures,
+        late,
         notes: compared.notes,
         took,
     })
@@ -360,6 +364,7 @@ fn keep(log: &mut File, line: &ConsoleLine) -> Result<()> {
 fn with(end: End, title: &str, more: &str) -> End {
     match end {
         End::Failed(why) if !more.is_empty() => End::Failed(format!("{why}\n{title}: {more}")),
+        End::Late(why) if !more.is_empty() => End::Late(format!("{why}\n{title}: {more}")),
         end => end,
     }
 }

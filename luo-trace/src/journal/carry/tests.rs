@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::journal::{Clock, End, Frame, Header, MAX_PAYLOAD, Reader};
+use crate::testing::cases;
 
 /// A memory whose writer is stopped after so many bytes; a number is written whole, or not at all.
 #[derive(Debug)]
@@ -215,6 +216,8 @@ fn a_damaged_entry_ends_the_journal_and_is_told() {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn any_bytes_give_a_journal_or_an_error(at in 0..SIZE, bytes in proptest::collection::vec(any::<u8>(), 0..64), records in 0..400_u64) {
         let mut memory = left_behind(records, usize::MAX);
