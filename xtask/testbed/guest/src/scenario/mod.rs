@@ -64,7 +64,7 @@ pub struct Scenario {
     #[serde(default = "one_gib")]
     pub memory: Size,
     /// When the scenario has failed, in seconds on the host's clock.
-    #[serde(default = "two_minutes")]
+    #[serde(default = "a_quarter_of_an_hour")]
     pub deadline_seconds: u64,
     /// Whether the kernel may warn (`WARN_ON`) without failing the scenario.
     #[serde(default)]
@@ -264,8 +264,8 @@ fn one_gib() -> Size {
     (1 << 30).into()
 }
 
-fn two_minutes() -> u64 {
-    120
+fn a_quarter_of_an_hour() -> u64 {
+    900
 }
 
 #[cfg(test)]

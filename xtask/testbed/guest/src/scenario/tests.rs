@@ -26,7 +26,7 @@ fn a_small_scenario_reads_as_it_was_meant_and_fills_in_the_defaults() {
     let scenario = parse(SMALL).unwrap();
 
     assert!(scenario.agent);
-    assert_eq!((scenario.deadline_seconds, scenario.boots()), (120, 2));
+    assert_eq!((scenario.deadline_seconds, scenario.boots()), (900, 2));
     let Step::Preserve(preserve) = &scenario.before[1] else {
         panic!("{:?}", scenario.before[1])
     };

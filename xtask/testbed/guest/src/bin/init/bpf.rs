@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::agent::PATIENCE;
+
 /// The commands of bpf(2) that walk ids, from `include/uapi/linux/bpf.h`.
 const WALKS: [(&str, libc::c_long); 4] = [("program", 11), ("map", 12), ("BTF", 23), ("link", 31)];
-
-/// How long the kernel may take to free what nobody holds any more: it waits for RCU grace periods.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What exists: kind and id of each object, kind and path of each pin.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,7 +59,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Waits until nothing exists that is not in `self`.
+    /// Waits until nothing exists that is not in `self`: before it frees what nobody holds any more the kernel waits for RCU grace
+    /// periods.
     ///
     /// # Errors
     /// Names what is left when the kernel had time enough.
