@@ -11,8 +11,9 @@ use crate::orders::{Answer, Order};
 use crate::sink::control::Form;
 use crate::status::Status;
 
-/// How long an agent may take to answer. It is busy for longer only while the machine is about to jump.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an agent may take to answer. It is busy for longer only while the machine is about to jump, or so busy that nothing on it
+/// gets on.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// More bytes than any answer to an order has.
 const LONGEST_ANSWER: u64 = 1 << 16;
 

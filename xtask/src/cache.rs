@@ -4,7 +4,7 @@
 use std::{
     env,
     fs::{self, File, TryLockError},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
@@ -39,8 +39,16 @@ pub(crate) fn subdir(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// The lock file cannot be made, or the file system knows no locks.
 pub(crate) fn lock(name: &str) -> Result<File> {
-    let path = subdir("lock")?.join(name);
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    lock_at(&subdir("lock")?.join(name))
+}
+
+/// The same with a lock file anywhere, whose name says what is worked on.
+///
+/// # Errors
+/// As for [`lock`].
+pub(crate) fn lock_at(path: &Path) -> Result<File> {
+    let name = path.file_name().unwrap_or_default().display();
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
         Err(TryLockError::WouldBlock) => eprintln!("waiting for another xtask that works on {name}"),

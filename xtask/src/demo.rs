@@ -26,7 +26,7 @@ pub(crate) fn command() -> Result<()> {
     let guest = guest::build(&Agent::Built)?;
     let agent = guest.agent.clone().context("no agent was built")?;
     let scenario = vm::scenario::find(SCENARIO)?;
-    let output = vm::fresh(SCENARIO, &kernel)?;
+    let (output, _lock) = vm::fresh(SCENARIO, &kernel)?;
     eprintln!("booting Linux {kernel} in QEMU: {}", scenario.summary);
     let options = Options {
         talk: true,

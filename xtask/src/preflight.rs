@@ -183,7 +183,11 @@ fn no_kernels(image: &Path) -> Result<[(&'static str, PathBuf, &'static str); 4]
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let put = |name: &str, bytes: &[u8]| {
         let path = directory.join(name);
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        let unfinished = path.with_extension(std::process::id().to_string());
+        // Another invocation may be reading it, and finds it whole.
+        fs::write(&unfinished, bytes)
+            .and_then(|()| fs::rename(&unfinished, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok::<_, anyhow::Error>(path)
     };
     let whole = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
@@ -234,6 +238,7 @@ fn arm64() -> Result<(String, Vec<(&'static str, PathBuf)>)> {
     let packages = newest(apt.names("linux-binary-")?, "arm64");
     let (name, image) = image(&apt, packages.last().context("there is none")?)?;
     let mut images = vec![("not packed", image.clone())];
+    let _lock = cache::lock("debian-kernels")?;
     for packing in ["gzip", "zstd"] {
         let packed = image.with_file_name(format!("{name}.{packing}"));
         if !packed.is_file() {
@@ -265,6 +270,7 @@ fn apt(of: impl FnOnce() -> Result<Apt>) -> Result<Apt> {
 /// A package's kernel, with its name.
 fn image(apt: &Apt, package: &str) -> Result<(String, PathBuf)> {
     let image = cache::subdir("debian-kernels")?.join(package);
+    let _lock = cache::lock("debian-kernels")?;
     if !image.is_file() {
         let root = apt.unpack(package, None)?;
         let found = vmlinuz(&root).with_context(|| format!("{package} has no vmlinuz"))?;

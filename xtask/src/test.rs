@@ -306,7 +306,7 @@ fn images(tally: &mut Tally, kernel: &Kernel, guest: &Guest) {
 }
 
 fn scenario_on(name: &str, scenario: &Scenario, kernel: &Kernel, guest: &Guest, late: &AtomicUsize) -> Result<()> {
-    let output = vm::fresh(name, kernel)?;
+    let (output, _lock) = vm::fresh(name, kernel)?;
     let options = Options::new(guest.clone(), output.clone());
     let outcome = vm::run(scenario, kernel, &options)?;
     late.fetch_add(usize::from(outcome.late), Ordering::Relaxed);

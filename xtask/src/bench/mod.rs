@@ -106,7 +106,7 @@ fn measure(
     let agent = guest.agent.clone().context("there is no agent")?;
     let ready = guest.init.with_file_name("ready");
     let own = [("luo-trace".to_owned(), agent), ("ready".to_owned(), ready)];
-    let output = vm::fresh(name, kernel)?;
+    let (output, _lock) = vm::fresh(name, kernel)?;
     eprintln!("measuring on Linux {kernel}: this takes some minutes");
     let options = Options {
         accel: Accel::Icount,

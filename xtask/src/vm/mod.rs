@@ -26,6 +26,7 @@ use anyhow::{Context as _, Result, bail};
 use luo_trace::journal::serial::Log;
 use testbed_guest::scenario::{Root, Scenario, changed_words};
 
+use crate::cache;
 use crate::kernel::{self, Kernel};
 use crate::setup::{self, Need};
 
@@ -144,9 +145,9 @@ pub(crate) fn command(args: Args) -> Result<()> {
     };
     let guest = guest::build(&agent)?;
     for _ in 0..args.times {
-        let output = match &args.keep {
-            Some(directory) => empty(directory.clone())?,
-            None => fresh(&name, &kernel)?,
+        let (output, _lock) = match &args.keep {
+            Some(directory) => (empty(directory.clone())?, None),
+            None => fresh(&name, &kernel).map(|(output, lock)| (output, Some(lock)))?,
         };
         once(
             &name,
@@ -178,20 +179,23 @@ fn once(name: &str, scenario: &Scenario, kernel: &Kernel, options: Options) -> R
     bail!("{name} failed in {seconds:.1} s\n{}", outcome.failures.join("\n"))
 }
 
-/// The directory below `target/vm` for a scenario on a kernel, emptied of what an earlier run left.
+/// The directory below `target/vm` for a scenario on a kernel, emptied of what an earlier run left, and the lock that keeps another
+/// invocation from emptying it.
 ///
 /// # Errors
 /// It cannot be emptied or made.
-pub(crate) fn fresh(scenario: &str, kernel: &Kernel) -> Result<PathBuf> {
-    let output = guest::workspace()
-        .join("target/vm")
-        .join(format!("{scenario}-{kernel}"));
+pub(crate) fn fresh(scenario: &str, kernel: &Kernel) -> Result<(PathBuf, File)> {
+    let all = guest::workspace().join("target/vm");
+    let name = format!("{scenario}-{kernel}");
+    fs::create_dir_all(all.join("lock")).with_context(|| format!("cannot make {}", all.display()))?;
+    let lock = cache::lock_at(&all.join("lock").join(&name))?;
+    let output = all.join(name);
     if let Err(error) = fs::remove_dir_all(&output)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot empty {}", output.display()));
     }
-    empty(output)
+    Ok((empty(output)?, lock))
 }
 
 /// A directory that a person has named: made if it is not there, refused if there is something in it.
