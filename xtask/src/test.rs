@@ -43,8 +43,8 @@ const KERNELS: [(&str, Flavour); 4] = [
     ("linux-source-7.2", Flavour::Os),
 ];
 
-/// How many inputs each fuzz target gets, and how long it may take at most. They are the same in every run, so that a failure is owed
-/// to the change at hand.
+/// How many inputs each fuzz target gets, and how long it may take at most. So far as that can be they are the same in every run: a
+/// failure is to be owed to the change at hand.
 const FUZZ_INPUTS: u32 = 5000;
 const FUZZ_SECONDS: u32 = 60;
 
