@@ -124,9 +124,9 @@ impl Made {
                 continue;
             }
             let refused = rule.filter(|_| product.holds);
-            for (no, pass) in [(Decision::WouldDeny, Decision::Pass), (Decision::Deny, Decision::Pass)] {
-                let decision = refused.map_or(pass, |_| no);
-                self.decided(operation, decision, &caller["comm"], refused.map(|cell| name(cell)));
+            for no in [Decision::WouldDeny, Decision::Deny] {
+                let decision = refused.map_or(Decision::Pass, |_| no);
+                self.decided(operation, decision, &caller["comm"], refused.copied());
             }
             steps.extend(call(operation, product, refused.is_some(), named, session));
         }
@@ -136,10 +136,14 @@ impl Made {
     }
 
     /// One more of these decisions is expected.
-    fn decided(&mut self, operation: Operation, decision: Decision, comm: &Value, rule: Option<String>) {
+    fn decided(&mut self, operation: Operation, decision: Decision, comm: &Value, rule: Option<&Cell>) {
         let mut fields = json!({"operation": operation.name(), "decision": decision.name(), "comm": comm});
-        if let Some(rule) = rule {
-            fields["rule"] = rule.into();
+        if let Some(cell @ (.., condition)) = rule {
+            fields["rule"] = name(cell).into();
+            // That it is so was known, and not only taken for it. Of what is counted there are the numbers instead.
+            if !matches!(condition, Condition::SessionsOver | Condition::FilesOver) {
+                fields["because"] = condition.name().into();
+            }
         }
         let pattern = self
             .decisions
