@@ -135,6 +135,16 @@ impl Live {
         self.state().policy = Some((policy, standing));
     }
 
+    /// There is no policy, but for what another agent left in force, if anything.
+    pub fn set_left_policy(&self, left: Option<(status::policy::Policy, Standing)>) {
+        self.metrics
+            .set_policy_troubles(left.iter().map(|(policy, _)| policy.troubles.len()).sum());
+        if left.is_none() {
+            self.metrics.set_orders(false, 0);
+        }
+        self.state().policy = left;
+    }
+
     /// The policy as it stands, where there is one.
     pub fn policy(&self) -> Option<status::policy::Policy> {
         self.state().policy()

@@ -228,6 +228,17 @@ impl Standing {
         }
     }
 
+    /// What to record of the orders that an agent finds when it starts.
+    pub fn found(&self) -> Vec<PolicyChange> {
+        let found = [(POLICY_HOLD, &self.hold), (POLICY_ALLOW, &self.allowance)];
+        let note = |(what, entry): (u32, &Option<Entry>)| {
+            let entry = entry.clone()?;
+            let reason = format!("found at the agent's start: {}", entry.reason);
+            Some(change(what, &Entry { reason, ..entry }))
+        };
+        found.into_iter().filter_map(note).collect()
+    }
+
     /// Lets go of what has come to its end, and gives what to record of that, and to say.
     pub fn expire(&mut self, now: u64) -> Vec<Taken> {
         let over = |order: &mut Option<Entry>| order.take_if(|order| order.is_over(now));

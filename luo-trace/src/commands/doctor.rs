@@ -2,15 +2,20 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::{Hook, KhoDetail};
 use serde::Serialize;
 
+use super::Socket;
 use super::agent::kho_detail;
 use super::hooks::Report;
+use super::policy::left_in_force;
+use crate::client;
 use crate::exit::Exit;
+use crate::host;
 use crate::journal::HookState;
 use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
 use crate::kernel::{AttachError, Tracer, prospects};
@@ -27,6 +32,8 @@ pub struct Args {
     /// How closely preserved memory would be watched
     #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::Keys.name(), env = "LUO_TRACE_KHO")]
     kho: KhoDetail,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -34,7 +41,7 @@ enum Format {
     /// For a person
     #[default]
     Text,
-    /// One JSON object: `can_trace`, `obstacle`, `reason`, `checks`, `hooks`
+    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `hooks`
     Json,
 }
 
@@ -43,6 +50,8 @@ struct Diagnosis {
     can_trace: bool,
     obstacle: Option<Obstacle>,
     reason: Option<String>,
+    /// What is in force of another agent's policy, a sentence each.
+    left_in_force: Vec<String>,
     checks: Vec<Check>,
     hooks: Vec<Report>,
 }
@@ -53,6 +62,7 @@ impl Diagnosis {
             can_trace: reason.is_none(),
             obstacle,
             reason,
+            left_in_force: Vec::new(),
             checks: preflight::checks(),
             hooks: Hook::ALL.iter().map(|&hook| Report::new(hook, hooks)).collect(),
         }
@@ -65,7 +75,10 @@ impl Diagnosis {
 /// # Errors
 /// Where stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
-    let diagnosis = diagnose(args.kho);
+    let diagnosis = Diagnosis {
+        left_in_force: left(&args.socket.path),
+        ..diagnose(args.kho)
+    };
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&diagnosis)?)?,
@@ -75,6 +88,17 @@ pub fn run(args: &Args) -> Result<Exit> {
         Exit::Held
     } else {
         Exit::CannotWork
+    })
+}
+
+/// What is in force of another agent's policy. One that runs with a policy knows its own.
+fn left(socket: &Path) -> Vec<String> {
+    let policy = client::status(socket).ok().flatten().and_then(|status| status.policy);
+    if policy.is_some_and(|policy| policy.generation != 0) {
+        return Vec::new();
+    }
+    left_in_force().map_or_else(Vec::new, |(policy, standing)| {
+        policy.with(&standing).lines(host::monotonic_ns())
     })
 }
 
@@ -123,6 +147,9 @@ fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
     let counts = states.iter().filter(|state| count(state) > 0);
     let counts: Vec<String> = counts.map(|state| format!("{} {state}", count(state))).collect();
     writeln!(out, "\n{} hooks: {}", diagnosis.hooks.len(), counts.join(", "))?;
+    for line in &diagnosis.left_in_force {
+        writeln!(out, "policy: {line}")?;
+    }
     match &diagnosis.reason {
         Some(reason) => writeln!(out, "this host cannot be traced: {reason}"),
         None => writeln!(out, "this host can be traced"),

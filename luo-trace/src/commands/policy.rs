@@ -7,7 +7,11 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use super::{Format, read_text};
 use crate::exit::Exit;
+use crate::host;
+use crate::kernel::brake;
+use crate::orders::Standing;
 use crate::policy::{MAX_FILE, Policy};
+use crate::status::policy::Policy as Shown;
 
 mod check;
 mod orders;
@@ -49,6 +53,14 @@ pub fn run(args: &Args) -> Result<Exit> {
         Command::Clear(args) => orders::clear(args),
         Command::Status(args) => orders::status(args),
     }
+}
+
+/// A policy that another agent left in force on this host, as whoever asks is told of it. What may not be looked for is not told.
+pub(super) fn left_in_force() -> Option<(Shown, Standing)> {
+    let left = brake::left().ok().flatten()?;
+    let state = left.state.as_ref().map_err(|error| format!("{error:#}"));
+    let place = left.place.display().to_string();
+    Some(Shown::left_in_force(&place, state, host::monotonic_ns()))
 }
 
 /// The policy in a file.

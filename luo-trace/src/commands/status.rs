@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::Socket;
+use super::policy::left_in_force;
 use crate::exit::Exit;
 use crate::kernel::{preflight, snapshot};
 use crate::sink::console::tell;
@@ -61,6 +62,7 @@ pub(super) fn look() -> Result<Status> {
     Ok(Status {
         luo_format: header.luo_format,
         kho_format: header.kho_format,
+        policy: left_in_force().map(|(policy, standing)| policy.with(&standing)),
         ..Status::of_look(facts, &events)
     })
 }

@@ -5,6 +5,7 @@
 //! open both ways, and a decision that comes out the same either way is one.
 
 use std::collections::BTreeSet;
+use std::mem;
 
 use luo_trace_common::events::{self as abi, FileOp, Header, Image, ImageLoad};
 use luo_trace_common::policy::{
@@ -236,6 +237,8 @@ pub struct Replay<'a> {
     violated: u64,
     held_until: u64,
     allowed_until: u64,
+    /// The orders are those of this run's agent, which tells at its start which ones it found.
+    orders_told: bool,
     /// The operations of which the record tells every call by a decision.
     told_of: u32,
     /// Calls that a decision told of, whose own event comes.
@@ -265,6 +268,7 @@ impl<'a> Replay<'a> {
             violated: 0,
             held_until: 0,
             allowed_until: 0,
+            orders_told: false,
             told_of: 0,
             decided: BTreeSet::new(),
             opened: BTreeSet::new(),
@@ -275,12 +279,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Another run of the agent begins: nobody looked in between. Orders stand, since they outlive an agent.
+    /// Another run of the agent begins: nobody looked in between. Orders stand, since they outlive an agent, until one with a
+    /// policy tells which it found.
     pub fn run(&mut self, coverage: &Coverage) {
         let mut next = Self::new(self.policy, coverage);
         (next.held_until, next.allowed_until) = (self.held_until, self.allowed_until);
         self.settle();
-        next.found = std::mem::take(&mut self.found);
+        next.found = mem::take(&mut self.found);
         *self = next;
     }
 
@@ -454,7 +459,7 @@ impl<'a> Replay<'a> {
 
     /// Decides what has waited to know what kind of image was loaded.
     fn resolve(&mut self, is: impl Fn(&Waiting) -> bool, legacy: Seen) {
-        let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(is);
+        let (ready, waiting) = mem::take(&mut self.waiting).into_iter().partition(is);
         self.waiting = waiting;
         for Waiting {
             place,
@@ -606,6 +611,9 @@ impl<'a> Replay<'a> {
     }
 
     fn change(&mut self, p: &PolicyChange) {
+        if !mem::replace(&mut self.orders_told, true) {
+            (self.held_until, self.allowed_until) = (0, 0);
+        }
         match p.what {
             POLICY_LOADED => self.told_of = p.operations,
             POLICY_OFF => self.told_of = 0,

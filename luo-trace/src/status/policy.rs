@@ -6,7 +6,7 @@ use std::fmt;
 
 use luo_trace_common::policy::{
     Decision, Mode, NEVER, Operation, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD,
-    POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_NONE,
+    POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_NONE, State,
 };
 use luo_trace_common::text::Name;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ const NAMES: usize = 256;
 pub struct Policy {
     /// `off`, `audit` or `enforce`.
     pub mode: Cow<'static, str>,
-    /// The file it was read from, escaped.
+    /// The file it was read from, escaped; empty: no agent that runs has one, and `troubles` tells what is in force all the same.
     pub file: String,
     /// How many rules it has.
     pub rules: u64,
@@ -115,6 +115,35 @@ impl Policy {
 }
 
 impl Policy {
+    /// What another agent's policy, whose programs are pinned at `place`, comes to on a host of whose agents none that runs has
+    /// one. `state` is what the programs go by, or why that cannot be read.
+    pub fn left_in_force(place: &str, state: Result<&State, String>, now_ns: u64) -> (Self, Standing) {
+        let (how, standing) = match state {
+            Ok(state) => (
+                match state.heartbeat {
+                    NEVER => "that agent ended in order, and it decides on by its rules".into(),
+                    beat => format!(
+                        "that agent has shown no sign of life for {}, so it refuses images and reboots, unless its mode is audit",
+                        Span(now_ns.saturating_sub(beat))
+                    ),
+                },
+                Standing::default().joined(state.held_until, state.allowed_until, now_ns),
+            ),
+            Err(why) => (format!("what it does is not known, since {why}"), Standing::default()),
+        };
+        let trouble = format!(
+            "another agent's policy is in force, pinned in {place}: {how}. `luo-trace policy clear` removes it, and an agent \
+             with --policy FILE takes its place"
+        );
+        let policy = Self {
+            mode: Mode::Off.name().into(),
+            on_agent_loss: "closed".into(),
+            troubles: vec![trouble],
+            ..Self::default()
+        };
+        (policy, standing)
+    }
+
     /// The policy in sentences, at this time in nanoseconds of `CLOCK_MONOTONIC`: what it is, what an operator ordered, and the
     /// last refusals, latest first.
     pub fn lines(&self, now_ns: u64) -> Vec<String> {
@@ -125,7 +154,10 @@ impl Policy {
             ..
         } = self;
         let rules = count(self.rules, "rule");
-        let mut lines = vec![format!("mode {mode}: {rules} of {file}, {on_agent_loss} on agent loss")];
+        let mut lines = vec![match file.as_str() {
+            "" => "no agent that runs has one".to_owned(),
+            file => format!("mode {mode}: {rules} of {file}, {on_agent_loss} on agent loss"),
+        }];
         lines.extend(self.troubles.iter().cloned());
         let order = |what: &str, order: &Option<Order>| {
             let order = order.as_ref()?;

@@ -5,7 +5,8 @@ use luo_trace_common::events::{
     SnapshotBegin, SnapshotEnd,
 };
 use luo_trace_common::policy::{
-    Decision, Operation, PolicyDecision, RULE_NONE, RuleName, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
+    Decision, NEVER, Operation, PolicyDecision, RULE_NONE, RuleName, State, VERDICT_CARRIES, VERDICT_LOSES,
+    VERDICT_UNKNOWN,
 };
 use luo_trace_common::text::Comm;
 use unicode_width::UnicodeWidthStr;
@@ -417,5 +418,43 @@ fn policy_is_told_with_its_orders_and_its_last_refusals() {
         serde_json::to_string(&Status::default())
             .unwrap()
             .contains("\"policy\":null")
+    );
+}
+
+#[test]
+fn a_policy_that_another_agent_left_in_force_is_told_with_what_to_do() {
+    const SECOND: u64 = 1_000_000_000;
+    let told = |state: Result<&State, String>| {
+        let (policy, standing) = policy::Policy::left_in_force("/sys/fs/bpf/luo-trace/0/1", state, 100 * SECOND);
+        policy.with(&standing).lines(100 * SECOND)
+    };
+    // Given pinned programs of an agent that was killed 40 s ago, on a host that is held,
+    let lost = State {
+        heartbeat: 60 * SECOND,
+        held_until: NEVER,
+        ..State::default()
+    };
+    let lines = told(Ok(&lost));
+    assert_eq!(lines[0], "no agent that runs has one");
+    let rest = "refuses images and reboots, unless its mode is audit. `luo-trace policy clear` removes it";
+    for part in ["pinned in /sys/fs/bpf/luo-trace/0/1", "no sign of life for 40s", rest] {
+        assert!(lines[1].contains(part), "{part} is missing in {lines:?}");
+    }
+    assert!(lines[2].starts_with("HELD until `luo-trace policy clear`"), "{lines:?}");
+    // of one that ended in order,
+    let ended = State {
+        heartbeat: NEVER,
+        ..State::default()
+    };
+    let lines = told(Ok(&ended));
+    assert!(
+        lines[1].contains("that agent ended in order") && lines.len() == 2,
+        "{lines:?}"
+    );
+    // and of one of another version, then each is told as what it is.
+    let lines = told(Err("another version of luo-trace left it".into()));
+    assert!(
+        lines[1].contains("is not known, since another version") && lines[1].contains("policy clear"),
+        "{lines:?}"
     );
 }

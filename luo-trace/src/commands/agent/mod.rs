@@ -223,6 +223,7 @@ struct Agent {
     looked_into: mpsc::UnboundedReceiver<Look>,
     carrying: Carrying,
     file: policy::File,
+    left: policy::Left,
     orders: Option<mpsc::Receiver<Request>>,
     socket: Option<Socket>,
 }
@@ -267,6 +268,8 @@ impl Agent {
             let (live, boot) = (live.clone(), &header.boot_id);
             policy::begin(attached, loaded, kept_beside, live, boot, &mut pipeline)?;
         }
+        let mut left = policy::Left::new(live.clone(), kept_beside);
+        left.look(&mut pipeline);
         // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
         carrying.attempt(&pipeline);
         pipeline.drain(&mut ring);
@@ -279,6 +282,7 @@ impl Agent {
             looked_into,
             carrying,
             file,
+            left,
             orders: Some(taken),
             socket,
         }))
@@ -292,6 +296,7 @@ impl Agent {
             tracer,
             looks,
             file,
+            left,
             ..
         } = self;
         let mut end = pin!(end);
@@ -312,12 +317,13 @@ impl Agent {
                 _ = signals.read_again.recv() => file.read_again(),
                 // A change of policy takes its time, and a jump has none to give.
                 read = file.again(), if file.is_read() && !pipeline.jump_is_near() => policy::swap(read, pipeline),
-                request = policy::next(&mut self.orders) => policy::carry_out(request, pipeline),
+                request = policy::next(&mut self.orders) => policy::carry_out(request, left, pipeline),
                 _ = tick.tick() => {
                     tracer.print_log();
                     pipeline.tick(ring);
                     looks.tick(tracer, ring, pipeline);
                     self.carrying.tick(pipeline);
+                    left.look(pipeline);
                 }
             }
             // Formats that the kernel does not tell are not known.

@@ -1,23 +1,30 @@
 //! Policy while the agent runs: its file, which is read again on SIGHUP, and an operator's orders.
 
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use luo_trace_common::policy::{Aspect, Mode, Selected, Verdict};
+use luo_trace_common::policy::{Aspect, Mode, POLICY_CLEAR, PolicyChange, Selected, Verdict};
+use luo_trace_common::text::Name;
 use tokio::sync::{mpsc, oneshot};
+use zerocopy::FromZeros;
 
-use super::super::policy::read;
+use super::super::policy::{left_in_force, read};
 use crate::exit::Exit;
 use crate::host;
 use crate::kernel::brake::BrakeError;
 use crate::kernel::{self, Tracer};
 use crate::live::Live;
+use crate::orders::{Answer, Order};
 use crate::pipeline::Pipeline;
 use crate::policy::{Compiled, Policy};
 use crate::sink::console::tell;
 use crate::sink::control::Request;
-use crate::sink::policy::{Brake, Keeper, Loaded, Store};
+use crate::sink::policy::{Brake, Keeper, Loaded, Note, Store};
+
+/// Why an agent takes no orders.
+const NO_POLICY: &str = "the agent runs without a policy: start it with --policy FILE";
 
 /// The policy's file, and whoever reads it again at this moment.
 pub(super) struct File {
@@ -98,9 +105,13 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
             if enforces {
                 return Ok(Err(Exit::CannotWork));
             }
-            let adopted = None;
-            let brake = Err(error.to_string());
-            return Ok(Ok(Attached { brake, adopted }));
+            let left = left_in_force().map(|(policy, _)| policy.troubles.join("; "));
+            left.iter().for_each(tell);
+            let why: Vec<_> = [error.to_string()].into_iter().chain(left).collect();
+            return Ok(Ok(Attached {
+                brake: Err(why.join("; ")),
+                adopted: None,
+            }));
         }
     };
     let adopted = brake
@@ -184,6 +195,63 @@ pub(super) fn begin(
     Ok(())
 }
 
+/// What another agent left in force, while this one has no policy to take its place.
+pub(super) struct Left {
+    live: Arc<Live>,
+    /// Beside it lies what was kept of orders.
+    socket: Option<PathBuf>,
+    is_there: bool,
+}
+
+impl Left {
+    /// Nothing was looked for yet.
+    pub(super) fn new(live: Arc<Live>, socket: Option<&Path>) -> Self {
+        Self {
+            live,
+            socket: socket.map(Path::to_owned),
+            is_there: false,
+        }
+    }
+
+    /// Looks for it, lets whoever asks know, and tells when it was not there before.
+    pub(super) fn look(&mut self, pipeline: &mut Pipeline) {
+        if pipeline.policy().is_some() {
+            return;
+        }
+        let left = left_in_force();
+        if !mem::replace(&mut self.is_there, left.is_some()) {
+            left.iter().flat_map(|(policy, _)| &policy.troubles).for_each(tell);
+        }
+        self.live.set_left_policy(left);
+    }
+
+    /// Removes it, and what was kept of orders, on an operator's behalf.
+    fn clear(&self, uid: u32) -> Result<(Answer, Note), String> {
+        // First what is in force, whatever becomes of the rest.
+        let programs = kernel::brake::clear().map_err(|error| format!("{error:#}"))? > 0;
+        let orders = self
+            .socket
+            .as_ref()
+            .map_or(Ok(false), |socket| Store::beside(socket).remove());
+        let orders = orders.map_err(|error| format!("{error:#}"))?;
+        let removed = [
+            programs.then_some("the policy that another agent left in force is removed"),
+            orders.then_some("the orders that were kept for the next agent are removed"),
+        ];
+        let told: Vec<String> = removed.into_iter().flatten().map(Into::into).collect();
+        if told.is_empty() {
+            return Err(NO_POLICY.into());
+        }
+        let change = PolicyChange {
+            what: POLICY_CLEAR,
+            uid,
+            text: Name::new(told.join("; ")),
+            ..PolicyChange::new_zeroed()
+        };
+        Ok((Answer { told }, Note::Change(Box::new(change))))
+    }
+}
+
 /// Puts what was read into force, or tells why not.
 pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
     let Some(keeper) = pipeline.policy() else { return };
@@ -194,19 +262,22 @@ pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
 }
 
 /// Carries out an order.
-pub(super) fn carry_out(request: Request, pipeline: &mut Pipeline) {
+pub(super) fn carry_out(request: Request, left: &mut Left, pipeline: &mut Pipeline) {
     let Request { order, uid, answer } = request;
     let now = host::monotonic_ns();
     let ended = pipeline.policy().map(|keeper| keeper.expire(now));
     ended.into_iter().flatten().for_each(|note| pipeline.note_one(note));
     let result = match pipeline.policy() {
+        Some(keeper) if keeper.loads().is_some() => keeper.take(&order, uid, now),
+        _ if order == Order::Clear => left.clear(uid),
         Some(keeper) => keeper.take(&order, uid, now),
-        None => Err("the agent runs without a policy: start it with --policy FILE".into()),
+        None => Err(NO_POLICY.into()),
     };
     let answered = result.map(|(answer, note)| {
         pipeline.note_one(note);
         answer
     });
+    left.look(pipeline);
     // Whoever asked may be gone. The order stands all the same.
     _ = answer.send(answered);
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 
 use super::super::Socket;
-use super::Format;
+use super::{Format, left_in_force};
 use crate::client;
 use crate::exit::Exit;
 use crate::host;
@@ -122,6 +122,15 @@ fn clear_what_is_left(socket: &Path, out: &mut impl Write) -> Result<Exit> {
 /// Where the agent does not answer, or stdout cannot be written.
 pub(super) fn status(args: &Status) -> Result<Exit> {
     let Some(status) = client::status(&args.socket.path)? else {
+        let now = host::monotonic_ns();
+        if let Some((policy, standing)) = left_in_force() {
+            show(
+                &mut io::stdout().lock(),
+                Some(&policy.with(&standing)),
+                now,
+                args.format,
+            )?;
+        }
         tell(without_agent(&args.socket.path));
         return Ok(Exit::CannotWork);
     };

@@ -33,7 +33,7 @@ use crate::host;
 use crate::policy::Compiled;
 use gate::Gate;
 use maps::Maps;
-pub use pins::{Adopted, clear};
+pub use pins::{Adopted, Left, clear, left};
 pub use state::SharedState;
 
 /// The programs, in the order in which they are attached: what notes a name comes before what asks for it.

@@ -28,6 +28,15 @@ const STATE: &str = "state";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Set(PathBuf);
 
+/// A policy in force that this process has not put there.
+#[derive(Debug)]
+pub struct Left {
+    /// Where its programs are pinned.
+    pub place: PathBuf,
+    /// What they go by, or why that cannot be read.
+    pub state: Result<State>,
+}
+
 /// What other agents left behind.
 #[derive(Debug, Default)]
 pub struct Adopted {
@@ -114,6 +123,18 @@ impl Brake {
         let mut others = others.iter().filter(|&set| Some(set) != self.pinned.as_ref());
         others.try_for_each(Set::remove)
     }
+}
+
+/// Looks for a policy that an agent left in force, and changes nothing. Of several the newest is told.
+///
+/// # Errors
+/// Where pins cannot be looked for.
+pub fn left() -> Result<Option<Left>> {
+    let newest = sets(Path::new(DIR))?.into_iter().next();
+    Ok(newest.map(|set| Left {
+        state: read_state(&set),
+        place: set.0,
+    }))
 }
 
 /// Removes everything that agents left pinned, also where none runs; gives how many sets of programs there were.

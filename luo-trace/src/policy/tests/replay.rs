@@ -2,8 +2,9 @@
 
 use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageLoad, Outcome};
 use luo_trace_common::policy::{
-    CgroupPath, Decision, ImageFile, NOT_COUNTED, Operation, POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD, POLICY_LOADED,
-    PolicyChange, PolicyDecision, RULE_HOLD, RULE_NONE, RuleName, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
+    CgroupPath, Decision, ImageFile, NEVER, NOT_COUNTED, Operation, POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD,
+    POLICY_LOADED, PolicyChange, PolicyDecision, RULE_HOLD, RULE_NONE, RuleName, VERDICT_CARRIES, VERDICT_LOSES,
+    VERDICT_UNKNOWN,
 };
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
@@ -379,4 +380,47 @@ fn decided_by(policy: &Policy, story: &Story) -> Vec<(Operation, Option<(Decisio
         .into_iter()
         .map(|call| (call.operation, call.ruling))
         .collect()
+}
+
+#[test]
+fn orders_that_an_agent_found_at_its_start_count_and_those_it_did_not_find_are_over() {
+    // Given a policy under which a hold counts for sessions, too, and a record of an agent that was held,
+    let when_held = rule("on = \"session-create\"\nwhen = { held = true }\naction = \"deny\"");
+    let policy = Policy::read(&when_held).unwrap();
+    let mut replay = Replay::new(&policy, &Coverage::all());
+    let mut first = story();
+    change(&mut first, POLICY_LOADED, 0, 0);
+    change(&mut first, POLICY_HOLD, NEVER, 0).create(session(1, "first"));
+    first.events.iter().for_each(|event| replay.apply(event));
+    // when the next agent finds that hold, and one after it none, since it was cleared when no agent ran,
+    let mut run = |name: &str, orders: &[u32]| {
+        replay.run(&Coverage::all());
+        let mut next = story();
+        next.create(session(2, &format!("early-{name}")));
+        change(&mut next, POLICY_LOADED, 0, 0);
+        orders.iter().for_each(|&what| _ = change(&mut next, what, NEVER, 0));
+        next.create(session(3, name));
+        next.events.iter().for_each(|event| replay.apply(event));
+    };
+    run("found", &[POLICY_HOLD]);
+    run("lifted", &[POLICY_HOLD, POLICY_ALLOW]);
+    run("none", &[]);
+    // then each counts as long as it stands: until an agent tells what it found, it is what the one before had.
+    let decided = replay.finish();
+    let decided: Vec<String> = decided
+        .iter()
+        .map(|call| format!("{} {}", call.session, call.ruling.unwrap().0.name()))
+        .collect();
+    assert_eq!(
+        decided,
+        [
+            "first deny",
+            "early-found deny",
+            "found deny",
+            "early-lifted deny",
+            "lifted allowed",
+            "early-none allowed",
+            "none pass"
+        ]
+    );
 }

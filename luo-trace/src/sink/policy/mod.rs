@@ -108,7 +108,8 @@ pub struct Keeper {
 
 impl Keeper {
     /// Takes over this host: what a lost agent left in the kernel (`adopted`: until when it was held, and let everything
-    /// pass) and what was kept of its orders are in force with the policy, from this moment.
+    /// pass) and what was kept of its orders are in force with the policy, from this moment. The notes tell so: the policy, and
+    /// behind it every order that stands.
     ///
     /// # Errors
     /// Where the policy cannot be enforced, or cannot outlive the agent though it has to.
@@ -151,6 +152,13 @@ impl Keeper {
         }
         keeper.follow(now);
         notes.push(keeper.swap(loaded)?);
+        notes.extend(
+            keeper
+                .standing
+                .found()
+                .into_iter()
+                .map(|change| keeper.complete(change)),
+        );
         if let Ok(brake) = &mut keeper.brake {
             brake.retire_others()?;
         }

@@ -180,6 +180,12 @@ fn the_orders_that_stand_are_in_force_before_the_policy_is() {
     assert_eq!((loaded.what, loaded.mode), (POLICY_LOADED, Mode::Enforce as u32));
     assert_eq!(loaded.operations, 1 << Operation::KexecLoad as u32);
     assert_eq!(loaded.text, Name::new("/etc/luo-trace/policy.toml"));
+    // The record tells of it, too, so that what it refuses can be told without the agent before.
+    let held = change(&host.notes[1]);
+    assert_eq!((held.what, held.until, held.uid), (POLICY_HOLD, NEVER, 7));
+    assert_eq!((held.mode, held.generation), (loaded.mode, loaded.generation));
+    assert_eq!(held.text, Name::new("found at the agent's start: disk swap"));
+    assert_eq!(host.notes.len(), 2);
 }
 
 #[test]
@@ -196,6 +202,12 @@ fn what_a_lost_agent_left_in_the_kernel_stays_in_force() {
     );
     assert_eq!(change(&host.notes[0]).what, POLICY_ADOPTED);
     assert_eq!(change(&host.notes[1]).what, POLICY_LOADED);
+    assert_eq!(
+        (change(&host.notes[2]).what, change(&host.notes[2]).until),
+        (POLICY_HOLD, NEVER)
+    );
+    let allowed = change(&host.notes[3]);
+    assert_eq!((allowed.what, allowed.until), (POLICY_ALLOW, 90 * SECOND));
     // It is kept from now on, so that nothing of it is lost again.
     let next = begin(policy("enforce", ""), None, dir.path());
     assert_eq!(next.brake.calls()[0], "held never allowed 90");

@@ -436,6 +436,9 @@ pub struct StartAgent {
     /// The policy that it has from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyFile>,
+    /// Whether it has none this time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_policy: bool,
 }
 
 /// Replaces the agent's policy and asks it, by SIGHUP, to read it; waits until it has done so.

@@ -76,7 +76,7 @@ impl Agent<'_> {
         let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, "/run", created)?;
 
-        let mut child = self.spawn(&step.args)?;
+        let mut child = self.spawn(&step.args, !step.without_policy)?;
         let deadline = Instant::now() + PATIENCE;
         let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         loop {
@@ -181,7 +181,7 @@ impl Agent<'_> {
         }
         remove_if_there(READY_FILE)?;
         let before = bpf::Objects::now()?;
-        let mut child = self.spawn(&[])?;
+        let mut child = self.spawn(&[], true)?;
         let deadline = Instant::now() + PATIENCE;
         while before.more()?.is_empty() {
             if let Some(status) = child.try_wait()? {
@@ -311,7 +311,7 @@ impl Agent<'_> {
         }
     }
 
-    fn spawn(&mut self, more: &[String]) -> Result<Child> {
+    fn spawn(&mut self, more: &[String], with_policy: bool) -> Result<Child> {
         if let Some(policy) = self.scenario.policy.as_ref().filter(|_| !self.has_policy) {
             self.lay_down(policy)?;
         }
@@ -335,7 +335,12 @@ impl Agent<'_> {
                 ADDRESS,
             ])
             .args(["--format", "json"])
-            .args(self.has_policy.then_some(["--policy", POLICY]).into_iter().flatten())
+            .args(
+                (with_policy && self.has_policy)
+                    .then_some(["--policy", POLICY])
+                    .into_iter()
+                    .flatten(),
+            )
             .args(&self.scenario.agent_args)
             .args(more)
             .stdin(Stdio::null())
