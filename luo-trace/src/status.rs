@@ -81,12 +81,22 @@ pub struct ImageVerdict {
 
 impl ImageVerdict {
     /// All in all, in a word.
-    pub fn word(&self) -> &str {
+    pub fn word(&self) -> &'static str {
         let all = [self.outcome.as_ref(), self.command_line.as_ref()];
         let worst = ["panics", "loses", "unknown"]
             .into_iter()
             .find(|word| all.contains(word));
         worst.unwrap_or("carries")
+    }
+}
+
+impl From<&luo_trace_common::policy::ImageVerdict> for ImageVerdict {
+    fn from(p: &luo_trace_common::policy::ImageVerdict) -> Self {
+        Self {
+            outcome: verdict_name(p.outcome).into(),
+            command_line: verdict_name(p.command_line).into(),
+            reason: p.reason.to_string(),
+        }
     }
 }
 
@@ -331,11 +341,7 @@ impl Digest {
             Body::SessionDeserialize(_) => self.walk &= !abi::SNAPSHOT_INCOMING_UNREAD,
             Body::ImageLoad(p) => self.see(&p.image),
             Body::ImageVerdict(p) if p.image == self.image_id => {
-                self.image_verdict = Some(ImageVerdict {
-                    outcome: verdict_name(p.outcome).into(),
-                    command_line: verdict_name(p.command_line).into(),
-                    reason: p.reason.to_string(),
-                });
+                self.image_verdict = Some(ImageVerdict::from(&**p));
             }
             Body::KexecEnter(p) => {
                 self.see(&p.image);

@@ -1,7 +1,8 @@
-//! What policy did in one boot, and what an operator ordered.
+//! What policy did in one boot, what an operator ordered, and what was found in images.
 
 use crate::event::{Body, Event};
 use crate::status::policy::{Refusal, tell_change};
+use crate::status::{ImageVerdict, table};
 
 /// More than this of one boot is counted only.
 const MOST: usize = 1000;
@@ -15,12 +16,13 @@ pub struct Policies {
     pub more: u64,
 }
 
-/// A change of policy, an operator's order, or a call to which a rule said no.
+/// A change of policy, an operator's order, a call to which a rule said no, or a look into the image that is loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyLine {
     /// When.
     pub at: u64,
-    /// `loaded`, `off`, `hold`, `allow`, `clear`, `expired` or `adopted`; of a call `deny`, `would-deny` or `allowed`.
+    /// `loaded`, `off`, `hold`, `allow`, `clear`, `expired` or `adopted`; of a call `deny`, `would-deny` or `allowed`; of an image
+    /// `carries`, `loses`, `panics` or `unknown`.
     pub what: &'static str,
     /// The same in a sentence, escaped.
     pub text: String,
@@ -37,6 +39,14 @@ impl Policies {
                 what: decision.name(),
                 text: refusal.tell(),
             }),
+            Body::ImageVerdict(p) => {
+                let verdict = ImageVerdict::from(&**p);
+                Some(PolicyLine {
+                    at,
+                    what: verdict.word(),
+                    text: table::looked_into(&verdict),
+                })
+            }
             _ => None,
         };
         let Some(line) = line else { return };

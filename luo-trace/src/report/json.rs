@@ -57,13 +57,13 @@ pub struct Kernel {
     pub doubts: Vec<String>,
     /// Sessions that no live update took: those that are still alive, and the first of those that were closed.
     pub sessions: Vec<Session>,
-    /// What policy did and an operator ordered, in their order.
+    /// What policy did, an operator ordered and was found in images, in their order.
     pub policy: Vec<Policy>,
     /// How many more lines of policy there are.
     pub policy_more: u64,
 }
 
-/// A change of policy, an operator's order, or a call to which a rule said no.
+/// A change of policy, an operator's order, a call to which a rule said no, or a look into the image that is loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// When.
@@ -71,7 +71,8 @@ pub struct Policy {
     /// How long after its kernel's clock began.
     #[serde(skip)]
     pub since_boot: u64,
-    /// `loaded`, `off`, `hold`, `allow`, `clear`, `expired` or `adopted`; of a call `deny`, `would-deny` or `allowed`.
+    /// `loaded`, `off`, `hold`, `allow`, `clear`, `expired` or `adopted`; of a call `deny`, `would-deny` or `allowed`; of an image
+    /// `carries`, `loses`, `panics` or `unknown`.
     pub what: &'static str,
     /// The same in a sentence, escaped.
     pub text: String,
@@ -81,8 +82,8 @@ impl Policy {
     /// `good`, `fair` or `bad`.
     pub fn tone(&self) -> &'static str {
         match self.what {
-            "deny" => "bad",
-            "would-deny" | "allowed" | "hold" | "allow" => "fair",
+            "deny" | "loses" | "panics" => "bad",
+            "would-deny" | "allowed" | "hold" | "allow" | "unknown" => "fair",
             _ => "good",
         }
     }

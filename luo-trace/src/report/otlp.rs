@@ -2,12 +2,12 @@
 //!
 //! The form is that of `ExportTraceServiceRequest` in `opentelemetry/proto/collector/trace/v1/trace_service.proto`, by the
 //! JSON mapping of the OTLP specification: ids in hexadecimal, 64-bit numbers as strings, enums as numbers. Each kernel is a
-//! resource. Ids depend on nothing but the boots and what a span is of, so the same update always has the same ones.
+//! resource. A moment of policy is an event of the phase that it fell into, or else of a span of its own kernel's. Ids depend on nothing but the boots and what a span is of, so the same update always has the same ones.
 
 use serde_json::{Value, json};
 
 use super::Report;
-use super::json::{File, Session, Stretch, Update};
+use super::json::{File, Phase, Policy, Session, Stretch, Update};
 use crate::chain::Fate;
 
 /// `SPAN_KIND_INTERNAL`.
@@ -24,6 +24,9 @@ pub fn otlp(report: &Report) -> Value {
                 spans.push(span);
             }
         }
+    }
+    for (place, spans) in spans.iter_mut().enumerate() {
+        spans.extend(policy(report, place));
     }
     let kernels = report.kernels.iter().zip(spans).filter(|(_, spans)| !spans.is_empty());
     let resources: Vec<Value> = kernels
@@ -43,6 +46,56 @@ pub fn otlp(report: &Report) -> Value {
     json!({ "resourceSpans": resources })
 }
 
+/// The span of what policy did in a kernel, an operator ordered and was found in images, while no update was under way: from the
+/// first such moment to the last.
+fn policy(report: &Report, place: usize) -> Option<Value> {
+    let kernel = report.kernels.get(place)?;
+    let in_update = |line: &Policy| {
+        report
+            .updates
+            .iter()
+            .any(|update| phase_of(update, place, line).is_some())
+    };
+    let lines: Vec<&Policy> = kernel.policy.iter().filter(|line| !in_update(line)).collect();
+    let (first, last) = lines.first().zip(lines.last())?;
+    let unix = |line: &Policy| u64::try_from(kernel.start_unix_ns.checked_add_unsigned(line.since_boot)?).ok();
+    let id = hash(&format!("{}/policy", kernel.boot_id));
+    Some(json!({
+        "traceId": format!("{:032x}", id.max(1)),
+        "spanId": format!("{:016x}", ((id >> 64) as u64).max(1)),
+        "name": "policy",
+        "kind": INTERNAL,
+        "startTimeUnixNano": unix(first)?.to_string(),
+        "endTimeUnixNano": unix(last)?.to_string(),
+        "attributes": [number("luo.policy.more", kernel.policy_more)],
+        "events": lines.iter().filter_map(|line| Some(event(unix(line)?, line))).collect::<Vec<_>>(),
+        "status": { "code": STATUS[0] },
+    }))
+}
+
+/// The phase of an update in which something was in one of its kernels.
+fn phase_of(update: &Update, kernel: usize, line: &Policy) -> Option<usize> {
+    let within = |start: i64, duration| start <= line.time_ns && line.time_ns < start.saturating_add_unsigned(duration);
+    update
+        .phases
+        .iter()
+        .position(|phase| kernel_of(update, phase) == Some(kernel) && within(phase.start_ns, phase.duration_ns))
+}
+
+/// The kernel that a phase is told of.
+fn kernel_of(update: &Update, phase: &Phase) -> Option<usize> {
+    phase.kernel.or(update.from).or(update.to)
+}
+
+/// A moment of policy, as an event of a span.
+fn event(unix: u64, line: &Policy) -> Value {
+    json!({
+        "timeUnixNano": unix.to_string(),
+        "name": format!("policy {}", line.what),
+        "attributes": [text("luo.policy.what", line.what), text("luo.policy.text", &line.text)],
+    })
+}
+
 /// The spans of one update, each with the kernel it belongs to.
 struct Trace<'a> {
     report: &'a Report,
@@ -58,6 +111,8 @@ struct Of<'a> {
     path: &'a str,
     parent: Option<&'a str>,
     attributes: Vec<Value>,
+    /// What happened meanwhile.
+    events: Vec<Value>,
     /// What went wrong; empty: nothing.
     error: String,
 }
@@ -92,6 +147,7 @@ impl<'a> Trace<'a> {
             path: "update",
             parent: None,
             attributes: self.about(),
+            events: Vec::new(),
             error: self.failure(),
         };
         let stretch = Stretch {
@@ -99,12 +155,13 @@ impl<'a> Trace<'a> {
             duration_ns: whole,
         };
         self.push("live update", stretch, root);
-        for phase in &update.phases {
+        for (number, phase) in update.phases.iter().enumerate() {
             let of = Of {
-                kernel: phase.kernel.or(update.from).or(update.to),
+                kernel: kernel_of(update, phase),
                 path: &format!("phase/{}", phase.name),
                 parent: Some("update"),
                 attributes: vec![flag("luo.blackout", phase.blackout)],
+                events: self.events(number, phase),
                 error: String::new(),
             };
             let stretch = Stretch {
@@ -159,6 +216,7 @@ impl<'a> Trace<'a> {
             path: &path,
             parent: Some("update"),
             attributes,
+            events: Vec::new(),
             error: if good {
                 String::new()
             } else {
@@ -183,10 +241,25 @@ impl<'a> Trace<'a> {
                 path: &format!("{path}/{}/{name}", file.token),
                 parent: Some(&path),
                 attributes,
+                events: Vec::new(),
                 error: String::new(),
             };
             self.push(&format!("{name} {}", file.token), stretch, of);
         }
+    }
+
+    /// What policy did in a phase.
+    fn events(&self, number: usize, phase: &Phase) -> Vec<Value> {
+        let (report, update) = (self.report, self.update);
+        let place = kernel_of(update, phase);
+        let lines = place.and_then(|place| Some((place, &report.kernels.get(place)?.policy)));
+        let Some((place, lines)) = lines else { return Vec::new() };
+        let lines = lines
+            .iter()
+            .filter(|line| phase_of(update, place, line) == Some(number));
+        lines
+            .filter_map(|line| Some(event(report.unix(update, line.time_ns)?, line)))
+            .collect()
     }
 
     fn about(&self) -> Vec<Value> {
@@ -249,6 +322,9 @@ impl<'a> Trace<'a> {
             "attributes": of.attributes,
             "status": status,
         });
+        if !of.events.is_empty() {
+            span["events"] = of.events.into();
+        }
         if let Some(parent) = of.parent {
             span["parentSpanId"] = id(parent).into();
         }

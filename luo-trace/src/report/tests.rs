@@ -10,6 +10,7 @@ use luo_trace_common::events::{
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::policy::{
     Decision, Mode, NEVER, Operation, POLICY_HOLD, POLICY_LOADED, PolicyChange, PolicyDecision, RuleName,
+    VERDICT_CARRIES, VERDICT_LOSES,
 };
 use luo_trace_common::text::{Compatible, Name};
 use serde_json::Value;
@@ -647,10 +648,8 @@ fn text_from_a_journal_cannot_mislead_a_terminal() {
     assert!(text.contains("a\\u{1b}[31m\\nb"), "{text}");
 }
 
-/// A host whose operator holds it while an image is loaded, twice.
-fn held() -> Report {
-    let mut s = Story::new();
-    let change = |what: u32, text: &str| PolicyChange {
+fn changed<'s>(s: &'s mut Story, what: u32, text: &str) -> &'s mut Story {
+    s.push(Body::PolicyChange(Box::new(PolicyChange {
         what,
         mode: Mode::Enforce as u32,
         generation: 1,
@@ -658,18 +657,25 @@ fn held() -> Report {
         uid: 7,
         operations: 0,
         text: Name::new(text),
-    };
-    s.push(Body::PolicyChange(Box::new(change(POLICY_LOADED, "/etc/policy.toml"))));
+    })))
+}
+
+/// What a hold comes to when an image is loaded.
+fn decided(s: &mut Story, decision: Decision) -> &mut Story {
+    let mut payload = PolicyDecision::new_zeroed();
+    (payload.operation, payload.decision) = (Operation::KexecLoad as u32, decision as u32);
+    payload.rule_name = RuleName::new("hold");
+    s.push(Body::PolicyDecision(Operation::KexecLoad, decision, Box::new(payload)))
+}
+
+/// A host whose operator holds it while an image is loaded, twice.
+fn held() -> Report {
+    let mut s = Story::new();
+    changed(&mut s, POLICY_LOADED, "/etc/policy.toml");
     s.create(vm());
-    s.push(Body::PolicyChange(Box::new(change(
-        POLICY_HOLD,
-        "<b>disk</b>\x1b[2J swap",
-    ))));
+    changed(&mut s, POLICY_HOLD, "<b>disk</b>\x1b[2J swap");
     for decision in [Decision::Deny, Decision::Pass] {
-        let mut payload = PolicyDecision::new_zeroed();
-        (payload.operation, payload.decision) = (Operation::KexecLoad as u32, decision as u32);
-        payload.rule_name = RuleName::new("hold");
-        s.push(Body::PolicyDecision(Operation::KexecLoad, decision, Box::new(payload)));
+        decided(&mut s, decision);
     }
     s.close(vm(), &[]);
     Records::new().boot(0, &s).report()
@@ -688,7 +694,7 @@ fn what_was_refused_and_ordered_is_told_where_it_happened() {
     assert_eq!(what, ["loaded", "hold", "deny"]);
     let text = render(&report, STYLE);
     let section = text
-        .split("\nPolicy in kernel 1, 7.3.0\n")
+        .split("\nPolicy and images in kernel 1, 7.3.0\n")
         .nth(1)
         .unwrap_or_else(|| panic!("{text}"));
     assert!(
@@ -709,7 +715,7 @@ fn every_form_takes_policy() {
     let page = html(&report).unwrap();
     assert_self_contained(&page);
     assert!(
-        page.contains("Policy in kernel 1") && !page.contains("<b>disk"),
+        page.contains("Policy and images in kernel 1") && !page.contains("<b>disk"),
         "{page}"
     );
     let json = serde_json::to_value(&report).unwrap();
@@ -722,5 +728,92 @@ fn every_form_takes_policy() {
         .filter(|event| event["ph"] == "i");
     let names: Vec<_> = moments.map(|event| event["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["loaded", "hold", "deny"]);
-    assert_eq!(otlp(&report)["resourceSpans"].as_array().unwrap().len(), 0);
+    assert_eq!(otlp_events(&otlp(&report)).len(), 3);
+}
+
+/// Every event of an export, with the name of the span that it is of. It lies within that span.
+fn otlp_events(export: &Value) -> Vec<(String, String, String)> {
+    let resources = export["resourceSpans"].as_array().unwrap();
+    let spans = resources
+        .iter()
+        .flat_map(|resource| resource["scopeSpans"][0]["spans"].as_array().unwrap());
+    let events = spans.flat_map(|span| {
+        let nanos = |of: &Value, key: &str| of[key].as_str().unwrap().parse::<u64>().unwrap();
+        let within = nanos(span, "startTimeUnixNano")..=nanos(span, "endTimeUnixNano");
+        let events = span["events"].as_array().map_or(&[][..], Vec::as_slice);
+        events.iter().map(move |event| {
+            assert!(
+                within.contains(&nanos(event, "timeUnixNano")),
+                "{event} outside of {span}"
+            );
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let told = text(&event["attributes"][1]["value"]["stringValue"]);
+            (text(&span["name"]), text(&event["name"]), told)
+        })
+    });
+    events.collect()
+}
+
+#[test]
+fn otlp_tells_policy_on_the_phase_it_fell_into_or_else_on_a_span_of_its_kernel() {
+    // Given policy before an update, in each of its kernels, and after it,
+    let (mut before, mut after) = (Story::new(), Story::new());
+    changed(&mut before, POLICY_LOADED, "/etc/policy.toml");
+    leaves(&mut before);
+    arrives(&mut after, 1);
+    decided(&mut after, Decision::WouldDeny);
+    comes_back(&mut after);
+    changed(after.wait(1_000_000_000), POLICY_HOLD, "disk swap");
+    decided(after.wait(1_000_000_000), Decision::Deny);
+    let report = Records::new().boot(0, &before).boot(1, &after).report();
+    // when it is exported, then each moment is told once, where it happened.
+    let export = otlp(&report);
+    let events = otlp_events(&export);
+    let of: Vec<_> = events.iter().map(|(span, event, _)| (&**span, &**event)).collect();
+    assert_eq!(
+        of,
+        [
+            ("policy", "policy loaded"),
+            ("retrieve", "policy would-deny"),
+            ("policy", "policy hold"),
+            ("policy", "policy deny")
+        ]
+    );
+    assert!(events[2].2.contains("held by user 7"), "{events:?}");
+    // What is no part of an update is no part of its trace, and each kernel has its own.
+    let resources = export["resourceSpans"].as_array().unwrap();
+    let spans = resources
+        .iter()
+        .flat_map(|resource| resource["scopeSpans"][0]["spans"].as_array().unwrap());
+    let (own, others): (Vec<&Value>, Vec<&Value>) = spans.partition(|span| span["name"] == "policy");
+    let traces = |of: &[&Value]| {
+        of.iter()
+            .map(|span| span["traceId"].to_string())
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!((own.len(), traces(&own).len(), traces(&others).len()), (2, 2, 1));
+    assert!(traces(&own).is_disjoint(&traces(&others)));
+}
+
+#[test]
+fn what_was_found_in_an_image_is_told_in_every_form() {
+    // Given an image whose command line does not switch LUO on,
+    let mut story = Story::new();
+    story.orderly();
+    story.look_into(VERDICT_CARRIES, VERDICT_LOSES, "it has no liveupdate=on");
+    let report = Records::new().boot(0, &story).report();
+    // when a report is made, then it tells so, in colour.
+    let [line] = &report.kernels[0].policy[..] else {
+        panic!("{:?}", report.kernels[0].policy)
+    };
+    assert_eq!((line.what, line.tone()), ("loses", "bad"));
+    let told = "in the image: carries, its command line: loses (it has no liveupdate=on)";
+    assert_eq!(line.text, told);
+    assert!(render(&report, STYLE).contains(told));
+    assert!(html(&report).unwrap().contains(told));
+    assert_eq!(
+        otlp_events(&otlp(&report))[0],
+        ("policy".into(), "policy loses".into(), told.into())
+    );
+    assert!(perfetto(&report).to_string().contains(told));
 }

@@ -294,7 +294,11 @@ impl Page {
             if kernel.policy.is_empty() {
                 continue;
             }
-            self.title(&format!("Policy in kernel {}, {}", place + 1, kernel.release));
+            self.title(&format!(
+                "Policy and images in kernel {}, {}",
+                place + 1,
+                kernel.release
+            ));
             for line in kernel.policy.iter().take(POLICY) {
                 let code = match line.tone() {
                     "bad" => "31",
