@@ -153,6 +153,12 @@ fn what_one_rule_alone_gets_wrong_is_warned_of() {
     // Of an image, sessions are all that are preserved: one may match and another one be excepted.
     let two = "on = \"kexec-load\"\nmatch = { session = \"vm-*\" }\nunless = { session = \"db\" }";
     assert_eq!(warned(&rules(&[two])), [""; 0]);
+    // The agent's own rules are about images: of a session these conditions tell something.
+    let held = rules(&["on = \"session-create\"\nwhen = { held = true }"]);
+    assert_eq!(warned(&held), [""; 0]);
+    let stale =
+        "on_agent_loss = \"closed\"\n".to_owned() + &rules(&["on = \"session-create\"\nwhen = { agent-stale = true }"]);
+    assert_eq!(warned(&stale), [""; 0]);
 }
 
 #[test]
@@ -193,6 +199,18 @@ fn a_rule_behind_another_one_that_always_comes_first_is_warned_of() {
             "on = \"session-create\"\nunless = { cgroup = \"/a\" }",
             "on = \"session-create\"\nmatch = { comm = \"x\" }",
             "",
+        ),
+        // The second is judged when the handler is known, whatever was told when it was asked.
+        (
+            "on = \"file-preserve\"\naction = \"audit\"",
+            "on = \"file-preserve\"\nmatch = { handler = \"memfd-v2\" }\naction = \"audit\"",
+            "",
+        ),
+        // Where it never applies, nothing has to come before it.
+        (
+            "on = \"session-create\"",
+            "on = [\"session-create\", \"kexec-load\"]\nwhen = { legacy-image = true }",
+            "r1 never applies on session-create",
         ),
         // What is not known is a no to the first and a yes to the second.
         (

@@ -1,6 +1,6 @@
 //! What is read from a file, and what is said of one that is none.
 
-use luo_trace_common::policy::{Aspect, Condition, Mode, Operation, VALUES};
+use luo_trace_common::policy::{Aspect, CGROUP_DEPTH, Condition, Mode, Operation, VALUES};
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
 use crate::model::Severity;
@@ -96,6 +96,20 @@ fn what_a_file_does_not_say_is_the_careful_default() {
 }
 
 #[test]
+fn what_just_fits_is_read_and_what_is_said_twice_is_said_once() {
+    let read = |path: &str| {
+        let loads = "[\"kexec-load\", \"kexec-load\"]";
+        let rule = format!("[[rule]]\nname = \"a\"\non = {loads}\nmatch.cgroup = \"{path}\"\naction = \"deny\"");
+        Policy::read(&rule)
+    };
+    let deepest = "/c".repeat(CGROUP_DEPTH);
+    let policy = read(&deepest).unwrap();
+    assert_eq!(policy.rules()[0].on, [Operation::KexecLoad]);
+    assert_eq!(policy.rules()[0].matches.cgroup[0].len(), CGROUP_DEPTH);
+    assert!(read(&format!("{deepest}/c")).is_err());
+}
+
+#[test]
 fn mistakes_are_told_all_at_once_and_each_where_it_is() {
     let text = r#"
 mode = "enforced"
@@ -182,6 +196,10 @@ fn a_value_of_the_wrong_kind_or_size_is_told_with_what_belongs_there() {
             "a whole number, from 0 on: a number of sessions",
         ),
         (
+            "when = { sessions-over = 9223372036854775808 }",
+            "here belongs a whole number",
+        ),
+        (
             "when = { invariant-violated = \"fatal\" }",
             "there are warning, error, critical",
         ),
@@ -212,8 +230,23 @@ fn what_does_not_fit_into_the_kernels_tables_is_refused() {
     assert_eq!(Policy::read(&rules(64, &limit)).unwrap().rules().len(), 64);
     // and one too many of each.
     assert!(mistakes(&rules(65, &|_| String::new()))[0].contains("at most 64 rules, this one has 65"));
-    let limit = |i: usize| format!("when = {{ files-over = {i} }}");
-    assert!(mistakes(&rules(9, &limit))[0].contains("9 different numbers for files-over, and there is room for 8"));
+    for over in ["sessions-over", "files-over"] {
+        let limit = |i: usize| format!("when = {{ {over} = {i} }}");
+        let told = format!("9 different numbers for {over}, and there is room for 8");
+        assert!(mistakes(&rules(9, &limit))[0].contains(&told));
+    }
+    for (of, told) in [
+        ("comm", "1200 different thread names"),
+        ("cgroup", "1200 different control groups"),
+        ("session", "1200 different session names"),
+        ("handler", "1200 different handlers"),
+    ] {
+        let value = |i: usize| format!("\"{}{i}\"", if of == "cgroup" { "/" } else { "" });
+        let values = |from: usize| (from..from + 600).map(value).collect::<Vec<_>>().join(", ");
+        let list = |i: usize| format!("match = {{ {of} = [{}] }}", values(i * 600));
+        let mistakes = mistakes(&rules(2, &list));
+        assert!(mistakes[0].contains(told), "{mistakes:?}");
+    }
     let users = |from: usize, to: usize| (from..to).map(|uid| uid.to_string()).collect::<Vec<_>>().join(", ");
     let list = |i: usize| format!("match = {{ uid = [{}] }}", users(i * 600, i * 600 + 600));
     assert!(mistakes(&rules(2, &list))[0].contains("1200 different users, and there is room for 1024"));
