@@ -34,7 +34,7 @@ enum Command {
     Hold(orders::Hold),
     /// Let everything pass for a time, a hold notwithstanding; that ends by itself
     Allow(orders::Allow),
-    /// Take hold and allowance back; without an agent, remove what a lost one left in force
+    /// Take hold and allowance back; without an agent that has a policy, remove what one left in force
     Clear(orders::Clear),
     /// How policy stands on this host
     Status(orders::Status),

@@ -109,7 +109,7 @@ metrics! {
     policy_decisions: IntCounterVec = "luo_policy_decisions_total" ["rule" "op" "decision"] "Calls that policy was asked about, by the rule that decided (none: empty), and what became of them.";
     policy_held: IntGaugeVec = "luo_policy_held" [] "Whether an operator holds this host: 1 or 0.";
     policy_allowed: GaugeVec = "luo_policy_allowed_seconds" [] "For how long an operator's allowance still lets everything pass; 0: there is none.";
-    policy_troubles: IntGaugeVec = "luo_policy_troubles" [] "Why not everything is as the policy's file says: how many reasons status gives.";
+    policy_troubles: IntGaugeVec = "luo_policy_troubles" [] "Why not everything is as the policy's file says, or another agent's policy is in force without one: how many reasons status gives.";
     build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
     hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
