@@ -24,7 +24,7 @@ pub(super) struct Blackout {
     /// By the host's clock.
     host: i128,
     /// How far off luo-trace says that it may be.
-    uncertainty: i128,
+    pub(super) uncertainty: i128,
 }
 
 impl Blackout {

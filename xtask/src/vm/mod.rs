@@ -38,7 +38,7 @@ pub(crate) use qemu::Accel;
 use qemu::{ConsoleLine, Machine, Qemu};
 
 /// The kernel's command line, which a scenario can add to and take words from.
-const CMDLINE: [&str; 8] = [
+const CMDLINE: [&str; 7] = [
     "console=ttyS0",
     "kho=on",
     "liveupdate=on",
@@ -46,8 +46,6 @@ const CMDLINE: [&str; 8] = [
     "panic=-1",
     // On a busy host QEMU's timer ticks too late for the kernel's check of it, which ends in a panic.
     "no_timer_check",
-    // For the same reason it would find the CPU's counter unstable, and luo-trace then does not join clocks by it.
-    "tsc=nowatchdog",
     // The guest's init speaks through /dev/kmsg, which is rate limited otherwise.
     "printk.devkmsg=on",
     // QEMU's devices shut down in microseconds, where real ones leave userspace some time to write.
