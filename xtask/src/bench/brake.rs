@@ -19,6 +19,9 @@ pub(super) struct Brake {
     /// How often each of them is measured; the round that took least counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// The mode of the policies, which in either refuse nothing of what is measured
+    #[arg(long, default_value = "audit", value_parser = ["audit", "enforce"])]
+    mode: String,
     /// Take this static agent instead of building one
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -28,7 +31,7 @@ pub(super) struct Brake {
     kernel: kernel::Args,
 }
 
-/// Policies by name. Each only looks, so that the guest's own sessions are made, and ends with its agent; it asks for the same.
+/// Policies by name. None of them refuses anything of who makes the calls, which are the same in either mode.
 const POLICIES: [(&str, &str); 4] = [
     (
         "safe-defaults",
@@ -73,14 +76,14 @@ pub(super) fn command(args: Brake) -> Result<()> {
         tracers: tracers(),
         rounds: args.rounds,
     };
-    let policies = POLICIES.map(|(name, text)| (format!("{name}.toml"), looking_only(text)));
+    let policies = POLICIES.map(|(name, text)| (format!("{name}.toml"), with_mode(&args.mode, text)));
     let agent = args.agent.map_or(Agent::Built, Agent::Ready);
     let (measurement, output) = measure("bench-brake", &plan, &kernel, &agent, 1024, Vec::new(), &policies)?;
     let table = Table::of_calls(&plan.operations, &measurement)?;
     let heading = format!(
-        "Linux {kernel}, guest instructions of one call, the least of {} rounds.\n\
+        "Linux {kernel}, mode {}, guest instructions of one call, the least of {} rounds.\n\
          Each tracer: what it adds in the kernel.\n\n",
-        args.rounds
+        args.mode, args.rounds
     );
     args.print.print(&heading, &table, &measurement);
     eprintln!("numbers and logs: {}", output.display());
@@ -99,14 +102,14 @@ fn tracers() -> Vec<Tracer> {
     [first, without].into_iter().chain(with).chain([last]).collect()
 }
 
-/// A policy that refuses nothing, and is not kept in force without its agent.
-fn looking_only(policy: &str) -> String {
+/// A policy in this mode, which is not kept in force without its agent.
+fn with_mode(mode: &str, policy: &str) -> String {
     let ours = ["mode =", "on_agent_loss ="];
     let rest = policy
         .lines()
         .filter(|line| !ours.iter().any(|key| line.starts_with(key)));
     let rest: Vec<_> = rest.collect();
-    format!("mode = \"audit\"\n{}\n", rest.join("\n"))
+    format!("mode = \"{mode}\"\n{}\n", rest.join("\n"))
 }
 
 fn operations(calls: u32) -> Vec<Operation> {
@@ -140,11 +143,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_policy_that_is_measured_looks_and_refuses_nothing() {
+    fn every_policy_is_measured_in_the_mode_that_is_asked_for_and_ends_with_its_agent() {
         for (name, text) in POLICIES {
-            let policy = Policy::read(&looking_only(text)).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
-            assert_eq!((policy.mode, policy.closed), (Mode::Audit, false), "{name}");
-            assert!(!policy.rules().is_empty(), "{name}");
+            for mode in [Mode::Audit, Mode::Enforce] {
+                let text = with_mode(mode.name(), text);
+                let policy = Policy::read(&text).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+                assert_eq!((policy.mode, policy.closed), (mode, false), "{name}");
+                assert!(!policy.rules().is_empty(), "{name}");
+            }
         }
     }
 }

@@ -17,6 +17,9 @@ pub(super) const POLICY: &str = "policy";
 /// Who is held against whom: the names of a tracer and of its rival on the same functions.
 const RIVALS: [(&str, &str); 2] = [("count", "bpftrace-count"), ("keys", "bpftrace-keys")];
 
+/// The head of the column that tells how long it takes a tracer to begin.
+const ATTACHED: &str = "from exec to attached";
+
 /// A table of text, whose first row is its head.
 pub(super) struct Table(Vec<Vec<String>>);
 
@@ -36,7 +39,7 @@ impl Table {
         let untraced = find(NOBODY)?;
         let head = ["traced by".to_owned(), "functions".to_owned()].into_iter();
         let head = head.chain(operations.iter().map(|operation| operation.name.clone()));
-        let mut rows = vec![head.chain(iter::once("from exec to attached".to_owned())).collect()];
+        let mut rows = vec![head.chain(iter::once(ATTACHED.to_owned())).collect()];
         for tracer in &measurement.tracers {
             let tracer = find(&tracer.name)?;
             rows.push(if tracer.name == NOBODY {
@@ -59,7 +62,7 @@ impl Table {
     pub(super) fn of_calls(operations: &[Operation], measurement: &Measurement) -> Result<Table> {
         let untraced = measurement.tracers.first().context("nobody was measured")?;
         let head = iter::once("traced by".to_owned()).chain(operations.iter().map(|operation| operation.name.clone()));
-        let mut rows = vec![head.collect()];
+        let mut rows = vec![head.chain(iter::once(ATTACHED.to_owned())).collect()];
         for tracer in &measurement.tracers {
             if tracer.costs.len() != operations.len() {
                 bail!("an operation was not measured under {}", tracer.name);
@@ -72,22 +75,31 @@ impl Table {
                     false => format!("{:+.0}", (cost.paused_ns as f64 - base.paused_ns as f64) / calls),
                 }
             });
-            rows.push(iter::once(label(&tracer.name)).chain(cells).collect());
+            let row = iter::once(label(&tracer.name)).chain(cells);
+            rows.push(row.chain(iter::once(until_attached(tracer))).collect());
         }
         Ok(Table(rows))
     }
 
     /// The table of what the BPF programs of all tracers did.
     pub(super) fn of_programs(measurement: &Measurement) -> Table {
-        let head = ["of", "program", "bytes of code", "runs", "instructions each"]
-            .map(str::to_owned)
-            .to_vec();
+        let head = [
+            "of",
+            "program",
+            "verified",
+            "bytes of code",
+            "runs",
+            "instructions each",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let rows = measurement.tracers.iter().flat_map(|tracer| {
             let row = |program: &ProgramCost| {
                 let each = program.run_ns / program.runs.max(1);
                 vec![
                     label(&tracer.name),
                     program.name.clone(),
+                    program.verified.to_string(),
                     program.code.to_string(),
                     program.runs.to_string(),
                     each.to_string(),
@@ -162,12 +174,17 @@ fn against(tracer: &Measured, untraced: &Measured) -> Vec<String> {
     });
     let (functions, attach) = match tracer.functions {
         0 => (String::new(), String::new()),
-        functions => (
-            functions.to_string(),
-            format!("{:.0} ms", tracer.attach_ns as f64 / 1e6),
-        ),
+        functions => (functions.to_string(), until_attached(tracer)),
     };
     row(label(&tracer.name), functions, cells, attach)
+}
+
+/// How long it took a tracer to begin; nothing for nobody.
+fn until_attached(tracer: &Measured) -> String {
+    match tracer.functions {
+        0 => String::new(),
+        _ => format!("{:.0} ms", tracer.attach_ns as f64 / 1e6),
+    }
 }
 
 /// What a tracer adds as a part of what its rival adds.
@@ -230,6 +247,7 @@ mod tests {
             costs: vec![cost],
             programs: vec![ProgramCost {
                 name: name.into(),
+                verified: 5000,
                 code: 900,
                 runs: 4,
                 run_ns: 42,
@@ -323,9 +341,9 @@ mod tests {
         assert_eq!(
             table.0[1..],
             [
-                ["nobody", "300"],
-                ["luo-trace without a policy", "+0"],
-                ["luo-trace with `lockdown`", "+120"],
+                ["nobody", "300", ""],
+                ["luo-trace without a policy", "+0", "100 ms"],
+                ["luo-trace with `lockdown`", "+120", "100 ms"],
             ]
         );
     }
@@ -333,7 +351,10 @@ mod tests {
     #[test]
     fn a_program_is_told_by_what_one_run_of_it_takes() {
         let table = Table::of_programs(&measurement());
-        assert_eq!(table.0[2], ["luo-trace `--kho count`", "count", "900", "4", "10"]);
+        assert_eq!(
+            table.0[2],
+            ["luo-trace `--kho count`", "count", "5000", "900", "4", "10"]
+        );
         assert_eq!(table.0.len(), 1 + measurement().tracers.len());
     }
 

@@ -135,6 +135,8 @@ pub struct Measured {
 pub struct ProgramCost {
     /// The first 15 bytes of its name.
     pub name: String,
+    /// How many instructions the verifier looked at, along all ways through it.
+    pub verified: u32,
     /// The size of its machine code in bytes.
     pub code: u32,
     /// How often it ran.

@@ -14,12 +14,14 @@ const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// The beginning of `struct bpf_prog_info` there, as far as it is read here: in words of 8 bytes.
-type Info = [u64; 26];
+type Info = [u64; 28];
 /// Bytes of machine code, and of verified instructions in the upper half.
 const CODE: usize = 2;
 const NAME: usize = 8;
 const RUN_TIME_NS: usize = 24;
 const RUN_COUNT: usize = 25;
+/// In the lower half.
+const VERIFIED: usize = 27;
 
 /// While it lives, the kernel takes the time of BPF programs, which costs some itself.
 pub(super) struct Timing;
@@ -39,7 +41,7 @@ impl Drop for Timing {
     }
 }
 
-/// Every program that ran while programs were timed.
+/// Every program, as it ran while programs were timed.
 pub(super) fn costs() -> Result<Vec<ProgramCost>> {
     let mut found = Vec::new();
     let mut id = 0;
@@ -47,9 +49,7 @@ pub(super) fn costs() -> Result<Vec<ProgramCost>> {
         id = next;
         // One that is unloaded meanwhile is no loss: the tracer's live longer than this.
         let Ok(program) = info(id) else { continue };
-        if program.runs > 0 {
-            found.push(program);
-        }
+        found.push(program);
     }
     Ok(found)
 }
@@ -81,6 +81,7 @@ fn info(id: u32) -> io::Result<ProgramCost> {
     let name = CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |name| name.to_string_lossy().into());
     Ok(ProgramCost {
         name,
+        verified: info[VERIFIED] as u32,
         code: info[CODE] as u32,
         runs: info[RUN_COUNT],
         run_ns: info[RUN_TIME_NS],
