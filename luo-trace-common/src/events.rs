@@ -848,7 +848,7 @@ mod tests {
             (Kind::ArrivedFlb, 64),
             (Kind::Arrival, 40),
             (Kind::Missed, 8),
-            (Kind::ImageFile, 32),
+            (Kind::ImageFile, 24),
             (Kind::ImageVerdict, 528),
             (Kind::PolicyChange, 288),
             (Kind::PolicyDecision, 464),

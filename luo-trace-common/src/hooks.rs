@@ -283,7 +283,7 @@ hooks! {
         enter: Some("image_carrier_enter"), exit: Some("image_carrier"),
         attach: function(&["kho_fill_kimage"], 1), fields: [ImageKho ImageCommandLine ImageCommandLineLen];
 
-    /// The file of an image that is being loaded.
+    /// The file of an image to jump into that is being loaded.
     ImageFile "image-file" Reboot Optional
         enter: Some("image_file_enter"), exit: None,
         attach: function(&["security_kernel_read_file"], 3), fields: [FileInode InodeNumber InodeSuper SuperDevice];

@@ -668,7 +668,7 @@ pub const fn fails(verdict: u32) -> Option<bool> {
     }
 }
 
-/// The file of an image that is being loaded, so that the agent can look into it: payload of the event.
+/// The file of an image to jump into that is being loaded, so that the agent can look into it: payload of the event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ImageFile {
@@ -678,8 +678,4 @@ pub struct ImageFile {
     pub device: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// The descriptor by which the task gave it to the kernel; -1: not known.
-    pub descriptor: i32,
-    /// Keeps the size a multiple of its alignment; 0.
-    pub reserved: u32,
 }

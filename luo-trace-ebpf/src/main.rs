@@ -21,6 +21,7 @@ mod kho;
 mod list;
 mod policy;
 mod reboot;
+mod registers;
 mod session;
 mod snapshot;
 mod task;

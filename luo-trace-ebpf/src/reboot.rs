@@ -10,6 +10,7 @@ use luo_trace_common::policy::ImageFile;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_image};
+use crate::registers::Registers;
 use crate::session::emit_plain;
 use crate::task;
 
@@ -113,14 +114,13 @@ pub fn image_carrier(ctx: FExitContext) -> u32 {
 /// `int security_kernel_read_file(struct file *file, enum kernel_read_file_id id, bool contents)`, security/security.c (7.3)
 #[fentry]
 pub fn image_file_enter(ctx: FEntryContext) -> u32 {
-    if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE {
+    if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE || Registers::of_current().loads_for_crash_by_file() {
         return 0;
     }
     let file = Address(ctx.arg(0));
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     emit(Kind::ImageFile, now, |event: &mut ImageFile| {
-        event.descriptor = -1;
         let Some(inode) = file.follow(Field::FileInode) else {
             return;
         };

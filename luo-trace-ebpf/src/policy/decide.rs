@@ -19,7 +19,7 @@ use luo_trace_common::policy::{
 };
 use luo_trace_common::text::Comm;
 
-use super::caller::{Cgroup, select_cgroup, write_path};
+use super::cgroup::{Cgroup, select_cgroup, write_path};
 use super::sessions::{Count, count, incoming_is_unfinished};
 use crate::emit::{add_one, count_loss, emit};
 use crate::kernel::{read_image, read_string};

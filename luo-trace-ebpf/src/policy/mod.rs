@@ -12,7 +12,7 @@
     reason = "a key is looked up where it lies: the stack has no room for a copy"
 )]
 
-mod caller;
+mod cgroup;
 mod decide;
 mod sessions;
 
@@ -26,7 +26,7 @@ use luo_trace_common::variables::Variable;
 
 use crate::kernel::{Address, Trusted};
 use crate::reboot::READING_KEXEC_IMAGE;
-use caller::Registers;
+use crate::registers::Registers;
 use decide::{About, decide, note_load, note_probe};
 
 /// `EPERM` of `include/uapi/asm-generic/errno-base.h` (7.3), as an LSM program gives it.

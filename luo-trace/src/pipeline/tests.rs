@@ -161,8 +161,6 @@ fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
         inode: of.ino(),
         device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
         size: of.len(),
-        descriptor: -1,
-        reserved: 0,
     }));
     story.load("kho=on liveupdate=on");
     let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();

@@ -59,17 +59,11 @@ fn in_process(process: &Path, wanted: &ImageFile) -> Result<ImageAtHand, String>
             format!("the loader's descriptors cannot be read ({error}): run the agent as root, or with CAP_SYS_PTRACE")
         }
     };
-    let told = u32::try_from(wanted.descriptor).ok();
-    let told = told.map(|descriptor| descriptors.join(descriptor.to_string()));
     let all = fs::read_dir(&descriptors).map_err(gone)?;
     let all = all.filter_map(|entry| Some(entry.ok()?.path())).take(DESCRIPTORS);
     // A descriptor that vanishes meanwhile is not the one: the loader waits for the kernel.
-    let held = told
-        .into_iter()
-        .chain(all)
-        .filter_map(|path| Some((hold(&path).ok()?, path)));
-    let (held, _) = held
-        .into_iter()
+    let (held, _) = all
+        .filter_map(|path| Some((hold(&path).ok()?, path)))
         .find(|(held, path)| is_wanted(held, wanted, process, path))
         .ok_or("the loader had closed its image before it could be looked into")?;
     let file = reopen(&held).map_err(|error| format!("the image cannot be opened: {error}"))?;
@@ -155,8 +149,6 @@ mod tests {
             inode: of.ino(),
             device: number(libc::major(of.dev()), libc::minor(of.dev())),
             size: of.len(),
-            descriptor: -1,
-            reserved: 0,
         }
     }
 
@@ -179,15 +171,9 @@ mod tests {
         // Given another file in the place of the one that the loader has open,
         fs::remove_file(&path).unwrap();
         fs::write(&path, b"another one").unwrap();
-        // then it is the loader's that is opened, whether its descriptor is known, is not, or is wrong.
-        for descriptor in [-1, loaders.as_raw_fd(), 1 << 20, 0] {
-            let wanted = ImageFile {
-                descriptor,
-                ..told(&loaders)
-            };
-            let image = of_task(own(), &wanted).unwrap();
-            assert_eq!(contents(&image), b"the image", "{descriptor}");
-        }
+        // then it is the loader's that is opened.
+        let image = of_task(own(), &told(&loaders)).unwrap();
+        assert_eq!(contents(&image), b"the image");
     }
 
     #[test]

@@ -100,8 +100,6 @@ impl Host {
             inode: of.ino(),
             device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
             size: of.len(),
-            descriptor: -1,
-            reserved: 0,
         }))
     }
 
