@@ -51,7 +51,7 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     // SAFETY: the reserved memory has the record's size and alignment, is ours until submitted, and every type sent
     // here is plain data for which zeros are valid.
     let record = unsafe {
-        ptr::write_bytes(record, 0, 1);
+        zero(record);
         &mut *record
     };
     let task = bpf_get_current_pid_tgid();
@@ -71,6 +71,19 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     unsafe { bpf_get_current_comm(record.header.comm.0.as_mut_ptr().cast(), size_of::<Comm>() as u32) };
     fill(&mut record.payload);
     entry.submit(wake_up(kind));
+}
+
+/// Fills what lies there with zeros, 8 bytes at a time. What the compiler calls for it takes five instructions for each byte.
+///
+/// # Safety
+/// `place` is valid for writes, and zeros are valid there.
+#[inline(always)]
+pub unsafe fn zero<T>(place: *mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && align_of::<T>() == align_of::<u64>()) };
+    for i in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: within it, and aligned. Volatile, lest the compiler make one call of all.
+        unsafe { ptr::write_volatile(place.cast::<u64>().add(i), 0) };
+    }
 }
 
 /// How to wake the agent: by default where it has read everything before, and while it rests only where it must not.

@@ -8,6 +8,7 @@ use luo_trace_common::policy::{CGROUP_DEPTH, CgroupKey, CgroupName, CgroupPath, 
 use luo_trace_common::text::Name;
 
 use super::decide::CGROUPS;
+use crate::emit::zero;
 use crate::kernel::{Address, read_string};
 
 /// How deep control groups are believed to nest.
@@ -74,11 +75,13 @@ extern "C" fn climb(_index: u32, context: *mut c_void) -> c_long {
 /// Adds the rules that name a control group, or one that it lies in. `key` is room to work in.
 #[inline(always)]
 pub fn select_cgroup(cgroup: &Cgroup, generation: u64, key: &mut CgroupKey, selected: &mut Selected) {
-    key.generation = generation;
-    key.parent = 0;
+    let mut parent = 0;
     for below in 1..=CGROUP_DEPTH as u64 {
         let Some(name) = cgroup.name(below) else { break };
-        key.name = CgroupName::EMPTY;
+        // SAFETY: an exclusive reference is valid for writing, and zeros are a key.
+        unsafe { zero(key) };
+        key.generation = generation;
+        key.parent = parent;
         let read = read_string(name.0, &mut key.name);
         if read <= 0 || is_longer(name, read) {
             break;
@@ -88,7 +91,7 @@ pub fn select_cgroup(cgroup: &Cgroup, generation: u64, key: &mut CgroupKey, sele
             break;
         };
         *selected = selected.or(entry.selected);
-        key.parent = entry.node;
+        parent = entry.node;
     }
 }
 

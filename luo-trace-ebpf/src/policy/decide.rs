@@ -100,6 +100,7 @@ fn decision(operation: Operation, session: u64, name: u64, legacy: bool) -> bool
         count_loss();
         return false;
     };
+    let orders = forget(&mut call.orders, orders);
     call.session = session;
     call.name = name;
     call.legacy = legacy;
@@ -110,6 +111,7 @@ fn decision(operation: Operation, session: u64, name: u64, legacy: bool) -> bool
     call.select(operation, table);
     call.look_at_conditions(operation, state, table, orders);
     let ruling = table.rule(operation, applying(operation, table, &call.facts), orders);
+    let ruling = forget(&mut call.ruling, ruling);
     call.tell(operation, state, table, ruling);
     _ = CALLS.remove(thread);
     matches!(ruling.decision, Decision::Deny)
@@ -119,6 +121,17 @@ fn decision(operation: Operation, session: u64, name: u64, legacy: bool) -> bool
 #[inline(never)]
 fn applying(operation: Operation, table: &Table, facts: &Facts) -> RuleSet {
     table.applying(operation, facts)
+}
+
+/// Gives the value again, by way of a map's memory: the verifier forgets what it knew of it, and looks at what follows once
+/// instead of once for each value.
+#[inline(always)]
+fn forget<T: Copy>(room: &mut T, value: T) -> T {
+    // SAFETY: an exclusive reference is valid for reading and writing.
+    unsafe {
+        ptr::write_volatile(room, value);
+        ptr::read_volatile(room)
+    }
 }
 
 /// Room for one call.
@@ -185,6 +198,8 @@ fn orders(state: *const State, table: &Table) -> Orders {
 #[repr(C)]
 struct Call {
     facts: Facts,
+    orders: Orders,
+    ruling: Ruling,
     legacy: bool,
     cgroup_known: bool,
     session: u64,
@@ -250,37 +265,45 @@ impl Call {
     fn look_at_conditions(&mut self, operation: Operation, state: *const State, table: &Table, orders: Orders) {
         let on = table.on[operation as usize];
         let asked = |condition: Condition| table.when[condition as usize] & on != 0;
-        let verdict = self.verdict(operation, state);
-        let is_legacy = self.is_legacy(operation);
         if asked(Condition::SessionsOver) || asked(Condition::FilesOver) {
             self.count();
         }
-        let facts = &mut self.facts;
-        let mut note = |condition: Condition, so: Option<bool>| match so {
-            None => facts.unknown |= 1 << condition as u32,
-            Some(so) => facts.yes |= u32::from(so) << condition as u32,
-        };
         if asked(Condition::LegacyImage) {
-            note(Condition::LegacyImage, is_legacy);
+            self.note(Condition::LegacyImage, self.is_legacy(operation));
         }
-        if asked(Condition::TargetIncompatible) {
-            note(Condition::TargetIncompatible, verdict.incompatible());
-        }
-        if asked(Condition::CmdlineMissingLiveupdate) {
-            note(Condition::CmdlineMissingLiveupdate, verdict.lacks_liveupdate());
+        let (target, line) = (Condition::TargetIncompatible, Condition::CmdlineMissingLiveupdate);
+        if asked(target) || asked(line) {
+            let verdict = self.verdict(operation, state);
+            if asked(target) {
+                self.note(target, verdict.incompatible());
+            }
+            if asked(line) {
+                self.note(line, verdict.lacks_liveupdate());
+            }
         }
         if asked(Condition::IncomingUnfinished) {
-            note(Condition::IncomingUnfinished, incoming_is_unfinished(&mut self.count));
+            let unfinished = incoming_is_unfinished(&mut self.count);
+            self.note(Condition::IncomingUnfinished, unfinished);
         }
         if asked(Condition::Held) {
-            note(Condition::Held, Some(orders.held));
+            self.note(Condition::Held, Some(orders.held));
         }
         if asked(Condition::AgentStale) {
-            note(Condition::AgentStale, Some(orders.stale));
+            self.note(Condition::AgentStale, Some(orders.stale));
         }
         if asked(Condition::InvariantViolated) {
+            let facts = &mut self.facts;
             facts.violated = now!(state, violated);
             facts.yes |= u32::from(facts.violated > 0) << Condition::InvariantViolated as u32;
+        }
+    }
+
+    /// Notes what is known of a condition.
+    #[inline(always)]
+    fn note(&mut self, condition: Condition, so: Option<bool>) {
+        match so {
+            None => self.facts.unknown |= 1 << condition as u32,
+            Some(so) => self.facts.yes |= u32::from(so) << condition as u32,
         }
     }
 
