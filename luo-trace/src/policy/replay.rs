@@ -376,7 +376,7 @@ impl<'a> Replay<'a> {
     fn ask_again(&mut self, header: &Header, on: Operation, decision: Decision, p: &PolicyDecision) {
         let has = |bits: u32, condition: Condition| bits >> condition as u32 & 1 != 0;
         let mut orders = self.orders(header.ktime);
-        orders.held |= p.rule == RULE_HOLD || has(p.yes, Condition::Held);
+        orders.held |= p.rule == RULE_HOLD;
         orders.allowed |= decision == Decision::Allowed;
         orders.stale |= p.rule == RULE_AGENT_LOSS || has(p.yes, Condition::AgentStale);
         let mut circumstances = self.circumstances(orders.held);

@@ -1,10 +1,13 @@
 //! What a policy would have decided in updates that were recorded.
 
-use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageLoad, Outcome};
+use luo_trace_common::events::{
+    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageLoad, Outcome, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD,
+    SnapshotEnd,
+};
 use luo_trace_common::policy::{
-    CgroupPath, Decision, ImageFile, NEVER, NOT_COUNTED, Operation, POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD,
-    POLICY_LOADED, PolicyChange, PolicyDecision, RULE_HOLD, RULE_NONE, RuleName, VERDICT_CARRIES, VERDICT_LOSES,
-    VERDICT_UNKNOWN,
+    Aspect, CgroupPath, Condition, Decision, ImageFile, NEVER, NOT_COUNTED, Operation, POLICY_ALLOW, POLICY_CLEAR,
+    POLICY_HOLD, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE,
+    RuleName, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
 };
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
@@ -331,6 +334,212 @@ fn a_handler_is_judged_after_the_fact_and_at_an_image_by_what_is_preserved() {
     ));
     assert_eq!(decided(&image, &record), ["kexec-load deny r"]);
     assert_eq!(decided(&image.replace("v*", "w*"), &record), ["kexec-load pass"]);
+}
+
+#[test]
+fn what_was_not_preserved_or_came_from_before_or_is_the_recorders_own_does_not_count() {
+    // Given a file that could not be preserved,
+    let vm = session(1, "vm");
+    let after = rule(&format!(
+        "on = \"file-preserve\"\nmatch = {{ handler = \"{MEMFD}\" }}\naction = \"audit\""
+    ));
+    let mut record = story();
+    record.create(vm).failing(28).preserve(vm, 1, memfd(1));
+    // then no rule about its handler applies.
+    assert_eq!(decided(&after, &record), [""; 0]);
+    // Given a session of the previous kernel, with a file that was brought back,
+    let when = |asked: &str| {
+        rule(&format!(
+            "on = \"session-create\"\nwhen = {{ {asked} }}\naction = \"deny\""
+        ))
+    };
+    let came_over = |name: &str| {
+        let vm = session(1, name);
+        let mut record = story();
+        record.open_device_with(|s| _ = s.arrive(vm, 2).read_in());
+        record
+            .retrieve_session(vm)
+            .retrieve(vm, 1, memfd(1))
+            .create(session(2, "next"));
+        record
+    };
+    // then it is unfinished, and its files are not what leaves with the next one;
+    assert_eq!(
+        decided(&when("files-over = 0"), &came_over("vm")),
+        ["session-create pass"]
+    );
+    let unfinished = when("incoming-unfinished = true");
+    assert_eq!(decided(&unfinished, &came_over("vm")), ["session-create deny r"]);
+    // but where it is the recorder's own, nobody is asked to finish it.
+    let own = session(1, luo_trace_common::OWN_SESSION);
+    let mut record = story();
+    record.open_device_with(|s| _ = s.arrive(own, 1).read_in());
+    record.create(session(2, "next"));
+    assert_eq!(decided(&unfinished, &record), ["session-create pass"]);
+}
+
+#[test]
+fn a_call_that_was_decided_is_one_call_whatever_else_tells_of_it() {
+    // Given a policy that is asked about every session, and a loss between the question and what came of it,
+    let every = rule("on = [\"session-create\", \"kexec-reboot\"]\naction = \"audit\"");
+    let mut record = story();
+    change(&mut record, POLICY_LOADED, 0, 1 << Operation::SessionCreate as u32);
+    told(&mut record, decision(Operation::SessionCreate))
+        .gap()
+        .create(session(1, "vm"));
+    assert_eq!(decided(&every, &record), ["session-create audit r"]);
+    // and a jump that only the agent's own rule was asked about: then each is told once.
+    let mut record = story();
+    change(&mut record, POLICY_LOADED, 0, 0);
+    let asked = PolicyDecision {
+        rule: RULE_HOLD,
+        decision: Decision::Allowed as u32,
+        ..decision(Operation::KexecReboot)
+    };
+    told(&mut record, asked).reboot_into(LEGACY);
+    assert_eq!(decided(&every, &record), ["kexec-reboot allowed hold"]);
+}
+
+#[test]
+fn a_gap_takes_away_what_may_have_changed_meanwhile() {
+    // Given an image that was looked into before a loss, then nobody knows whether it is that one which is jumped into.
+    let target = rule("on = \"kexec-reboot\"\nwhen = { target-incompatible = true }\naction = \"deny\"");
+    let mut record = story();
+    record.load("kho=on liveupdate=on");
+    record
+        .look_into(VERDICT_CARRIES, VERDICT_CARRIES, "it does")
+        .gap()
+        .reboot();
+    assert_eq!(decided(&target, &record), ["kexec-reboot cannot-tell"]);
+    // Given a decision whose call was lost, then the next call of that thread is another one.
+    let every = rule("on = \"kexec-reboot\"\naction = \"audit\"");
+    let mut record = story();
+    let asked = PolicyDecision {
+        rule: RULE_HOLD,
+        ..decision(Operation::KexecReboot)
+    };
+    told(&mut record, asked).gap().reboot_into(LEGACY);
+    let expected = ["kexec-reboot deny hold", "kexec-reboot audit r"];
+    assert_eq!(decided(&every, &record), expected);
+}
+
+#[test]
+fn a_walk_counts_when_nothing_changed_under_it_and_tells_what_waits_to_be_read_in() {
+    let walked = |flags: u32, more: &dyn Fn(&mut Story)| {
+        let mut record = Story::new();
+        let mut end = SnapshotEnd::new_zeroed();
+        end.flags = flags;
+        record.push(Body::SnapshotEnd(end));
+        more(&mut record);
+        record.create(session(1, "vm"));
+        record
+    };
+    let when = |asked: &str| {
+        rule(&format!(
+            "on = \"session-create\"\nwhen = {{ {asked} }}\naction = \"deny\""
+        ))
+    };
+    let crowded = when("sessions-over = 0");
+    assert_eq!(decided(&crowded, &walked(0, &|_| {})), ["session-create pass"]);
+    let changed = walked(SNAPSHOT_CHANGED, &|_| {});
+    assert_eq!(decided(&crowded, &changed), ["session-create cannot-tell"]);
+    // What waits is unfinished, until it is read in and turns out to be nothing.
+    let unfinished = when("incoming-unfinished = true");
+    let unread = walked(SNAPSHOT_INCOMING_UNREAD, &|_| {});
+    assert_eq!(decided(&unfinished, &unread), ["session-create deny r"]);
+    let read = walked(SNAPSHOT_INCOMING_UNREAD, &|record| {
+        record.open_device_with(|s| _ = s.read_in());
+    });
+    assert_eq!(decided(&unfinished, &read), ["session-create pass"]);
+}
+
+#[test]
+fn what_is_known_of_an_image_is_of_that_image_and_both_sources_tell_of_its_line() {
+    let asked = |what: &str| {
+        rule(&format!(
+            "on = \"kexec-reboot\"\nwhen = {{ {what} = true }}\naction = \"deny\""
+        ))
+    };
+    // Given a look into an image that another one has taken the place of,
+    let other = Image {
+        id: 0x99,
+        mode: IMAGE_FILE,
+        ..LEGACY
+    };
+    let mut record = story();
+    record.load("kho=on liveupdate=on").load_image(IMAGE_FILE, other);
+    record
+        .look_into(VERDICT_CARRIES, VERDICT_CARRIES, "it does")
+        .reboot_into(other);
+    assert_eq!(decided(&asked("target-incompatible"), &record), ["kexec-reboot deny r"]);
+    // and one that tells nothing of a command line, which the load has told.
+    let mut record = story();
+    record.load("kho=on");
+    record.look_into(VERDICT_CARRIES, VERDICT_UNKNOWN, "it does").reboot();
+    assert_eq!(
+        decided(&asked("cmdline-missing-liveupdate"), &record),
+        ["kexec-reboot deny r"]
+    );
+}
+
+#[test]
+fn what_policy_knew_of_a_call_and_what_it_did_not_know_is_so_again() {
+    let one = |policy: &str, p: PolicyDecision| {
+        let mut record = story();
+        told(&mut record, p);
+        decided(policy, &record).remove(0)
+    };
+    let on = |operation: &str, asked: &str| rule(&format!("on = \"{operation}\"\n{asked}\naction = \"deny\""));
+    let reboot = decision(Operation::KexecReboot);
+    // The agent was lost,
+    let closed = "on_agent_loss = \"closed\"\n".to_owned() + &on("session-create", "");
+    let lost = PolicyDecision {
+        rule: RULE_AGENT_LOSS,
+        ..reboot
+    };
+    assert_eq!(one(&closed, lost), "kexec-reboot deny agent-loss");
+    // sessions were not counted, so that the record's own number counts,
+    let crowded = on("session-create", "when = { sessions-over = 0 }");
+    assert_eq!(one(&crowded, decision(Operation::SessionCreate)), "session-create pass");
+    // nobody had looked into the image,
+    let target = on("kexec-reboot", "when = { target-incompatible = true }");
+    let unlooked = PolicyDecision {
+        unknown: 1 << Condition::TargetIncompatible as u32,
+        ..reboot
+    };
+    assert_eq!(one(&target, unlooked), "kexec-reboot deny r");
+    // the control group was not known, or is not told,
+    let group = on("kexec-reboot", "match = { cgroup = \"/a\" }");
+    let no_group = PolicyDecision {
+        cgroup: CgroupPath::EMPTY,
+        ..reboot
+    };
+    assert_eq!(one(&group, no_group), "kexec-reboot cannot-tell");
+    let unknown_group = PolicyDecision {
+        unselected: 1 << Aspect::Cgroup as u32,
+        ..no_group
+    };
+    assert_eq!(one(&group, unknown_group), "kexec-reboot deny r");
+    // and a session without a name is not one that is surely not excepted.
+    let but_vm = on("file-preserve", "unless = { session = \"vm\" }");
+    assert_eq!(one(&but_vm, decision(Operation::FilePreserve)), "file-preserve pass");
+}
+
+#[test]
+fn a_promise_that_was_broken_stays_broken_and_a_policy_that_is_off_tells_of_no_call() {
+    let broken = rule("on = \"session-create\"\nwhen = { invariant-violated = \"warning\" }\naction = \"deny\"");
+    let (vm, next) = (session(1, "vm"), session(2, "next"));
+    let mut record = story();
+    change(&mut record, POLICY_LOADED, 0, 1 << Operation::SessionCreate as u32);
+    change(&mut record, POLICY_OFF, 0, 0);
+    // A file that is not given back,
+    record.create(vm).preserve(vm, 1, memfd(1)).preserve(vm, 2, memfd(2));
+    record
+        .close(vm, &[(1, memfd(1))])
+        .create(next)
+        .create(session(3, "later"));
+    let expected = ["session-create pass", "session-create deny r", "session-create deny r"];
+    assert_eq!(decided(&broken, &record), expected);
 }
 
 #[test]

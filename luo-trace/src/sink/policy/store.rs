@@ -135,6 +135,17 @@ mod tests {
     }
 
     #[test]
+    fn orders_are_never_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::beside(&dir.path().join("agent.sock"));
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, "mine").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("agent.orders.new")).unwrap();
+        assert!(store.write(&held(), "boot").is_err());
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
+    }
+
+    #[test]
     fn what_is_no_orders_file_is_a_hold_that_says_which_file_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::beside(&dir.path().join("agent.sock"));

@@ -259,8 +259,11 @@ fn a_policy_that_is_switched_off_asks_nobody_any_more() {
     // A hold is taken all the same, and says that nothing comes of it.
     let (answer, _) = host.keeper.take(&hold(None), 0, SECOND).unwrap();
     assert!(answer.told[1].contains("nothing is refused"), "{answer:?}");
-    // The end of the agent is no end of a policy then.
+    // The end of the agent is no end of a policy then, and nothing stays.
+    host.brake.calls();
     assert_eq!(host.keeper.end().unwrap(), None);
+    assert_eq!(host.brake.calls(), ["release", "end with the agent"]);
+    assert_ne!(host.brake.0.borrow().beat, NEVER);
 }
 
 #[test]
@@ -315,6 +318,8 @@ fn an_order_is_in_force_kept_recorded_and_shown() {
         [POLICY_EXPIRED]
     );
     assert_eq!(host.brake.calls(), ["held 62 allowed 0"]);
+    let (kept, _) = Store::beside(&dir.path().join("agent.sock")).read("boot", 0);
+    assert!(kept.hold.is_some() && kept.allowance.is_none());
     assert!(shown(&host.live).hold.is_some() && shown(&host.live).allowance.is_none());
     // When it is taken back, then nothing is left of it anywhere.
     let (_, note) = host.keeper.take(&Order::Clear, 0, 13 * SECOND).unwrap();
@@ -393,6 +398,9 @@ fn the_programs_are_told_what_is_preserved_and_violated() {
     let (sessions, _, severity) = tell(&mut story, &mut host);
     assert_eq!(sessions, 0);
     assert!(severity > 0);
+    // It stays broken, whatever goes well after it.
+    story.create(session(4, "next"));
+    assert_eq!(tell(&mut story, &mut host).2, severity);
     assert_eq!(host.brake.0.borrow().beat, 5 * SECOND);
 }
 
@@ -444,4 +452,23 @@ fn what_is_preserved_already_counts_from_a_policys_first_decision_on() {
     let rule = "[[rule]]\nname = \"guests\"\non = \"kexec-load\"\nmatch = { session = \"vm-*\" }\naction = \"deny\"\n";
     host.keeper.swap(loaded(rule)).unwrap();
     assert_eq!(host.brake.0.borrow().preserved[Aspect::Session as usize].matched, 1);
+}
+
+#[test]
+fn what_a_policy_may_come_to_decide_is_counted_from_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let counted = |mode: &str, loss: &str| {
+        let loss = format!("on_agent_loss = \"{loss}\"");
+        decisions(&begin(policy(mode, &loss), None, dir.path()).keeper.loaded.policy)
+    };
+    let own = |name: &str, no| [Operation::KexecLoad, Operation::KexecReboot].map(|on| (name.to_owned(), on, no));
+    let rule = |no| ("legacy".to_owned(), Operation::KexecLoad, no);
+    let (deny, would) = (Decision::Deny, Decision::WouldDeny);
+    let closed = [rule(deny)]
+        .into_iter()
+        .chain(own("hold", deny))
+        .chain(own("agent-loss", deny));
+    assert_eq!(counted("enforce", "closed"), closed.collect::<Vec<_>>());
+    let open = [rule(would)].into_iter().chain(own("hold", would));
+    assert_eq!(counted("audit", "open"), open.collect::<Vec<_>>());
 }
