@@ -295,7 +295,7 @@ impl Boot {
                     line.retrieved = Some(at);
                 }
             }
-            Body::SessionRelease(p) if span.ok => self.release(p, at),
+            Body::SessionRelease(p) if span.ok => self.release(p, span),
             Body::FilePreserve(p) => self.preserve(p, span, id),
             Body::FileRetrieve(p) => self.retrieve(p, span, id),
             Body::FilesUnpreserve(p) if span.ok => {
@@ -436,15 +436,15 @@ impl Boot {
         }
     }
 
-    fn release(&mut self, p: &SessionRelease, at: u64) {
+    fn release(&mut self, p: &SessionRelease, span: Span) {
         let outgoing = match p.direction {
             OUTGOING => true,
             INCOMING => false,
             _ => self.outgoing.find(&p.session).is_some(),
         };
         if outgoing {
-            self.known.changed = at;
-            self.outgoing.abandon(&p.session, at);
+            self.known.changed = span.end;
+            self.outgoing.abandon(&p.session, span);
         }
     }
 

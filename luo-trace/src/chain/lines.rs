@@ -251,13 +251,17 @@ impl Sessions {
         Some(self.take(place))
     }
 
-    /// A session was closed before any jump.
-    pub(super) fn abandon(&mut self, session: &SessionRef, at: u64) {
+    /// A session was closed before any jump. Another may have its address already when that is told: it stays.
+    pub(super) fn abandon(&mut self, session: &SessionRef, closed: Span) {
         self.closed += 1;
+        let here = self.by_id.get(&session.id).map(|&place| &self.lines[place]);
+        if here.is_some_and(|line| line.created > Some(closed.start)) {
+            return;
+        }
         if let Some(mut line) = self.remove(session)
             && self.abandoned.len() < ABANDONED_KEPT
         {
-            line.abandoned = Some(at);
+            line.abandoned = Some(closed.end);
             self.abandoned.push(line);
         }
     }

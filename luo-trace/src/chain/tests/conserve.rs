@@ -32,6 +32,22 @@ fn sessions_that_arrive_are_conserved_whatever_becomes_of_them_after() {
 }
 
 #[test]
+fn a_session_that_has_the_address_of_one_whose_closing_is_told_late_left_all_the_same() {
+    // Given a session that is closed, and another that has its address by the time that is told,
+    let (old, new) = (session(1, "old"), session(1, "new"));
+    let first = record(0, |s| {
+        let closing = s.orderly().create(old).now();
+        s.create(new).since(closing).release(old, 0, |_| ()).reboot();
+    });
+    // when none arrives, then the other one is lost.
+    let chain = join(&[first, record(1, |s| _ = s.arrival(&[], &[]))]);
+    let [finding] = broken(&chain, CONSERVED) else {
+        panic!("{:#?}", chain.findings)
+    };
+    assert_eq!(finding.object.to_string(), "outgoing session \"new\"");
+}
+
+#[test]
 fn without_the_record_of_the_other_kernel_nothing_can_be_told() {
     open(&join(&[record(0, leaves)]), CONSERVED);
     open(&join(&[record(1, arrives)]), CONSERVED);
