@@ -45,7 +45,7 @@ const KERNELS: [(&str, Flavour); 4] = [
 
 /// How many inputs each fuzz target gets, and how long it may take at most. So far as that can be they are the same in every run: a
 /// failure is to be owed to the change at hand.
-const FUZZ_INPUTS: u32 = 5000;
+const FUZZ_INPUTS: u32 = 20_000;
 const FUZZ_SECONDS: u32 = 60;
 
 /// How many virtual machines run at a time at most: each has a gibibyte or two.

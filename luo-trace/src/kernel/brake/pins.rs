@@ -121,7 +121,7 @@ impl Brake {
     pub fn retire_others(&self) -> Result<()> {
         let others = sets(Path::new(DIR))?;
         let mut others = others.iter().filter(|&set| Some(set) != self.pinned.as_ref());
-        others.try_for_each(Set::remove)
+        others.try_for_each(Set::retire)
     }
 }
 
@@ -143,9 +143,7 @@ pub fn left() -> Result<Option<Left>> {
 /// Where something cannot be removed.
 pub fn clear() -> Result<usize> {
     let all = sets(Path::new(DIR))?;
-    for set in &all {
-        set.remove()?;
-    }
+    all.iter().try_for_each(Set::retire)?;
     Ok(all.len())
 }
 
@@ -165,6 +163,22 @@ impl Set {
 
     fn is_of_this_layout(&self) -> bool {
         self.0.parent().is_some_and(|parent| parent.ends_with(layout()))
+    }
+
+    /// Removes a set that nobody else has hold of. From here on it refuses nothing: the kernel detaches programs a moment after
+    /// their pins are gone, so they let everything pass before. Those of another layout go on for that moment.
+    fn retire(&self) -> Result<()> {
+        if let Ok(mut state) = open_state(self) {
+            // Where that does not work, they end with their pins.
+            _ = state.get(&0, 0).and_then(|bytes| {
+                let released: [u8; size_of::<State>()] = zerocopy::transmute!(State {
+                    generation: 0,
+                    ..zerocopy::transmute!(bytes)
+                });
+                state.set(0, released, 0)
+            });
+        }
+        self.remove()
     }
 
     /// Removes the set, and the directories around it where they are empty.
@@ -209,6 +223,12 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Reads what the programs of a set go by.
 fn read_state(set: &Set) -> Result<State> {
+    let bytes = open_state(set)?.get(&0, 0)?;
+    Ok(zerocopy::transmute!(bytes))
+}
+
+/// Opens what the programs of a set go by.
+fn open_state(set: &Set) -> Result<Array<MapData, [u8; size_of::<State>()]>> {
     ensure!(set.is_of_this_layout(), "another version of luo-trace left it");
     let map = MapData::from_pin(set.0.join(STATE)).context("it has no state")?;
     let info = map.info()?;
@@ -217,8 +237,7 @@ fn read_state(set: &Set) -> Result<State> {
         && info.value_size() as usize == size_of::<State>()
         && info.max_entries() == 1;
     ensure!(is_ours, "its state is of another layout");
-    let bytes = Array::<_, [u8; size_of::<State>()]>::try_from(Map::Array(map))?.get(&0, 0)?;
-    Ok(zerocopy::transmute!(bytes))
+    Ok(Array::try_from(Map::Array(map))?)
 }
 
 /// Fails where nothing can be pinned.
