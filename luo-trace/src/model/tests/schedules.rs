@@ -464,13 +464,20 @@ fn a_page_that_is_kept_is_found() {
         let kept = |b: &Body| matches!(b, Body::KhoBalance(p) if p.operation == hook && p.outcome.is_ok());
         let place = *places(events, kept).first()?;
         let session = events[place].session()?.id;
-        // Only where its session is given back, and all others are.
+        // Only where its session is given back, and all others are, before the kernel preserves what it hands over.
         let given = |b: &Body| matches!(b, Body::FilesUnpreserve(p) if p.session.id == session);
         places(&events[place..], given).first()?;
         let live = |b: &Body| matches!(b, Body::SessionCreate(p) if p.outcome.is_ok());
         let closed = |b: &Body| matches!(b, Body::SessionRelease(p) if p.direction == OUTGOING);
         let put = |b: &Body| matches!(b, Body::FlbGet(p) if p.outcome.is_ok());
         if places(events, live).len() != places(events, closed).len() || !places(events, put).is_empty() {
+            return None;
+        }
+        let jump = places(events, |b| matches!(b, Body::KexecEnter(_)));
+        if jump
+            .first()
+            .is_some_and(|jump| places(events, closed).last() > Some(jump))
+        {
             return None;
         }
         Some(with_change(events, place, |body| {
