@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::Scenario;
 
+use super::stages::Stage;
+
 /// How many lines before a trouble are shown with it, and how many after it at most.
 const BEFORE: usize = 12;
 const AFTER: usize = 60;
@@ -85,6 +87,7 @@ pub(super) struct Watch {
     /// Whether the last kernel that boots has been left.
     left: bool,
     progress: String,
+    stage: Stage,
     done: bool,
     recent: VecDeque<String>,
     trouble: Option<(Trouble, Vec<String>)>,
@@ -100,6 +103,7 @@ impl Watch {
             left: false,
             boot: 0,
             progress: "before the guest's init ran".into(),
+            stage: Stage::Boot,
             done: false,
             recent: VecDeque::new(),
             trouble: None,
@@ -183,7 +187,18 @@ impl Watch {
         &self.progress
     }
 
+    /// What the guest is at, so far as its messages tell.
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
     fn message(&mut self, message: Message) -> Option<End> {
+        self.stage = match &message {
+            Message::Boot { .. } => Stage::Attach,
+            Message::Step { .. } => Stage::Steps,
+            Message::Kexec => Stage::Jump,
+            Message::Stop | Message::Failed { .. } | Message::Done => Stage::Stop,
+        };
         match message {
             Message::Boot { boot, release } => {
                 let expected = self.boot + 1;
@@ -201,6 +216,10 @@ impl Watch {
             Message::Kexec => {
                 self.left = self.boot == self.boots;
                 self.progress = format!("kernel {}, kexec", self.boot);
+                None
+            }
+            Message::Stop => {
+                self.progress = format!("kernel {}, the agent's end", self.boot);
                 None
             }
             Message::Failed { why } => Some(End::Failed(why)),
@@ -309,8 +328,24 @@ mod tests {
             say(Message::Kexec),
             kernel("Linux version 7"),
             boot(2),
+            say(Message::Stop),
             say(Message::Done),
         ];
+        let mut watch = kernels(2);
+        let stages = lines.each_ref().map(|line| {
+            assert_eq!(watch.line(line), None);
+            watch.stage()
+        });
+        let wanted = [
+            Stage::Attach,
+            Stage::Steps,
+            Stage::Jump,
+            Stage::Jump,
+            Stage::Attach,
+            Stage::Stop,
+            Stage::Stop,
+        ];
+        assert_eq!(stages, wanted);
         assert_eq!(play(kernels(2), lines), End::Done);
     }
 

@@ -13,6 +13,7 @@ mod policy;
 mod product;
 mod qemu;
 pub(crate) mod scenario;
+pub(crate) mod stages;
 mod systemd;
 mod upstream;
 
@@ -36,6 +37,7 @@ pub(crate) use guest::{Agent, Guest};
 use initramfs::Initramfs;
 pub(crate) use qemu::Accel;
 use qemu::{ConsoleLine, Machine, Qemu};
+use stages::{Stage, Stages, Stopwatch};
 
 /// The kernel's command line, which a scenario can add to and take words from.
 const CMDLINE: [&str; 7] = [
@@ -89,6 +91,8 @@ pub(crate) struct Options {
     pub accel: Accel,
     /// The guest's memory in MiB.
     pub memory_mib: u64,
+    /// How many CPUs the guest has.
+    pub cpus: u32,
     /// More files for the initramfs: each one's path in the guest, and where it is now.
     pub files: Vec<(String, PathBuf)>,
     /// Where everything is left; an empty directory.
@@ -105,6 +109,7 @@ impl Options {
             output,
             accel: Accel::default(),
             memory_mib: 1024,
+            cpus: 2,
             files: Vec::new(),
             talk: false,
         }
@@ -120,8 +125,8 @@ pub(crate) struct Outcome {
     pub late: bool,
     /// What else is worth telling of it.
     pub notes: Vec<String>,
-    /// How long QEMU ran.
-    pub took: Duration,
+    /// How long it took, by stages.
+    pub stages: Stages,
 }
 
 /// `cargo xtask vm`: one scenario, and its verdict for a person to read.
@@ -167,7 +172,11 @@ pub(crate) fn command(args: Args) -> Result<()> {
 fn once(name: &str, scenario: &Scenario, kernel: &Kernel, options: Options) -> Result<()> {
     eprintln!("{name} on Linux {kernel}: {}", scenario.summary);
     let outcome = run(scenario, kernel, &options)?;
-    let seconds = outcome.took.as_secs_f64();
+    let stages = outcome.stages.all();
+    let seconds: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
+    for (stage, seconds) in stages {
+        eprintln!("  {stage:8} {seconds:5.1} s");
+    }
     for note in &outcome.notes {
         eprintln!("{note}");
     }
@@ -179,17 +188,23 @@ fn once(name: &str, scenario: &Scenario, kernel: &Kernel, options: Options) -> R
     bail!("{name} failed in {seconds:.1} s\n{}", outcome.failures.join("\n"))
 }
 
+/// Where the last run of a scenario on a kernel has left everything, unless it was told to keep that elsewhere.
+pub(crate) fn output_of(scenario: &str, kernel: &Kernel) -> PathBuf {
+    guest::workspace()
+        .join("target/vm")
+        .join(format!("{scenario}-{kernel}"))
+}
+
 /// The directory below `target/vm` for a scenario on a kernel, emptied of what an earlier run left, and the lock that keeps another
 /// invocation from emptying it.
 ///
 /// # Errors
 /// It cannot be emptied or made.
 pub(crate) fn fresh(scenario: &str, kernel: &Kernel) -> Result<(PathBuf, File)> {
-    let all = guest::workspace().join("target/vm");
-    let name = format!("{scenario}-{kernel}");
-    fs::create_dir_all(all.join("lock")).with_context(|| format!("cannot make {}", all.display()))?;
-    let lock = cache::lock_at(&all.join("lock").join(&name))?;
-    let output = all.join(name);
+    let output = output_of(scenario, kernel);
+    let (all, name) = (output.with_file_name("lock"), output.file_name().unwrap_or_default());
+    fs::create_dir_all(&all).with_context(|| format!("cannot make {}", all.display()))?;
+    let lock = cache::lock_at(&all.join(name))?;
     if let Err(error) = fs::remove_dir_all(&output)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -245,13 +260,14 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         accel: options.accel,
         by_turns: !scenario.policies().is_empty(),
         memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
+        cpus: options.cpus,
         serial: scenario.serial_journal.then_some(&serial),
         log: options.output.join("qemu.log"),
         clock: options.output.join("clock.log"),
     };
-    let start = Instant::now();
-    let end = watch(scenario, machine.start()?, options)?;
-    let took = start.elapsed();
+    let mut stopwatch = Stopwatch::start(Stage::Boot);
+    let end = watch(scenario, machine.start()?, options, &mut stopwatch)?;
+    stopwatch.enter(Stage::Judge);
 
     let late = matches!(end, End::Late(_));
     let compared = match end {
@@ -273,7 +289,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         failures: compared.failures,
         late,
         notes: compared.notes,
-        took,
+        stages: stopwatch.stages(),
     })
 }
 
@@ -324,7 +340,7 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
 }
 
 /// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
-fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
+fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Stopwatch) -> Result<End> {
     let deadline = Instant::now() + Duration::from_secs(scenario.deadline_seconds);
     let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
     let mut watch = Watch::new(scenario);
@@ -339,7 +355,9 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options) -> Result<End> {
         let end = match qemu.lines().recv_timeout(patience) {
             Ok(line) => {
                 keep(&mut log, &line)?;
-                watch.line(&line.text)
+                let end = watch.line(&line.text);
+                stopwatch.enter(watch.stage());
+                end
             }
             Err(RecvTimeoutError::Timeout) if watch.in_trouble() => watch.quiet(),
             Err(RecvTimeoutError::Timeout) => {

@@ -66,6 +66,8 @@ pub(super) struct Machine<'a> {
     /// replaced meanwhile. Not proven.
     pub(super) by_turns: bool,
     pub(super) memory_mib: u64,
+    /// How many CPUs the guest has; where its clock counts instructions it is one.
+    pub(super) cpus: u32,
     /// Where what the guest sends through its second serial port goes, where it has one.
     pub(super) serial: Option<&'a Path>,
     /// Where QEMU's own complaints go.
@@ -139,7 +141,7 @@ impl Machine<'_> {
         command.args(["-accel", accel, "-cpu", cpu, "-m", &format!("{}M", self.memory_mib)]);
         match self.accel {
             Accel::Icount => command.args(["-smp", "1", "-icount", "shift=0", "-rtc", "clock=vm"]),
-            Accel::Tcg | Accel::Kvm => command.args(["-smp", "2"]),
+            Accel::Tcg | Accel::Kvm => command.args(["-smp", &self.cpus.to_string()]),
         };
         command.args([
             "-name",

@@ -32,6 +32,8 @@ pub enum Message {
     },
     /// The next kernel is loaded, and `reboot(KEXEC)` is the next system call.
     Kexec,
+    /// The last kernel's steps are done, and the agent is asked to end.
+    Stop,
     /// The scenario failed; the guest powers off.
     Failed {
         /// What, and why.
@@ -58,7 +60,7 @@ impl Message {
                 why: shorten(why, excess),
             }
             .encode(),
-            Message::Boot { .. } | Message::Kexec | Message::Done => line,
+            Message::Boot { .. } | Message::Kexec | Message::Stop | Message::Done => line,
         }
     }
 
@@ -111,6 +113,7 @@ mod tests {
                 release: "7.3.4-luo".into(),
             },
             Message::Kexec,
+            Message::Stop,
             Message::Failed {
                 why: "token 1: \"EEXIST\"\nand a second line".into(),
             },

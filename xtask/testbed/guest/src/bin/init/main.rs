@@ -75,6 +75,7 @@ fn run() -> Result<()> {
         return system::jump();
     }
     drop(driver);
+    system::say(&Message::Stop);
     agent.stop(0)
 }
 
