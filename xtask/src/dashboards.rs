@@ -37,25 +37,37 @@ pub(crate) struct Report {
     pub(crate) without_metric: Vec<String>,
 }
 
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards")
+}
+
+/// Checks the rules in `dashboards/`, and runs their unit tests.
+///
+/// # Errors
+/// promtool refuses the rules or their tests, or cannot be run.
+pub(crate) fn rules() -> Result<()> {
+    let promtool = setup::ensure(&[Need::Prometheus])?.program("promtool")?;
+    for (verb, file) in [("check", "rules.yml"), ("test", "rules.test.yml")] {
+        run::output(
+            Command::new(&promtool)
+                .args([verb, "rules"])
+                .arg(directory().join(file)),
+        )?;
+    }
+    Ok(())
+}
+
 /// Checks the dashboard and the rules in `dashboards/` against `metrics_file`, as scraped from an agent.
 ///
 /// # Errors
-/// A query or a rule fails, a panel has no data although its metrics do, promtool refuses the rules or their tests, or
-/// Prometheus cannot be run.
+/// A query or a rule fails, a panel has no data although its metrics do, or Prometheus cannot be run.
 pub(crate) fn check(metrics_file: &Path) -> Result<Report> {
     let metrics: Arc<str> = fs::read_to_string(metrics_file)
         .map(Into::into)
         .with_context(|| format!("cannot read {}", metrics_file.display()))?;
     let tools = setup::ensure(&[Need::Prometheus])?;
-    let promtool = tools.program("promtool")?;
-    let dashboards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    let dashboards = directory();
     let rules_file = dashboards.join("rules.yml");
-    run::output(Command::new(&promtool).args(["check", "rules"]).arg(&rules_file))?;
-    run::output(
-        Command::new(&promtool)
-            .args(["test", "rules"])
-            .arg(dashboards.join("rules.test.yml")),
-    )?;
 
     let present = series(&metrics);
     ensure!(!present.is_empty(), "{} holds no metrics", metrics_file.display());

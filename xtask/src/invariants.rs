@@ -65,7 +65,7 @@ fn table(scenarios: &[(String, Scenario)]) -> String {
 }
 
 /// Whether a scenario wants this invariant to be found broken.
-fn breaks(scenario: &Scenario, id: &str) -> bool {
+pub(crate) fn breaks(scenario: &Scenario, id: &str) -> bool {
     let expect = &scenario.expect;
     expect.findings.iter().any(|finding| finding == id) || expect.verdicts.get(id) == Some(&Verdict::Violated)
 }

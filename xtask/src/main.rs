@@ -3,14 +3,18 @@
 mod apt;
 mod bench;
 mod cache;
+mod check;
 mod dashboards;
 mod demo;
 mod fuzz;
 mod invariants;
 mod kernel;
+mod met;
+mod plan;
 mod preflight;
 mod run;
 mod setup;
+mod tally;
 mod test;
 mod vm;
 
@@ -38,6 +42,8 @@ enum Verb {
     Preflight(kernel::Args),
     /// Which scenario has a real kernel break which invariant
     Invariants(invariants::Args),
+    /// Run everything that must hold and needs no virtual machine
+    Check(check::Args),
     /// Run everything that must hold: source, tests, and every scenario on real kernels
     Test(test::Args),
 }
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Preflight(args) => preflight::command(args),
         Verb::Invariants(args) => invariants::command(&args),
+        Verb::Check(args) => check::command(&args),
         Verb::Test(args) => test::command(&args),
     };
     match done {

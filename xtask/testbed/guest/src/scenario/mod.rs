@@ -124,7 +124,7 @@ pub enum Without {
 }
 
 /// A build of the kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Build {
     /// With everything in `kernel/testbed.config`.
