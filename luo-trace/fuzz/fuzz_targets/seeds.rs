@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use luo_trace::decode::encode;
+use luo_trace::event::decode::encode;
 use luo_trace::journal::{Frame, Reader};
 use luo_trace::testing::{Story, memfd, session};
 

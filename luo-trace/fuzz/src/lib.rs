@@ -5,15 +5,15 @@
 
 use std::io::Write;
 
-use luo_trace::btf::Btf;
 use luo_trace::chain::Chain;
-use luo_trace::decode::Decoder;
+use luo_trace::chain::case::{Case, judge};
 use luo_trace::event::Body;
+use luo_trace::event::decode::Decoder;
 use luo_trace::expect::{Day, Expectations};
+use luo_trace::image::btf::Btf;
 use luo_trace::image::{self, Formats, InUse, Outcome, Preserved};
 use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
-use luo_trace::judge::{Case, judge};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
 use luo_trace::policy::{Policy, Problem, Replay};
 use luo_trace::testing::image::bzimage;

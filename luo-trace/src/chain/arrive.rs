@@ -2,8 +2,8 @@
 
 use super::ledger::{Breach, Ledger};
 use super::{Basis, Crossing, SOON_NS};
-use crate::errno;
 use crate::model::{Invariant, Subject};
+use crate::text::errno;
 
 /// `ENOENT`: what reading in gives where a file's handler is not there. Mirrors `luo_file_deserialize_one` in
 /// `kernel/liveupdate/luo_file.c` (7.3).

@@ -7,9 +7,9 @@ use luo_trace_common::text::{Compatible, SessionName};
 
 use super::ledger::{Breach, Ledger};
 use super::{Attempt, Crossing, Place, SessionLine};
-use crate::errno;
 use crate::event::EventId;
 use crate::model::{Direction, Evidence, Invariant, Subject};
+use crate::text::errno;
 
 const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
 

@@ -11,6 +11,7 @@ mod account;
 mod arrival;
 mod arrive;
 mod boot;
+pub mod case;
 mod conserve;
 mod join;
 mod ledger;
@@ -18,6 +19,7 @@ mod lines;
 mod policy;
 #[cfg(test)]
 mod tests;
+pub mod timeline;
 
 pub use account::{Files, Unclaimed};
 pub use arrival::Arrival;

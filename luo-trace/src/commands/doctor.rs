@@ -13,12 +13,12 @@ use super::Socket;
 use super::agent::kho_detail;
 use super::hooks::Report;
 use super::policy::left_in_force;
-use crate::client;
 use crate::exit::Exit;
 use crate::host;
 use crate::journal::HookState;
 use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
 use crate::kernel::{AttachError, Tracer, prospects};
+use crate::sink::control::client;
 
 /// How much room a trial attachment needs: the smallest ring there is.
 const TRIAL_RING: u32 = 4096;

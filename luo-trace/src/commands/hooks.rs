@@ -8,11 +8,11 @@ use luo_trace_common::hooks::{Attach, Hook, Need};
 use serde::Serialize;
 
 use super::Socket;
-use crate::client;
 use crate::exit::Exit;
 use crate::journal::HookState;
 use crate::kernel::prospects;
 use crate::model::Invariant;
+use crate::sink::control::client;
 
 /// Options of `luo-trace hooks`.
 #[derive(Debug, ClapArgs)]

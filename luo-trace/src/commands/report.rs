@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
+use crate::chain::case::Case;
 use crate::exit::Exit;
-use crate::judge::Case;
 use crate::report::{Report, Style, html, otlp, perfetto, render};
 
 /// Columns, where the terminal does not tell.

@@ -8,10 +8,11 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::Socket;
 use super::policy::left_in_force;
 use crate::exit::Exit;
+use crate::host;
 use crate::kernel::{preflight, snapshot};
 use crate::sink::console::tell;
+use crate::sink::control::client;
 use crate::status::{Status, table};
-use crate::{client, host};
 
 /// Options of `luo-trace status`.
 #[derive(Debug, ClapArgs)]

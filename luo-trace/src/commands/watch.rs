@@ -8,10 +8,10 @@ use clap::{Args as ClapArgs, ValueEnum};
 use tokio::sync::oneshot;
 
 use super::{Socket, agent};
-use crate::client;
 use crate::exit::Exit;
 use crate::sink::console;
 use crate::sink::control::Form;
+use crate::sink::control::client;
 
 /// Options of `luo-trace watch`.
 #[derive(Debug, ClapArgs)]

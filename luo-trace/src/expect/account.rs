@@ -6,11 +6,11 @@ use luo_trace_common::OWN_SESSION;
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::values::Limit;
+use crate::chain::case::Case;
+use crate::chain::timeline::{self, Axis, Course, PHASES, Timeline};
 use crate::chain::{self, Boot, Fate, FileFate, FileLine, SessionLine};
-use crate::checks::Answer;
-use crate::judge::Case;
-use crate::report::span;
-use crate::timeline::{self, Axis, Course, PHASES, Timeline};
+use crate::expect::formats::Answer;
+use crate::text::units::span;
 
 /// What the records tell of the live updates.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,6 @@
 //! Compares one thing with what is expected of it.
 
-use crate::checks::{Answer, Check, Group};
+use crate::expect::formats::{Answer, Check, Group};
 
 /// Gathers what is wrong with one thing, and what cannot be told of it.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::values::{Count, Handler, Limit, Sessions, Size, Token};
+use crate::chain::timeline;
 use crate::model::{Invariant, Severity};
-use crate::timeline;
 
 /// What the recorded updates have to be like. The default expects nothing but that every promise was kept.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,12 +1,13 @@
 //! What an update has to be like, and whether it was: the judge behind `luo-trace check --expect FILE`.
 //!
 //! [`Expectations`] are read from TOML; [`Account`] is what the records tell of the updates; every comparison is a
-//! [`Check`](crate::checks::Check). What a record with holes cannot tell is inconclusive; what it contradicts has failed, however
+//! [`Check`]. What a record with holes cannot tell is inconclusive; what it contradicts has failed, however
 //! much is missing. Pure: the text and the day of today are handed in.
 
 mod account;
 mod compare;
 mod file;
+pub mod formats;
 mod promises;
 mod sessions;
 mod updates;
@@ -21,8 +22,8 @@ pub use values::{Count, Handler, Limit, Range, Sessions, Size, Token};
 
 use toml::Spanned;
 
-use crate::checks::Check;
-use crate::judge::Case;
+use crate::chain::case::Case;
+use crate::expect::formats::Check;
 
 /// No file of expectations is longer, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::file::{Allowance, Day};
 use super::{Expectations, Lines};
-use crate::checks::{Answer, Check, Group};
-use crate::judge::Case;
+use crate::chain::case::Case;
+use crate::expect::formats::{Answer, Check, Group};
 use crate::model::{Finding, Invariant, Status, Verdict};
-use crate::report::count;
+use crate::text::units::count;
 
 /// More findings of one invariant than this are only counted.
 const MOST_FINDINGS: usize = 4;

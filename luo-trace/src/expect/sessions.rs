@@ -10,9 +10,9 @@ use super::file::Session;
 use super::updates::{compare, exact_bytes, no_update, nothing, place, repeated, time};
 use super::values::{Range, listed};
 use super::{Expectations, Lines};
-use crate::checks::Check;
-use crate::errno;
-use crate::report::{bytes, count};
+use crate::expect::formats::Check;
+use crate::text::errno;
+use crate::text::units::{bytes, count};
 
 impl Expectations {
     /// The checks on sessions: those that are listed, and what is asked for all.

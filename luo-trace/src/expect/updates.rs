@@ -6,8 +6,8 @@ use super::file::{Kind, Outcomes};
 use super::values::{Limit, Range};
 use super::{Expectations, Lines};
 use crate::chain::Fate;
-use crate::checks::{Answer, Check};
-use crate::report::bytes;
+use crate::expect::formats::{Answer, Check};
+use crate::text::units::bytes;
 
 impl Expectations {
     /// The checks on the updates as a whole, in the order of the documentation.

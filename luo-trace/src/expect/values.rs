@@ -9,9 +9,9 @@ use globset::{Glob, GlobMatcher};
 use luo_trace_common::text::{Compatible, SessionName};
 use serde::Deserialize;
 
-use crate::checks::Answer;
-use crate::report;
-use crate::written::{named, nanoseconds, session_named};
+use crate::expect::formats::Answer;
+use crate::text::parse::{named, nanoseconds, session_named};
+use crate::text::units::span;
 
 /// How many there must be: from `min` to `max`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ impl TryFrom<String> for Limit {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&report::span(self.0))
+        f.write_str(&span(self.0))
     }
 }
 

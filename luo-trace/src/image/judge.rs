@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::{Contents, Formats, Found, InUse, Preserved, Source};
-use crate::command_line::{CommandLine, Switches};
+use crate::image::command_line::{CommandLine, Switches};
 
 /// What becomes of what is preserved, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -16,6 +16,8 @@ use std::io::Read;
 
 use serde::Serialize;
 
+pub mod btf;
+pub mod command_line;
 mod config;
 mod container;
 mod judge;
@@ -29,7 +31,7 @@ pub use container::Compression;
 pub use judge::{About, Judgement, Outcome, Reason, judge};
 pub use preserved::{Formats, InUse, Preserved};
 
-use crate::btf::Btf;
+use btf::Btf;
 use config::Config;
 use container::Packed;
 use scan::{Names, Scanned};

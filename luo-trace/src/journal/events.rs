@@ -8,7 +8,7 @@ use luo_trace_common::events as abi;
 use zerocopy::FromZeros;
 
 use super::{Clock, Damage, End, Frame, Header, OpenError, Reader};
-use crate::decode::Decoder;
+use crate::event::decode::Decoder;
 use crate::event::{Body, Event};
 
 /// How many damaged places are described one by one; the rest are only counted.

@@ -13,7 +13,7 @@
 //! Numbers are little-endian. The first frame is the [`Header`]. A reader skips kinds and JSON fields it does not know,
 //! so a format grows without a new version; [`VERSION`] rises only when an old reader would misunderstand.
 //!
-//! [`Writer`] appends, [`Reader`] gives frames and tells of damage, [`events`] gives what a model wants: events, and a
+//! [`Writer`] appends, [`Reader`] gives frames and tells of damage, [`events()`] gives what a model wants: events, and a
 //! gap wherever something is missing. [`carry`] keeps a journal's tail in memory that outlives the kernel.
 
 use luo_trace_common::hooks::Hook;

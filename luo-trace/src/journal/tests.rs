@@ -10,7 +10,7 @@ use luo_trace_common::text::{Comm, SessionName};
 use proptest::prelude::*;
 
 use super::*;
-use crate::decode::encode;
+use crate::event::decode::encode;
 use crate::event::{Body, Event};
 use crate::testing::cases;
 

@@ -17,8 +17,8 @@ use super::ring::Ring;
 use super::shared::Shared;
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
-use crate::btf::Btf;
 use crate::image::Formats;
+use crate::image::btf::Btf;
 use crate::journal::{Header, HookState};
 
 /// A required hook could not be attached: nothing that luo-trace says would hold.

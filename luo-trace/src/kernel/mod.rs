@@ -1,7 +1,7 @@
 //! The kernel's side: the only place that knows aya, BPF and BTF.
 //!
 //! [`preflight`] finds out whether this host can be traced at all, [`Tracer::attach`] loads the programs and attaches the
-//! hooks, and the [`Ring`] gives the records they send. Whatever comes out of here is bytes for [`crate::decode`].
+//! hooks, and the [`Ring`] gives the records they send. Whatever comes out of here is bytes for [`crate::event::decode`].
 
 mod arrival;
 mod attach;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::btf::Btf;
+use crate::image::btf::Btf;
 
 /// Where the running kernel's type information lies.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -8,7 +8,7 @@ use luo_trace_common::variables::Variable;
 use super::attach::{plan, symbols};
 use super::kallsyms::Symbols;
 use super::preflight::VMLINUX_BTF;
-use crate::btf::Btf;
+use crate::image::btf::Btf;
 use crate::journal::HookState;
 
 /// The hooks, each with the functions it would be attached to, or why it would not be; empty where the kernel tells nothing.

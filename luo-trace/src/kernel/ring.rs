@@ -10,8 +10,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::misses::Misses;
 use super::shared::Shared;
+use crate::agent::pipeline::{Losses, Source};
 use crate::host;
-use crate::pipeline::{Losses, Source};
 
 /// Records as the programs send them, in the order they were reserved.
 pub struct Ring {

@@ -15,9 +15,9 @@ use luo_trace_common::variables::Variable;
 use super::kallsyms::{self, Symbols};
 use super::preflight::VMLINUX_BTF;
 use super::signals::HeldSignals;
-use crate::btf::Btf;
-use crate::decode::Decoder;
+use crate::event::decode::Decoder;
 use crate::event::{Body, Event};
+use crate::image::btf::Btf;
 use crate::journal::Header;
 
 const PROGRAM: &str = "snapshot";

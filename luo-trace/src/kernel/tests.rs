@@ -4,7 +4,7 @@ use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::Hook;
 
 use super::prospects;
-use crate::btf::Btf;
+use crate::image::btf::Btf;
 
 const V6_19: &[u8] = include_bytes!("testdata/v6_19.btf");
 const V7_0: &[u8] = include_bytes!("testdata/v7_0.btf");

@@ -7,8 +7,8 @@ use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VER
 use luo_trace_common::text::Compatible;
 
 use super::scene::Moment;
-use crate::command_line::CommandLine;
 use crate::event::{Body, Event, EventId};
+use crate::image::command_line::CommandLine;
 
 /// Whether an image takes what is preserved into the next kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Place, Places, Policy, Rule, Selection, Sessions, When, lint};
 use crate::model::Severity;
-use crate::written::{instead_of, named, nanoseconds, session_named, shown};
+use crate::text::parse::{instead_of, named, nanoseconds, session_named, shown};
 
 /// No policy is longer, in bytes.
 pub const MAX_FILE: u64 = 1 << 20;

@@ -14,6 +14,7 @@ use crate::model::Severity;
 mod compile;
 mod file;
 mod lint;
+pub mod orders;
 mod replay;
 #[cfg(test)]
 mod tests;

@@ -16,8 +16,8 @@ use luo_trace_common::policy::{
 use luo_trace_common::text::{Comm, SessionName};
 
 use super::{Compiled, Policy, Selection, level};
-use crate::command_line::CommandLine;
 use crate::event::{Body, Event};
+use crate::image::command_line::CommandLine;
 use crate::model::{Coverage, Direction, Model, SessionState};
 
 /// `EPERM` of `include/uapi/asm-generic/errno-base.h` (7.3).

@@ -7,10 +7,10 @@ use luo_trace_common::text::{Compatible, Name, SessionName};
 use super::json::{
     Clock, Durations, File, Finding, Flb, Kernel, Phase, Policy, Report, Session, SessionFate, Stretch, Update, Verdict,
 };
+use crate::chain::case::{Case, Record};
+use crate::chain::timeline::{Axis, Course, Timeline, blackout};
 use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, PolicyLine, SessionLine, Sessions, Span};
-use crate::judge::{Case, Record};
 use crate::model::{Invariant, Status};
-use crate::timeline::{Axis, Course, Timeline, blackout};
 
 impl Report {
     /// The report of a case.
@@ -99,7 +99,7 @@ fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -
         Fate::Aborted => Vec::new(),
         _ => sessions(axis, from, to, nothing),
     };
-    let phase = |phase: &crate::timeline::Phase| Phase {
+    let phase = |phase: &crate::chain::timeline::Phase| Phase {
         name: phase.name(),
         start_ns: short(phase.start),
         duration_ns: phase.duration(),

@@ -5,10 +5,10 @@ use time::OffsetDateTime;
 
 use super::Report;
 use super::json::{self, Durations, File, Flb, Session, Stretch, Update};
-use super::units::{bytes, count, span};
 use crate::chain::Fate;
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
 use crate::model::Severity;
+use crate::text::units::{bytes, count, span};
 
 /// How many updates are told in full: the last ones.
 const UPDATES: usize = 20;

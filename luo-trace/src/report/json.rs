@@ -6,10 +6,10 @@
 
 use serde::Serialize;
 
-use super::units::{count, span};
 use crate::chain::Fate;
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
 use crate::model::{self, Severity};
+use crate::text::units::{count, span};
 
 /// A chain of kernels and the live updates between them.
 #[derive(Clone, Debug, Serialize)]
@@ -139,7 +139,7 @@ pub struct Clock {
 /// One phase, or several that cannot be told apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Phase {
-    /// One of [`crate::timeline::PHASES`], or the first and the last of several with `…` between.
+    /// One of [`crate::chain::timeline::PHASES`], or the first and the last of several with `…` between.
     pub name: String,
     /// When it began.
     pub start_ns: i64,

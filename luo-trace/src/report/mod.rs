@@ -10,7 +10,6 @@ pub mod json;
 mod otlp;
 mod perfetto;
 mod text;
-mod units;
 
 #[cfg(feature = "agent")]
 pub use html::html;
@@ -18,7 +17,6 @@ pub use json::Report;
 pub use otlp::otlp;
 pub use perfetto::perfetto;
 pub use text::{Style, render};
-pub use units::{bytes, count, span};
 
 #[cfg(test)]
 mod tests;

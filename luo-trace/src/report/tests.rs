@@ -18,12 +18,12 @@ use zerocopy::FromZeros;
 
 use super::json::{File, Session, SessionFate, Stretch};
 use super::*;
-use crate::decode::encode;
+use crate::chain::case::Case;
+use crate::chain::timeline::PHASES;
 use crate::event::Body;
+use crate::event::decode::encode;
 use crate::journal::{Clock, Header, HookState, Writer};
-use crate::judge::Case;
 use crate::testing::{IMAGE, MEMFD, Story, memfd, session};
-use crate::timeline::PHASES;
 
 const STYLE: Style = Style {
     colour: false,

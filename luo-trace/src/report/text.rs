@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::Report;
 use super::json::{File, Flb, Kernel, Session, Stretch, Update};
-use super::units::{bytes, count, span};
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
+use crate::text::units::{bytes, count, span};
 
 /// How a report is drawn.
 #[derive(Clone, Copy, Debug)]

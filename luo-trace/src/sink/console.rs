@@ -5,10 +5,10 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use luo_trace_common::policy::Decision;
 
-use crate::errno;
 use crate::event::{Body, Event};
 use crate::model::Finding;
-use crate::report::span;
+use crate::text::errno;
+use crate::text::units::span;
 
 /// Says a sentence to whoever runs luo-trace, on stderr. It goes out in one write: where stdout ends in the same file, the
 /// lines of both stay whole.

@@ -9,7 +9,6 @@ pub mod console;
 pub mod control;
 pub mod journal;
 pub mod metrics;
-pub mod policy;
 pub mod web;
 
 /// A thread that consumes what it is fed.

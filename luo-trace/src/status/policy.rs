@@ -12,8 +12,8 @@ use luo_trace_common::text::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Body, Event};
-use crate::orders::{Span, Standing};
-use crate::report::count;
+use crate::policy::orders::{Span, Standing};
+use crate::text::units::count;
 
 /// How many refusals are remembered.
 const LAST: usize = 20;
@@ -100,7 +100,7 @@ impl Policy {
     /// The same with the orders that stand.
     #[must_use]
     pub fn with(self, standing: &Standing) -> Self {
-        let order = |entry: &crate::orders::Entry| Order {
+        let order = |entry: &crate::policy::orders::Entry| Order {
             until_ns: entry.until_ns,
             since_ns: entry.since_ns,
             uid: entry.uid,

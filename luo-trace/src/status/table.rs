@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
 use super::{File, ImageVerdict, Process, Session, Status};
-use crate::report::{bytes, count, span};
+use crate::text::units::{bytes, count, span};
 
 /// The width of everything.
 const WIDTH: usize = 80;

@@ -21,7 +21,7 @@ pub use story::{IMAGE, MEMFD, Story, memfd, session};
 
 use luo_trace_common::hooks::Hook;
 
-use crate::decode::{Decoder, encode};
+use crate::event::decode::{Decoder, encode};
 use crate::event::{Body, Event};
 use crate::journal::{Clock, Header, HookState, Kexec};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use luo_trace::decode::encode;
+use luo_trace::event::decode::encode;
 use luo_trace::journal::{End, Store, Writer};
 use luo_trace::testing::Flood;
 use wait4::{ResourceUsage, Wait4 as _};

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use luo_trace::judge::Case;
-use luo_trace::timeline::Timeline;
+use luo_trace::chain::case::Case;
+use luo_trace::chain::timeline::Timeline;
 use testbed_guest::clock::Reading;
 
 /// One live update's blackout, in nanoseconds.

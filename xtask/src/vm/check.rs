@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use luo_trace::judge::Case;
+use luo_trace::chain::case::Case;
 use testbed_guest::scenario::Check;
 
 use super::{SERIAL, scenario};

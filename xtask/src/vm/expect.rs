@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use luo_trace::chain::case::Case;
 use luo_trace::journal;
-use luo_trace::judge::Case;
 use luo_trace::model::Status;
 use serde_json::Value;
 use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Verdict};

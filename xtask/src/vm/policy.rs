@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow};
+use luo_trace::chain::case::Case;
 use luo_trace::event::Body;
 use luo_trace::journal;
-use luo_trace::judge::Case;
 use luo_trace::policy::Policy;
 use luo_trace_common::policy::{
     Decision, Mode, Operation, POLICY_LOADED, PolicyDecision, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE, RULES,

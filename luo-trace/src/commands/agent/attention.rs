@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::agent::pipeline::Pipeline;
 use crate::kernel::Ring;
-use crate::pipeline::Pipeline;
 
 /// How long the ring is watched without rest once the machine is about to jump: the jump comes within this time, or not
 /// at all.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Args;
-use crate::carry::Carry;
+use crate::agent::carry::Carry;
+use crate::agent::live::Live;
+use crate::agent::pipeline::{Outputs, Pipeline};
 use crate::journal::Header;
-use crate::live::Live;
-use crate::pipeline::{Outputs, Pipeline};
 
 /// Bringing the journal over a kexec, as far as somebody asked for it.
 pub(super) struct Carrying {

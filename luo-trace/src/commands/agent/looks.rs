@@ -1,7 +1,7 @@
 //! When LUO's lists are walked.
 
+use crate::agent::pipeline::Pipeline;
 use crate::kernel::{Ring, Tracer};
-use crate::pipeline::Pipeline;
 use crate::sink::console::tell;
 
 /// How many ticks to wait at most, after walks over LUO's lists that were disturbed, before the next try.

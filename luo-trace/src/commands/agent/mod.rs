@@ -23,19 +23,19 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::carry::Way;
+use crate::agent::carry::Way;
+use crate::agent::enforcement::Loaded;
+use crate::agent::image_watch::{Look, Target};
+use crate::agent::live::Live;
+use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
 use crate::journal::{Clock, Header};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
-use crate::live::Live;
-use crate::pipeline::Pipeline;
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Refusal, Request};
-use crate::sink::policy::Loaded;
 use crate::sink::web;
-use crate::target::{Look, Target};
 
 use attention::Rest;
 use carrying::Carrying;
@@ -48,7 +48,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Options of `luo-trace agent`.
 #[derive(Debug, Default, ClapArgs)]
 pub struct Args {
-    /// Record everything into DIR/<boot-id>.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
+    /// Record everything into DIR/BOOT-ID.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
     #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
     journal: Option<PathBuf>,
     /// Serve metrics and a page for people at this address

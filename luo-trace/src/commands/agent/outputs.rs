@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Args, Format};
+use crate::agent::live::Live;
+use crate::agent::pipeline::Outputs;
 use crate::journal::serial::Serial;
 use crate::journal::{Header, Tty, Writer};
-use crate::live::Live;
-use crate::pipeline::Outputs;
 use crate::sink::console::{self, tell};
 use crate::sink::control::{Control, Request, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};

@@ -11,17 +11,17 @@ use tokio::sync::{mpsc, oneshot};
 use zerocopy::FromZeros;
 
 use super::super::policy::{left_in_force, read};
+use crate::agent::enforcement::{Brake, Keeper, Loaded, Note, Store};
+use crate::agent::live::Live;
+use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
 use crate::kernel::brake::BrakeError;
 use crate::kernel::{self, Tracer};
-use crate::live::Live;
-use crate::orders::{Answer, Order};
-use crate::pipeline::Pipeline;
+use crate::policy::orders::{Answer, Order};
 use crate::policy::{Compiled, Policy};
 use crate::sink::console::tell;
 use crate::sink::control::Request;
-use crate::sink::policy::{Brake, Keeper, Loaded, Note, Store};
 
 /// Why an agent takes no orders.
 const NO_POLICY: &str = "the agent runs without a policy: start it with --policy FILE";

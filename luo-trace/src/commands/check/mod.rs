@@ -10,10 +10,10 @@ use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
 use super::read_text;
-use crate::checks::{self, Check, Group};
+use crate::chain::case::{Case, Judgement, Outcome, Record};
 use crate::exit::Exit;
+use crate::expect::formats::{self, Check, Group};
 use crate::expect::{Day, Expectations, MAX_FILE};
-use crate::judge::{Case, Judgement, Outcome, Record};
 use crate::model::{Status, Verdict};
 
 mod updates;
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     })?;
     let case = Case::of(&args.journals)?;
     let checks = expectations.check(&case, today(), &text);
-    let result = checks::outcome(&checks);
+    let result = formats::outcome(&checks);
     let mut out = io::stdout().lock();
     match args.format {
         Format::Json => {
@@ -103,11 +103,11 @@ pub fn run(args: &Args) -> Result<Exit> {
                 expected(&mut out, &checks, result)?;
             }
         }
-        Format::Ktap => checks::ktap(&mut out, &checks)?,
-        Format::Junit => checks::junit(&mut out, &checks)?,
+        Format::Ktap => formats::ktap(&mut out, &checks)?,
+        Format::Junit => formats::junit(&mut out, &checks)?,
         Format::Github => {
             let file = args.expect.as_deref().map(|path| path.display().to_string());
-            checks::github(&mut out, &checks, file.as_deref())?;
+            formats::github(&mut out, &checks, file.as_deref())?;
         }
     }
     out.flush()?;

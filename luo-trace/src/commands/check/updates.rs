@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::{shown, table};
+use crate::chain::case::Case;
 use crate::chain::{Basis, Fate, Update};
-use crate::judge::Case;
 use crate::model::Status;
-use crate::report::span;
+use crate::text::units::span;
 
 /// One live update; [`super::run`] says what its keys mean.
 pub(super) fn as_json(update: &Update) -> Value {

@@ -9,7 +9,7 @@ use super::{Format, read_text};
 use crate::exit::Exit;
 use crate::host;
 use crate::kernel::brake;
-use crate::orders::Standing;
+use crate::policy::orders::Standing;
 use crate::policy::{MAX_FILE, Policy};
 use crate::status::policy::Policy as Shown;
 

@@ -9,13 +9,13 @@ use clap::Args as ClapArgs;
 
 use super::super::Socket;
 use super::{Format, left_in_force};
-use crate::client;
+use crate::agent::enforcement::Store;
 use crate::exit::Exit;
 use crate::host;
 use crate::kernel::brake;
-use crate::orders::{Answer, Order};
+use crate::policy::orders::{Answer, Order};
 use crate::sink::console::tell;
-use crate::sink::policy::Store;
+use crate::sink::control::client;
 use crate::status::policy::Policy;
 
 /// Options of `luo-trace policy hold`.
@@ -196,7 +196,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::orders::Standing;
+    use crate::policy::orders::Standing;
 
     fn socket(dir: &tempfile::TempDir) -> Socket {
         Socket {

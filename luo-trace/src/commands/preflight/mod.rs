@@ -11,15 +11,15 @@ use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
 use super::{Format, Socket};
-use crate::client;
 use crate::event::Body;
 use crate::exit::Exit;
 use crate::image::{self, Contents, Formats, ImageError, InUse, Judgement, Outcome, Preserved, Reason, Source};
 use crate::journal::{Header, sources};
 use crate::kernel::preflight::{Obstacle, obstacle};
 use crate::model::Model;
-use crate::report::{bytes, count};
+use crate::sink::control::client;
 use crate::status::Status;
+use crate::text::units::{bytes, count};
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
-use crate::decode::encode;
 use crate::event::Event;
+use crate::event::decode::encode;
 use crate::journal::{End, Writer};
 use crate::status::{File as StatusFile, Flb, Losses, Session};
 use crate::testing::image::Kernel;

@@ -15,10 +15,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::oneshot;
 
 use super::{Socket, agent};
-use crate::client;
+use crate::agent::live::Live;
 use crate::exit::Exit;
-use crate::live::Live;
 use crate::sink::control::Source;
+use crate::sink::control::client;
 use crate::status::Status;
 
 mod view;

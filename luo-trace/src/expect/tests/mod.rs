@@ -4,8 +4,8 @@ use luo_trace_common::text::{Compatible, SessionName};
 
 use super::*;
 use crate::chain::Fate;
-use crate::checks::{self, Answer};
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
+use crate::expect::formats::{self, Answer};
 
 mod stories;
 
@@ -480,7 +480,7 @@ mod promises {
 
     use super::*;
     use crate::chain::Chain;
-    use crate::judge::{Case, Judgement, Record};
+    use crate::chain::case::{Case, Judgement, Record};
     use crate::model::{Coverage, Model};
     use crate::testing::{Story, session};
 
@@ -543,7 +543,7 @@ mod promises {
             (came_back(), Outcome::Violated),
         ] {
             let checks = Expectations::default().check(&case, TODAY, "");
-            assert_eq!(checks::outcome(&checks), wanted);
+            assert_eq!(formats::outcome(&checks), wanted);
             assert_eq!(case.outcome(), wanted);
         }
     }
@@ -602,7 +602,7 @@ mod promises {
         let mut story = Story::new();
         story.orderly().gap().create(session(1, "a"));
         let case = case(&story, 1);
-        let outcome = |text: &str| checks::outcome(&Expectations::parse(text).unwrap().check(&case, TODAY, text));
+        let outcome = |text: &str| formats::outcome(&Expectations::parse(text).unwrap().check(&case, TODAY, text));
         assert_eq!(outcome(""), Outcome::Inconclusive);
         assert_eq!(outcome("allow_loss = true"), Outcome::Held);
         assert_eq!(outcome("allow_loss = true\noutcome = \"none\""), Outcome::Inconclusive);

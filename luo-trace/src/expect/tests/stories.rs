@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::decode::encode;
+use crate::chain::case::Case;
+use crate::event::decode::encode;
 use crate::event::{Body, Event};
 use crate::journal::{End, Writer};
-use crate::judge::Case;
 use crate::testing::{IMAGE, Story, header, memfd, session, with_losses};
 
 /// What everything has to be like.
@@ -87,7 +87,7 @@ impl Disk {
             .filter(|check| check.answer > Answer::Skip)
             .map(|check| format!("{}: {}\n", check.name, check.message))
             .collect();
-        (checks::outcome(&checks), told)
+        (formats::outcome(&checks), told)
     }
 
     #[track_caller]
@@ -354,6 +354,6 @@ fn without_expectations_the_checks_come_to_what_the_case_does() {
     for disk in [good(), one, lost] {
         let case = Case::of(&disk.journals).unwrap();
         let checks = Expectations::default().check(&case, TODAY, "");
-        assert_eq!(checks::outcome(&checks), case.outcome());
+        assert_eq!(formats::outcome(&checks), case.outcome());
     }
 }

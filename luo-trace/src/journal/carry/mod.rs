@@ -22,7 +22,7 @@
 //! the tail past the oldest ones first, is written second, and moves the head last: what lies between the two is always whole.
 //! From the numbers a reader tells how many records were overwritten.
 //!
-//! [`Recorder`] writes it, [`recover`] makes a journal of it again, [`bring_home`] puts that into a directory.
+//! [`Recorder`] writes it, [`recover()`] makes a journal of it again, [`bring_home`] puts that into a directory.
 
 mod home;
 mod recorder;

@@ -5,7 +5,7 @@ use luo_trace_common::text::SessionName;
 use zerocopy::FromZeros;
 
 use super::*;
-use crate::decode::encode;
+use crate::event::decode::encode;
 use crate::event::{Body, Event};
 use crate::journal::{Clock, End, Events, Header, Summary, Writer};
 

@@ -1,6 +1,6 @@
 //! The brake: the programs that refuse, and the policy they refuse by.
 //!
-//! [`Brake::attach`] attaches all of them or none. [`Brake::enforce`] puts a policy in force as a whole: what it consists of is
+//! `Brake::attach` attaches all of them or none. [`Brake::enforce`] puts a policy in force as a whole: what it consists of is
 //! laid down first, then one number tells the programs to go by it, and what the one before it consisted of goes when no
 //! program reads it any more. A decision is by the one policy or by the other.
 
@@ -28,8 +28,8 @@ use super::attach::explain;
 use super::preflight::VMLINUX_BTF;
 use super::shared::Shared;
 use super::signals::HeldSignals;
-use crate::btf::Btf;
 use crate::host;
+use crate::image::btf::Btf;
 use crate::policy::Compiled;
 use gate::Gate;
 use maps::Maps;

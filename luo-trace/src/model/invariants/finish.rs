@@ -179,6 +179,6 @@ fn status(status: i64) -> String {
     match status {
         0 => "that nobody retrieved it".into(),
         1 => "that it was retrieved".into(),
-        other => format!("that its retrieve failed with {}", crate::errno::result(other)),
+        other => format!("that its retrieve failed with {}", crate::text::errno::result(other)),
     }
 }

@@ -186,7 +186,7 @@ pub(super) fn release_finishes(_state: &State, scene: &Scene, court: &mut Court)
     let seen = if p.outcome.is_ok() {
         format!("it was closed without being finished, and held {held}")
     } else {
-        let errno = crate::errno::result(p.outcome.result);
+        let errno = crate::text::errno::result(p.outcome.result);
         format!("closing it failed with {errno}: it is stranded with {held}")
     };
     let (direction, name) = (Direction::Incoming, p.session.name);

@@ -13,11 +13,11 @@ use luo_trace_common::text::Compatible;
 use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::errno;
 use crate::event::{Body, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
 use crate::status::policy::rule_name;
+use crate::text::errno;
 
 /// How many different names of handlers, and of FLBs, get a label of their own.
 pub const NAMES: usize = 64;

@@ -8,13 +8,13 @@ use luo_trace_common::events::FileCall;
 use luo_trace_common::policy::{Aspect, ImageFile, Selected, Verdict};
 
 use super::*;
-use crate::decode::encode;
+use crate::agent::enforcement::{Brake, Loaded};
+use crate::chain::case::{Judgement, judge};
+use crate::event::decode::encode;
 use crate::journal::{Events, Reader, Store, Writer};
-use crate::judge::{Judgement, judge};
 use crate::model::Finding;
 use crate::policy::{Compiled, Policy};
 use crate::sink::journal::JournalSink;
-use crate::sink::policy::{Brake, Loaded};
 use crate::sink::web;
 use crate::testing::{Deed, Fault, Flood, Plan, Story, memfd, session};
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::orders::{Answer, Order};
+use crate::policy::orders::{Answer, Order};
 use crate::sink::control::Form;
 use crate::status::Status;
 

@@ -15,10 +15,10 @@ use luo_trace_common::policy::{
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
 
+use crate::agent::live::Live;
 use crate::event::{Body, Event};
-use crate::live::Live;
 use crate::model::Finding;
-use crate::orders::{Answer, Order, Standing, Taken};
+use crate::policy::orders::{Answer, Order, Standing, Taken};
 use crate::policy::{Circumstances, Compiled, Policy, level};
 use crate::status::policy::{Policy as Shown, Refusal};
 
@@ -369,7 +369,7 @@ impl Keeper {
     }
 
     fn tell_orders(&mut self) {
-        let until = |order: &Option<_>| order.as_ref().map_or(0, crate::orders::Entry::until);
+        let until = |order: &Option<_>| order.as_ref().map_or(0, crate::policy::orders::Entry::until);
         let (held, allowed) = (until(&self.standing.hold), until(&self.standing.allowance));
         if let Ok(brake) = &mut self.brake {
             brake.order(held, allowed);

@@ -1,5 +1,7 @@
 //! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
 
+pub mod owners;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,7 +9,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{Context, Result};
 
 use crate::journal::{Clock, Header, Kexec};
-use crate::owners;
 use crate::status::Facts;
 
 /// The header of a journal that begins now; the hooks are the agent's to fill in.

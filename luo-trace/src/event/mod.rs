@@ -1,5 +1,7 @@
 //! An event as the rest of the agent knows it: checked, typed, and the same whether it came live or from a journal.
 
+pub mod decode;
+
 use std::fmt;
 
 use luo_trace_common::events::{
@@ -593,7 +595,7 @@ impl Serialize for Event {
             map.serialize_entry(key, &value)?;
         }
         if let Some(outcome) = self.outcome() {
-            map.serialize_entry("result", &crate::errno::result(outcome.result))?;
+            map.serialize_entry("result", &crate::text::errno::result(outcome.result))?;
             if outcome.duration > 0 {
                 map.serialize_entry("duration_ns", &outcome.duration)?;
             }

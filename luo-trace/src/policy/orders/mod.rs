@@ -4,6 +4,7 @@
 //! Pure: the time is handed in, and the form in which orders outlive an agent is text. All times are nanoseconds of
 //! `CLOCK_MONOTONIC`, which is why another boot's orders are void.
 
+use core::time::Duration;
 use std::fmt;
 
 use humantime::format_duration;
@@ -361,9 +362,9 @@ pub struct Span(pub u64);
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = std::time::Duration::from_nanos(self.0);
+        let exact = Duration::from_nanos(self.0);
         // What is left of a time is told in seconds.
-        let seconds = std::time::Duration::from_secs(self.0.div_ceil(SECOND));
+        let seconds = Duration::from_secs(self.0.div_ceil(SECOND));
         let shown = if exact.as_secs() == 0 { exact } else { seconds };
         format_duration(shown).fmt(f)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::carry::Mapping;
+use crate::agent::carry::Mapping;
 use crate::event::Event;
 use crate::journal::carry::Recorder;
 use crate::model::Finding;

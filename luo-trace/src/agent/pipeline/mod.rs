@@ -13,16 +13,16 @@ use anyhow::Result;
 use luo_trace_common::events::{Header as EventHeader, Kind, SNAPSHOT_CHANGED};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use crate::carry::Namesake;
-use crate::decode::{self, Decoder};
+use crate::agent::carry::Namesake;
+use crate::agent::enforcement::{Keeper, Note};
+use crate::agent::image_watch::{Look, Target};
+use crate::agent::live::Live;
+use crate::event::decode::{self, Decoder};
 use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Formats;
 use crate::journal::End;
-use crate::live::Live;
 use crate::sink::journal::Records;
-use crate::sink::policy::{Keeper, Note};
-use crate::target::{Look, Target};
 
 use outputs::Line;
 pub use outputs::Outputs;

@@ -11,6 +11,8 @@
 //! Who gives an order is what the kernel says of the other end of the connection.
 //! A reader of events that is too slow loses lines and is told how many; it never slows the agent down.
 
+pub mod client;
+
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::future::Future;
@@ -33,7 +35,7 @@ use futures_util::stream;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::orders::{Answer, Order};
+use crate::policy::orders::{Answer, Order};
 use crate::status::Status;
 
 /// Where the socket lies unless told otherwise.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::orders::{LONGEST_KEPT, Standing};
+use crate::policy::orders::{LONGEST_KEPT, Standing};
 
 /// The file of the agent whose socket is at some path.
 #[derive(Clone, Debug)]
@@ -100,7 +100,7 @@ mod tests {
     use luo_trace_common::policy::Mode;
 
     use super::*;
-    use crate::orders::Order;
+    use crate::policy::orders::Order;
 
     fn held() -> Standing {
         let mut standing = Standing::default();

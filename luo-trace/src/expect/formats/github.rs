@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Answer, Check, outcome};
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
 
 /// Writes an error for each check that failed and a warning for each that cannot be told, and one line to sum up. `file` is
 /// the file of expectations, which the annotations of its checks point into.

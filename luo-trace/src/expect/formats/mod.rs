@@ -16,7 +16,7 @@ pub use ktap::ktap;
 
 use serde::Serialize;
 
-use crate::judge::Outcome;
+use crate::chain::case::Outcome;
 
 /// One thing that was checked. Its JSON form is stable: `group`, `name`, `answer`, `message`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -314,7 +314,7 @@ mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
-    use crate::decode::encode;
+    use crate::event::decode::encode;
     use crate::journal::{End, HookState, Writer};
 
     const DONE: Plain = Plain {

@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_function_keeps_its_id_where_nothing_else_is_left() {
         // Given type information with structures and functions, of which one function is kept,
-        let blob = include_bytes!("kernel/testdata/v7_1.btf");
+        let blob = include_bytes!("../kernel/testdata/v7_1.btf");
         let whole = Btf::parse(blob).expect("parses");
         let small = whole.only_functions(["memfd_luo_preserve", "no_such_function"]);
         // then that one is found under the same id, and there is nothing else.

@@ -17,8 +17,8 @@ use luo_trace_common::OWN_SESSION;
 
 use crate::journal::carry::{Home, Recorder, bring_home, recover};
 use crate::journal::{Header, Reader};
-use crate::report::count;
 use crate::sink::console::tell;
+use crate::text::units::count;
 
 mod device;
 mod fdstore;

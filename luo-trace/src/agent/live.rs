@@ -12,11 +12,11 @@ use crate::host;
 use crate::image::Preserved;
 use crate::journal::{Header, HookState};
 use crate::model::{Direction, Finding, Model, SessionState};
-use crate::orders::{Entry, Standing};
-use crate::report::bytes;
+use crate::policy::orders::{Entry, Standing};
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
 use crate::status::{self, Digest, Losses, Status, table};
+use crate::text::units::bytes;
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;

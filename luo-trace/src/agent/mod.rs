@@ -1,0 +1,7 @@
+//! The agent that runs on a host: what it does with events, and what it keeps the host by.
+
+pub mod carry;
+pub mod enforcement;
+pub mod image_watch;
+pub mod live;
+pub mod pipeline;
