@@ -1,6 +1,7 @@
 //! An event as the rest of the agent knows it: checked, typed, and the same whether it came live or from a journal.
 
 pub mod decode;
+pub mod source;
 
 use std::fmt;
 

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::misses::Misses;
 use super::shared::Shared;
-use crate::agent::pipeline::{Losses, Source};
+use crate::event::source::{Losses, Source};
 use crate::host;
 
 /// Records as the programs send them, in the order they were reserved.

@@ -15,6 +15,7 @@ use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 
 pub mod policy;
+mod preserved;
 pub mod table;
 
 /// The rate of operations is taken over this many whole seconds.

@@ -18,6 +18,7 @@ use crate::agent::enforcement::{Keeper, Note};
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
 use crate::event::decode::{self, Decoder};
+use crate::event::source::{Losses, Source};
 use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Formats;
@@ -29,26 +30,6 @@ pub use outputs::Outputs;
 
 /// How many records are judged at a time.
 const BATCH: usize = 1024;
-
-/// Where records come from, in their order.
-pub trait Source {
-    /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
-    fn take(&mut self, limit: usize, consume: impl FnMut(&[u8])) -> usize;
-
-    /// What was lost until now.
-    fn losses(&mut self) -> Losses;
-}
-
-/// What never became a record, since the source began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// Events for which there was no room: later records tell of them, too.
-    pub dropped: u64,
-    /// Programs that the kernel skipped: no record tells of them.
-    pub missed: u64,
-    /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub at: u64,
-}
 
 /// Decodes, judges and hands on.
 pub struct Pipeline {

@@ -1,0 +1,21 @@
+//! Where records come from, and what never became one.
+
+/// Where records come from, in their order.
+pub trait Source {
+    /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
+    fn take(&mut self, limit: usize, consume: impl FnMut(&[u8])) -> usize;
+
+    /// What was lost until now.
+    fn losses(&mut self) -> Losses;
+}
+
+/// What never became a record, since the source began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events for which there was no room: later records tell of them, too.
+    pub dropped: u64,
+    /// Programs that the kernel skipped: no record tells of them.
+    pub missed: u64,
+    /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
