@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be read fails the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +67,98 @@ fn uses(code: &str, word: &str) -> bool {
                 .split(',')
                 .any(|item| item.trim().split("::").next() == Some(module))
         })
+}
+
+/// The rooms of the library, from the ground up, and the rooms that each may import: only such as stand above it in this table.
+const ROOMS: [(&str, &[&str]); 18] = [
+    ("exit", &[]),
+    ("text", &[]),
+    ("event", &["text"]),
+    ("image", &[]),
+    ("model", &["event", "image", "text"]),
+    ("journal", &["event", "model"]),
+    ("testing", &["event", "journal"]),
+    ("policy", &["event", "image", "model", "text"]),
+    ("status", &["event", "image", "journal", "model", "policy", "text"]),
+    ("chain", &["event", "journal", "model", "status", "text"]),
+    ("expect", &["chain", "model", "text"]),
+    ("report", &["chain", "model", "text"]),
+    ("host", &["journal", "status"]),
+    ("kernel", &["event", "host", "image", "journal", "policy"]),
+    ("sink", &["event", "journal", "model", "policy", "status", "text"]),
+    (
+        "agent",
+        &[
+            "event", "host", "image", "journal", "model", "policy", "sink", "status", "text",
+        ],
+    ),
+    (
+        "commands",
+        &[
+            "agent", "chain", "event", "exit", "expect", "host", "image", "journal", "kernel", "model", "policy",
+            "report", "sink", "status", "text",
+        ],
+    ),
+    ("main", &["commands", "exit"]),
+];
+
+/// The code of a file without its tests, which may know every room.
+fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+}
+
+/// The rooms that code imports: what follows `crate::`, alone or in a group.
+fn imports(code: &str) -> BTreeSet<String> {
+    let named = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let mut rooms = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        match rest.strip_prefix('{').and_then(|group| group.split('}').next()) {
+            Some(group) => rooms.extend(group.split(',').map(|item| named(item.trim()))),
+            None => _ = rooms.insert(named(rest)),
+        }
+    }
+    rooms.remove("");
+    rooms
+}
+
+/// Whether a file has nothing but tests in it.
+fn is_of_tests(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
+}
+
+#[test]
+fn every_room_imports_only_rooms_that_stand_below_it() {
+    let floor = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
+    let mut broken = Vec::new();
+    for (height, (room, allowed)) in ROOMS.iter().enumerate() {
+        for below in *allowed {
+            assert!(
+                floor(below).is_some_and(|floor| floor < height),
+                "{room} may not import {below}: it is no lower room"
+            );
+        }
+        let sources = sources(&format!("luo-trace/src/{room}"));
+        let files = sources.iter().filter(|source| !is_of_tests(&source.path));
+        for source in files {
+            let imported = imports(without_tests(&source.code));
+            let wrong = imported
+                .iter()
+                .filter(|other| other != room && !allowed.contains(&other.as_str()));
+            broken.extend(wrong.map(|other| format!("{} imports {other}", source.path.display())));
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_room_of_the_library_stands_in_the_table() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let rooms = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let rooms: BTreeSet<_> = rooms.chain(["main"]).collect();
+    let table: BTreeSet<_> = ROOMS.iter().map(|(room, _)| *room).collect();
+    assert_eq!(rooms, table);
 }
 
 const IMPURE: [&str; 7] = [
@@ -139,4 +232,7 @@ fn the_reader_of_imports_sees_what_it_should() {
     assert!(!uses("use crate::aya_free;", "aya"));
     assert!(!uses("use std::fmt;", "std::fs"));
     assert!(!uses("let model_aya = 1;", "aya"));
+    let rooms = imports("use crate::event::Event;\nuse crate::{host, text::errno};\nlet x = crate::model::X;");
+    assert_eq!(rooms, ["event", "host", "model", "text"].map(str::to_owned).into());
+    assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\nuse crate::b;"), "a\n");
 }
