@@ -1,7 +1,8 @@
 //! The table of hooks: which kernel functions are traced, by which programs, and what each needs.
 //!
-//! Attach order, `luo-trace hooks`, `luo-trace doctor`, metric labels and the README's table come from here. The programs
-//! themselves are written by hand, one file per family, in `luo-trace-ebpf`; each is named here exactly once.
+//! Attach order, `luo-trace hooks`, `luo-trace doctor`, metric labels and the table in `luo-trace/docs/hooks.md` come from
+//! here. The programs themselves are written by hand, one file per family, in `luo-trace-ebpf`; each is named here exactly
+//! once.
 
 use crate::fields::Field;
 use crate::variables::Variable;
@@ -178,7 +179,7 @@ hooks! {
         enter: Some("session_serialize_enter"), exit: Some("session_serialize"),
         attach: function(&["luo_session_serialize"], 0), fields: [];
 
-    /// Somebody opens the device.
+    /// The device is opened.
     DeviceOpen "device-open" Session Optional
         enter: Some("device_open_enter"), exit: Some("device_open"),
         attach: function(&["luo_open"], 2), fields: [];

@@ -149,26 +149,6 @@ fn target(hook: Hook) -> String {
 mod tests {
     use super::*;
 
-    /// The table as the README has it.
-    fn markdown() -> String {
-        let rows = Hook::ALL.iter().map(|&hook| {
-            let (id, family, need) = (hook.id(), hook.family().name(), need(hook));
-            format!(
-                "| `{id}` | {family} | {need} | `{}` | {} |\n",
-                target(hook),
-                hook.doc().trim()
-            )
-        });
-        let head = "| hook | family | need | kernel function | what it tells |\n|---|---|---|---|---|\n";
-        std::iter::once(head.to_owned()).chain(rows).collect()
-    }
-
-    #[test]
-    fn the_readme_has_this_table() {
-        let readme = include_str!("../../../README.md");
-        assert!(readme.contains(&markdown()), "put this into README.md:\n{}", markdown());
-    }
-
     fn report(state: HookState) -> Report {
         let id = Hook::FlbCallback.id().into();
         Report::new(Hook::FlbCallback, &[HookState { id, ..state }])

@@ -102,7 +102,7 @@ metrics! {
     update_number: IntGaugeVec = "luo_update_number" [] "Number of the live update that brought this kernel; 0 after a cold boot.";
     invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown.";
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
-    incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that nobody has taken yet.";
+    incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that are still to be retrieved.";
     oldest_pending: GaugeVec = "luo_incoming_oldest_pending_seconds" [] "How long the oldest of them has waited: since this kernel booted, or 0 where none waits.";
     image_verdict: IntGaugeVec = "luo_image_verdict" ["verdict"] "What is known of the image that is loaded: 1 for one of none, pending, carries, loses, panics or unknown, 0 for the others.";
     policy_mode: IntGaugeVec = "luo_policy_mode" ["mode"] "What policy does: 1 for off, audit or enforce, 0 for the other two; off without a policy.";
