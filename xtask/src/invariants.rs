@@ -27,11 +27,19 @@ pub(crate) struct Args {
 /// # Errors
 /// A scenario's file is wrong, or the README cannot be written.
 pub(crate) fn command(args: &Args) -> Result<()> {
-    let table = table(&scenario::all()?);
-    if !args.write {
-        print!("{table}");
-        return Ok(());
+    if args.write {
+        return write();
     }
+    print!("{}", table(&scenario::all()?));
+    Ok(())
+}
+
+/// Puts the table where it belongs.
+///
+/// # Errors
+/// A scenario's file is wrong, or the README cannot be written.
+pub(crate) fn write() -> Result<()> {
+    let table = table(&scenario::all()?);
     let path = readme();
     let context = || format!("cannot bring {} up to date", path.display());
     let text = fs::read_to_string(&path).with_context(context)?;

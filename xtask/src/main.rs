@@ -6,6 +6,7 @@ mod cache;
 mod check;
 mod dashboards;
 mod demo;
+mod docs;
 mod fuzz;
 mod invariants;
 mod kernel;
@@ -40,6 +41,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Have luo-trace judge real kernels before they are loaded, and files that are none
     Preflight(kernel::Args),
+    /// Check the documents, or bring their tables up to date
+    Docs(docs::Args),
     /// Which scenario has a real kernel break which invariant
     Invariants(invariants::Args),
     /// Run everything that must hold and needs no virtual machine
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Preflight(args) => preflight::command(args),
+        Verb::Docs(args) => docs::command(&args),
         Verb::Invariants(args) => invariants::command(&args),
         Verb::Check(args) => check::command(&args),
         Verb::Test(args) => test::command(&args),
