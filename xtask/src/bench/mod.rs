@@ -40,7 +40,7 @@ enum What {
 /// How a table is printed.
 #[derive(clap::Args, Clone, Debug)]
 struct Print {
-    /// Print the table in Markdown, as the README has it
+    /// Print the table in Markdown, as `luo-trace/docs/costs.md` has it
     #[arg(long, conflicts_with = "programs")]
     markdown: bool,
     /// Print as well what each BPF program takes: where the time goes
