@@ -1,7 +1,7 @@
 //! Builds the eBPF programs and hands the object to the agent, which carries it in its binary.
 //!
 //! Without the BPF toolchain a debug build goes on without programs, so that `cargo test` works anywhere; a release build,
-//! which somebody may want to run, stops and says what to do.
+//! which a user may want to run, stops and says what to do.
 
 use std::env;
 use std::ffi::OsString;

@@ -53,7 +53,7 @@ kinds! {
     4 SessionDeserialize(Plain) "session-deserialize";
     /// `luo_session_serialize` returned: after a success every session is frozen.
     5 SessionSerialize(Plain) "session-serialize";
-    /// `luo_open` returned: somebody opened `/dev/liveupdate`, or was refused.
+    /// `luo_open` returned: a process opened `/dev/liveupdate`, or was refused.
     6 DeviceOpen(Plain) "device-open";
     /// `luo_release` returned: `/dev/liveupdate` was closed.
     7 DeviceRelease(Plain) "device-release";
@@ -560,7 +560,7 @@ pub struct SnapshotSession {
     pub session: SessionRef,
     /// [`OUTGOING`] or [`INCOMING`].
     pub direction: u32,
-    /// 1: incoming, and somebody has retrieved it.
+    /// 1: incoming, and a process has retrieved it.
     pub retrieved: u32,
     /// The kernel's own count of its files.
     pub files: u64,
@@ -576,7 +576,7 @@ pub struct SnapshotFile {
     pub token: u64,
     /// Its handler's compatible string.
     pub handler: Compatible,
-    /// The open file; all zero for one that nobody has retrieved yet.
+    /// The open file; all zero for one that no process has retrieved yet.
     pub object: Object,
     /// The handler's serialized data.
     pub data: u64,
@@ -630,13 +630,13 @@ pub struct SnapshotLink {
 pub const SNAPSHOT_CHANGED: u32 = 1;
 /// [`SnapshotEnd::flags`]: something could not be read, and is missing.
 pub const SNAPSHOT_INCOMPLETE: u32 = 2;
-/// [`SnapshotEnd::flags`]: the previous kernel's sessions lie in memory that nobody has read in yet: nothing is known of
+/// [`SnapshotEnd::flags`]: the previous kernel's sessions lie in memory that no process has read in yet: nothing is known of
 /// incoming sessions.
 pub const SNAPSHOT_INCOMING_UNREAD: u32 = 4;
 
 /// A walk is over.
 ///
-/// Without [`SNAPSHOT_CHANGED`] nobody was changing sessions or files when it ended. An operation that began before this
+/// Without [`SNAPSHOT_CHANGED`] no task was changing sessions or files when it ended. An operation that began before this
 /// event and whose own event comes after it is either wholly in what was found, or not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -679,7 +679,7 @@ pub struct ArrivedFile {
 
 /// [`Arrival::flags`]: everything that the previous kernel says is there was read: nothing is missing from what was found.
 pub const ARRIVAL_WHOLE: u32 = 1;
-/// [`Arrival::flags`]: somebody opened the device before, so that the memory was given back: nothing was looked at.
+/// [`Arrival::flags`]: a process opened the device before, so that the memory was given back: nothing was looked at.
 pub const ARRIVAL_TOO_LATE: u32 = 2;
 /// [`Arrival::flags`]: the previous kernel handed nothing over to LUO.
 pub const ARRIVAL_NOTHING: u32 = 4;

@@ -124,7 +124,7 @@ choices! {
         4 FilesOver "files-over";
         /// An invariant of at least this severity is violated.
         5 InvariantViolated "invariant-violated";
-        /// There are incoming sessions that nobody has finished.
+        /// There are incoming sessions that no process has finished.
         6 IncomingUnfinished "incoming-unfinished";
         /// An operator holds the host.
         7 Held "held";
@@ -134,7 +134,7 @@ choices! {
 
     /// What a policy does at all (`mode`).
     Mode {
-        /// Nothing: nobody is asked.
+        /// Nothing: no program is asked.
         0 Off "off";
         /// It counts and tells what it would refuse.
         1 Audit "audit";

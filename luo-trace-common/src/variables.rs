@@ -47,7 +47,7 @@ variables! {
     KhoIn "kho_in";
     /// Where the array of all `struct page` begins, `arch/x86/kernel/head64.c` (7.3).
     PageMap "vmemmap_base";
-    /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): whoever changes sessions or files holds it for reading.
+    /// `struct rw_semaphore`, `kernel/liveupdate/luo_session.c` (7.3): a task that changes sessions or files holds it for reading.
     SessionsInUse "luo_session_serialize_rwsem";
     /// How fast the CPU's counter runs, in kHz, `arch/x86/kernel/tsc.c` (7.3).
     CounterRate "tsc_khz";

@@ -1,4 +1,4 @@
-//! What the previous kernel left for LUO, as it lies in memory until somebody opens the device: a walk on the agent's demand.
+//! What the previous kernel left for LUO, as it lies in memory until a process opens the device: a walk on the agent's demand.
 //!
 //! LUO keeps sessions in blocks, each a header and records behind it, that a list of its own leads to; the blocks of a
 //! session's files are linked by physical addresses (`kernel/liveupdate/kho_block.c`, 7.2 and 7.3). How far physical addresses

@@ -152,7 +152,7 @@ fn query(what: u32) -> u64 {
 /// Adds one atomically and gives the value before. The target's `AtomicU64` lacks what BPF has had since Linux 5.12.
 ///
 /// # Safety
-/// `counter` is valid for reads and writes, and everybody writes it through this function.
+/// `counter` is valid for reads and writes, and every process writes it through this function.
 #[inline(always)]
 pub unsafe fn add_one(counter: *mut u64) -> u64 {
     // SAFETY: as the caller promises.

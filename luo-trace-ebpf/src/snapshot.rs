@@ -353,7 +353,7 @@ pub fn incoming_is_active() -> bool {
     active.is_some_and(|active| active != 0)
 }
 
-/// Whether the previous kernel sent sessions that nobody has read in. They are read in at the first open of the device, which
+/// Whether the previous kernel sent sessions that no process has read in. They are read in at the first open of the device, which
 /// leaves `active` as it is and takes the blocks down.
 #[inline(always)]
 pub fn incoming_is_unread() -> bool {
@@ -369,7 +369,7 @@ pub fn incoming_is_unread() -> bool {
     }
 }
 
-/// Whether somebody is changing sessions or files now. LUO's operations hold this semaphore for reading; its writer is
+/// Whether a process is changing sessions or files now. LUO's operations hold this semaphore for reading; its writer is
 /// `luo_session_serialize`, which keeps it for good and changes no list.
 #[inline(always)]
 fn somebody_is_at_it() -> bool {

@@ -133,7 +133,7 @@ fn series(metrics: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Serves `metrics` to whoever asks, until this process ends.
+/// Serves `metrics` to every client, until this process ends.
 fn serve(metrics: Arc<str>) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
     let address = listener.local_addr().context("cannot listen on loopback")?;
@@ -180,7 +180,7 @@ impl Prometheus {
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
         let log = File::create(dir.join("log")).context("cannot write Prometheus' log")?;
         // Prometheus does not tell which port it got for 0, so a free one is found for it. On a loopback address of this process's own
-        // nobody else takes it meanwhile.
+        // no other process takes it meanwhile.
         let own = Ipv4Addr::from_bits(0x7f80_0000 | std::process::id());
         let free = TcpListener::bind((own, 0)).and_then(|listener| listener.local_addr());
         let address = free.context("no free port on loopback")?;

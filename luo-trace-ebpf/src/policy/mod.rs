@@ -143,7 +143,7 @@ fn file(ctx: &LsmContext) -> Trusted {
     Trusted(ctx.arg(0))
 }
 
-/// Whether that file is a session's, which nobody can make another look like.
+/// Whether that file is a session's, which no process can make another look like.
 #[inline(always)]
 fn is_session(ctx: &LsmContext) -> bool {
     let operations = Address::of(Variable::SessionOps).map(|operations| operations.0);

@@ -98,7 +98,7 @@ fn is_own(session: Address) -> bool {
     (0..OWN).all(|i| name[i] == OWN_SESSION.as_bytes().get(i).copied().unwrap_or(0))
 }
 
-/// Whether there are incoming sessions that nobody has finished. `incoming` is room to work in.
+/// Whether there are incoming sessions that no process has finished. `incoming` is room to work in.
 #[inline(always)]
 pub fn incoming_is_unfinished(incoming: &mut Count) -> Option<bool> {
     if incoming_is_unread() {

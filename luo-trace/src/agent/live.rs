@@ -1,6 +1,6 @@
-//! What the agent knows at this moment, for whoever asks at its port.
+//! What the agent knows at this moment, for clients at its port.
 //!
-//! One task writes, between two waits for the ring; readers come in between, so nobody ever waits long for the lock.
+//! One task writes, between two waits for the ring; readers come in between, so no reader waits long for the lock.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -124,7 +124,7 @@ impl Live {
         }
     }
 
-    /// The journal is not carried over a kexec, and why; `None`: it is, or nobody asked.
+    /// The journal is not carried over a kexec, and why; `None`: it is, or no option asked for it.
     pub fn set_carry_trouble(&self, trouble: Option<String>) {
         self.state().carry_trouble = trouble;
     }
@@ -150,7 +150,7 @@ impl Live {
         self.state().policy()
     }
 
-    /// Shows the model to whoever keeps something up to date by it.
+    /// Shows the model to what is kept up to date by it.
     pub fn with_model<T>(&self, look: impl FnOnce(&Model) -> T) -> T {
         look(&self.state().model)
     }
@@ -230,7 +230,7 @@ impl web::Source for Live {
     }
 
     fn ready(&self) -> Result<(), String> {
-        // There is nobody to ask before the hooks are attached: the port is opened after that.
+        // No agent can be asked before the hooks are attached: the port is opened after that.
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::model::{Invariant, SETTLE_NS, Subject};
 
 const ACCOUNTED: Invariant = Invariant::KexecFilesAccounted;
 
-/// Of an update so many files are told one by one that nobody brought back; of the rest only the number.
+/// Of an update so many files are told one by one that no process brought back; of the rest only the number.
 const MOST_UNCLAIMED: usize = 256;
 
 /// How many files of an update came to which end.
@@ -30,7 +30,7 @@ pub struct Files {
     pub unknown: u64,
 }
 
-/// A file that arrived and that nobody brought back.
+/// A file that arrived and that no process brought back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unclaimed {
     /// Its session.
@@ -67,7 +67,7 @@ impl Boot {
     }
 }
 
-/// What became of the files that arrived in a boot: how many of each, and the first of those that nobody brought back.
+/// What became of the files that arrived in a boot: how many of each, and the first of those that no process brought back.
 pub(super) fn unclaimed(boot: &Boot) -> (Files, Vec<Unclaimed>) {
     let (mut files, mut unclaimed) = (Files::default(), Vec::new());
     let since = boot.arrived_at();
@@ -103,7 +103,7 @@ impl Files {
     }
 }
 
-/// Every file that arrives is retrieved and finished, finished as it was, or still there. What nobody asked for is told by
+/// Every file that arrives is retrieved and finished, finished as it was, or still there. What no process asked for is told by
 /// [`unclaimed`]; broken is this where a file is gone and nothing finished it, or its kernel left without it.
 pub(super) fn files(crossing: &Crossing, ledger: &mut Ledger) {
     let Some(to) = crossing.to else {
@@ -157,7 +157,7 @@ fn gone(to: &Place, session: &SessionLine) -> Option<Breach> {
     })
 }
 
-/// The kernel left by another live update while nobody had asked for files of the session.
+/// The kernel left by another live update while no process had asked for files of the session.
 fn left_behind(to: &Place, session: &SessionLine) -> Option<Breach> {
     let boot = to.boot;
     let lost = |(_, file): &(&u64, &FileLine)| boot.fate(session, file) == Some(FileFate::Lost);

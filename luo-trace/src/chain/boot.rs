@@ -95,7 +95,7 @@ pub struct Boot {
     pub handlers: Vec<Compatible>,
     /// The attempts at `reboot(LINUX_REBOOT_CMD_KEXEC)`, in their order.
     pub attempts: Vec<Attempt>,
-    /// What the previous kernel left, where somebody looked before it was read in.
+    /// What the previous kernel left, where an agent looked before it was read in.
     pub arrival: Option<Arrival>,
     /// What LUO's operations did to preserved memory, where `--kho keys` counted it.
     pub pages: Pages,
@@ -121,7 +121,7 @@ pub(crate) struct Known {
     pub(crate) outgoing: bool,
     /// All incoming sessions that were read in, ended ones too.
     pub(crate) incoming: bool,
-    /// At some time nobody had read in what came.
+    /// At some time no process had read in what came.
     pub(crate) unread: bool,
     /// When a session was last read in.
     pub(crate) reading: u64,

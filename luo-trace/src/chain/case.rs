@@ -19,7 +19,7 @@ pub struct Judgement {
     pub header: Header,
     /// What the journal held besides its events.
     pub summary: Summary,
-    /// How many runs of an agent it holds. Each is judged by itself, since nobody looked between them.
+    /// How many runs of an agent it holds. Each is judged by itself, since no agent ran between them.
     pub runs: u64,
     /// Whether the record ends in the jump to the next kernel, as far as can be seen from this side.
     pub departed: bool,
@@ -288,7 +288,7 @@ impl Judgement {
         }
         if self.runs > 1 {
             doubts.push(format!(
-                "the agent ran {} times, and nobody looked in between",
+                "the agent ran {} times, and no agent ran in between",
                 self.runs
             ));
         }

@@ -300,7 +300,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
     }
 }
 
-/// Where nobody looked at what came before it was read in, what a state is brought back from shows its data.
+/// Where no agent looked at what came before it was read in, what a state is brought back from shows its data.
 fn as_restored(attempt: &Attempt, to: Place, ledger: &mut Ledger) {
     for left in &attempt.flbs {
         match to.boot.flb_data.get(&left.name) == Some(&left.data) {

@@ -28,7 +28,7 @@ pub struct SessionLine {
     pub arrived: bool,
     /// How many files it has by the kernel's own word, where that was told.
     pub says: Option<u64>,
-    /// Whether [`SessionLine::files`] are all of its files. Before somebody lists them, files of an incoming session are known
+    /// Whether [`SessionLine::files`] are all of its files. Before a walk lists them, files of an incoming session are known
     /// only once they are asked for.
     pub listed: bool,
     /// When it was asked for and handed out here.
@@ -86,7 +86,7 @@ pub enum FileFate {
     Finished,
     /// Retrieved, and not finished when the record ends.
     Retrieved,
-    /// Finished, and nobody had retrieved it: what it held is gone.
+    /// Finished, and no process had retrieved it: what it held is gone.
     Unclaimed,
     /// Neither retrieved nor finished when the record ends.
     Pending,

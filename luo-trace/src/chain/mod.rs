@@ -69,11 +69,11 @@ pub struct Update {
     /// What says that the one boot followed the other; `None` where there are not two.
     pub basis: Option<Basis>,
     /// Whether the one boot began so soon after the other left, by the wall clock, that no other can have been in between.
-    /// After a cold boot that nobody watched numbers begin anew, and may seem to go on. True where there are not two.
+    /// After a cold boot without a record numbers begin anew, and may seem to go on. True where there are not two.
     pub direct: bool,
     /// What became of the files that arrived.
     pub files: Files,
-    /// The first files that arrived and that nobody brought back: finished as they were, or pending. That is for who runs
+    /// The first files that arrived and that no process brought back: finished as they were, or pending. That is for who runs
     /// the host to judge, and breaks no promise of the kernel's.
     pub unclaimed: Vec<Unclaimed>,
 }

@@ -41,7 +41,7 @@ enum Format {
 pub fn run(args: &Args) -> Result<Exit> {
     let states = match client::status(&args.socket.path) {
         Ok(Some(status)) => status.hooks,
-        // Whoever may not ask the agent may read the same from the kernel.
+        // A user who may not ask the agent may read the same from the kernel.
         Ok(None) | Err(_) => prospects(),
     };
     let rows: Vec<Report> = Hook::ALL.iter().map(|&hook| Report::new(hook, &states)).collect();

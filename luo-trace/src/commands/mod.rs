@@ -93,7 +93,7 @@ struct Socket {
     path: PathBuf,
 }
 
-/// The text of a file that somebody wrote for us. `what` is what it should be, as in "a policy".
+/// The text of a file that a user wrote for us. `what` is what it should be, as in "a policy".
 fn read_text(path: &Path, most: u64, what: &str) -> Result<String> {
     let context = || format!("cannot read {what} from {}", path.display());
     let mut bytes = Vec::new();

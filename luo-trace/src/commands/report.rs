@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     match &args.output {
         Some(path) => write(path, text.as_bytes())?,
         None => match io::stdout().lock().write_all(text.as_bytes()) {
-            // Whoever reads has seen enough.
+            // The reader has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             result => result.context("cannot write to stdout")?,
         },
@@ -82,7 +82,7 @@ fn pretty(value: &impl serde::Serialize) -> Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
-/// Writes a file as a whole: whoever reads it sees the old one or the new one. What is no plain file is written as it is.
+/// Writes a file as a whole: a reader sees the old one or the new one. What is no plain file is written as it is.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     let there = fs::metadata(path);

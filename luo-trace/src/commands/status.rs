@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         },
     };
     match print(&mut BufWriter::new(io::stdout().lock()), &status, args.format) {
-        // Whoever reads has seen enough.
+        // The reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Held),
         result => Ok(result.map(|()| Exit::Held)?),
     }

@@ -59,7 +59,7 @@ fn pass_on(mut events: impl Read, mut out: impl Write) -> Result<Exit> {
             read => read.context("the agent stopped in the middle of a line")?,
         };
         match out.write_all(&buffer[..read]).and_then(|()| out.flush()) {
-            // Whoever reads has seen enough.
+            // The reader has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Held),
             written => written.context("stdout cannot be written")?,
         }
@@ -75,7 +75,7 @@ fn trace(format: Format, stdout: &(impl AsRawFd + IsTerminal)) -> Result<Exit> {
     agent::run_alone(format, async |_| reader_has_left(stdout).await)
 }
 
-/// Waits until nobody reads what is written to this pipe.
+/// Waits until no process reads what is written to this pipe.
 async fn reader_has_left(descriptor: i32) {
     let (left, wait) = oneshot::channel();
     // The system waits for it in a thread of its own, which ends with the process.

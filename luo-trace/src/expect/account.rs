@@ -229,7 +229,7 @@ impl<'a> Sides<'a> {
 impl Came<'_> {
     /// What became of a file here.
     fn became(&self, session: &SessionLine, token: u64, file: &mut File) {
-        // One that nobody has named or listed here was not asked for.
+        // One that the user has not named or listed here was not asked for.
         let unknown = FileLine::default();
         let line = session.files.get(&token).unwrap_or(&unknown);
         file.refused = line.refused.filter(|_| line.retrieve.is_none());
@@ -254,7 +254,7 @@ impl Session {
         if !line.handler.is_empty() {
             file.handler = Some(line.handler);
         }
-        // An empty file has size 0, and so has one of which nobody was told the size.
+        // An empty file has size 0, and so has one whose size is not known.
         if line.size > 0 || line.preserve.is_some() || line.retrieve.is_some() {
             file.size = file.size.max(Some(line.size));
         }

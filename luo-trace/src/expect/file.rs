@@ -255,7 +255,7 @@ impl TryFrom<WrittenAllowance> for Allowance {
         };
         if written.reason.trim().is_empty() {
             return Err(format!(
-                "the allowance of {id} has no reason; say why, for whoever finds it later"
+                "the allowance of {id} has no reason; say why, for the person who finds it later"
             ));
         }
         let (Some(date), None, None) = (written.until.date, written.until.time, written.until.offset) else {

@@ -230,7 +230,7 @@ impl fmt::Display for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(name) => write!(f, "session \"{name}\""),
-            // Written by whoever wrote the expectations, and shown like any other name.
+            // Written by the author of the expectations, and shown like any other name.
             Self::Matching(glob) => {
                 let pattern = luo_trace_common::text::Name::<256>::new(glob.glob().glob());
                 write!(f, "sessions \"{pattern}\"")

@@ -169,7 +169,7 @@ impl HookState {
         (self.attached && self.reason.is_none()) || self.nothing_to_tell
     }
 
-    /// Whether nothing is known to be in the way of it, where nobody has tried.
+    /// Whether nothing is known to be in the way of it, where it was not tried.
     pub fn is_attachable(&self) -> bool {
         self.is_missing() && self.reason.is_none() && !self.targets.is_empty()
     }

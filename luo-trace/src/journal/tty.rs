@@ -17,7 +17,7 @@ impl Tty {
     /// # Errors
     /// Where it cannot be opened for writing, or refuses its settings.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Without O_NONBLOCK the kernel waits for somebody at the other end.
+        // Without O_NONBLOCK the kernel waits for a process at the other end.
         let flags = libc::O_NOCTTY | libc::O_NONBLOCK;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
         // SAFETY: the descriptor is open, and F_SETFL takes flags and no pointer.

@@ -271,7 +271,7 @@ fn past(path: &Path, boot: &str) -> io::Result<Past> {
     let mut cut = 0;
     while let Some(frame) = reader.next() {
         if let Frame::Damage(damage) = frame {
-            // Cutting is right for what an interrupted write leaves; anything else is kept for whoever wants to look.
+            // Cutting is right for what an interrupted write leaves; anything else is kept to be looked at.
             if !damage.resumed && damage.reason != Reason::Cut {
                 return Ok(Past::Unusable);
             }

@@ -1,4 +1,4 @@
-//! What the previous kernel left for LUO, as long as nobody has read it in: the walk of the program `arrival`, which needs no
+//! What the previous kernel left for LUO, as long as no process has read it in: the walk of the program `arrival`, which needs no
 //! hook.
 
 use anyhow::{Context, Result};

@@ -149,7 +149,7 @@ impl Tracer {
         Ok(super::facts::formats(&super::facts::read(&mut self.ebpf)?))
     }
 
-    /// Looks through what the previous kernel left for LUO, as long as nobody has read it in; what it finds comes through the
+    /// Looks through what the previous kernel left for LUO, as long as no process has read it in; what it finds comes through the
     /// ring. `drain` empties the ring, and gives whether to go on.
     ///
     /// # Errors
@@ -209,7 +209,7 @@ impl Tracer {
 pub(super) enum Plan {
     /// Attach it to these functions; `alternative` says which of the table's targets that is, from 1.
     Attach { targets: Vec<String>, alternative: u32 },
-    /// Leave it, since nobody asked for it.
+    /// Leave it, since no option asked for it.
     SwitchedOff,
     /// Leave it, since the kernel has no such function.
     NothingToTell(String),
@@ -277,7 +277,7 @@ const FTRACE: [&str; 2] = ["arch_ftrace_ops_list_func", "kprobe_ftrace_handler"]
 /// Why no kprobe may be attached to this kernel. On x86-64 Linux marks addresses in their lowest bit
 /// (`ftrace_jmp_set` in `include/linux/ftrace.h`, 7.2 and 7.3) and takes ftrace's own functions for marked ones where they
 /// lie at odd addresses, as a kernel that is optimised for size has them: it then calls the byte before, and crashes. Seen
-/// on 7.2.13 when probes came back, and when somebody else's shared a function with ours.
+/// on 7.2.13 when probes came back, and when another user's shared a function with ours.
 fn unsafe_probes(symbols: Option<&Symbols>) -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return None;

@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_hidden_is_not_known_though_the_symbol_is_there() {
-        // Given a list as somebody without privilege reads it,
+        // Given a list as a user without privilege reads it,
         let symbols = find(b"0000000000000000 d luo_session_global\n", &variables());
         // then the symbol is there, and its address is not.
         assert!(symbols.has("luo_session_global"));

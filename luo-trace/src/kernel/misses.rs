@@ -15,7 +15,7 @@ const INFO_WORDS: usize = 27;
 /// The programs, by descriptors of their own.
 ///
 /// The kernel skips a program where the same program is already running on the CPU, since another task was preempted in it,
-/// and a kprobe's also where somebody was preempted while reading or writing a map by bpf(2). It counts that with the program.
+/// and a kprobe's also where a task was preempted while reading or writing a map by bpf(2). It counts that with the program.
 /// (Returns that a kretprobe has no room for are told by the programs themselves.)
 ///
 /// Asking a program for its count is no use of a map, and skips nothing.

@@ -25,7 +25,7 @@ pub fn prospects() -> Vec<HookState> {
 /// The prospects on a kernel with this type information and these symbols.
 pub(super) fn of(btf: &Btf<'_>, symbols: Option<&Symbols>) -> Vec<HookState> {
     let offsets = btf.offsets();
-    // Addresses are shown to whoever may attach: here it matters only that there is such a variable.
+    // Addresses are shown to a user who may attach: here it matters only that there is such a variable.
     let mut variables = [1; Variable::COUNT];
     for &variable in Variable::ALL {
         variables[variable as usize] = symbols.map_or(1, |symbols| symbols.has(variable.symbol()).into());

@@ -48,7 +48,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: what was mapped, and nobody has a reference into it.
+        // SAFETY: what was mapped, and no reference into it is left.
         unsafe { libc::munmap(self.address.as_ptr().cast(), self.len * size_of::<u64>()) };
     }
 }

@@ -1,4 +1,4 @@
-//! What the previous kernel sent and nobody has read in yet. It is there to be shown and counted: LUO knows nothing of it
+//! What the previous kernel sent and no process has read in yet. It is there to be shown and counted: LUO knows nothing of it
 //! so far, and no promise hangs on it.
 
 use luo_trace_common::OWN_SESSION;
@@ -31,7 +31,7 @@ pub(super) struct Arrivals {
     coming: Vec<Arrived>,
     /// Those that wait to be read in.
     waiting: Vec<Arrived>,
-    /// Somebody has begun to read them in.
+    /// A process has begun to read them in.
     read_in: bool,
 }
 
@@ -59,7 +59,7 @@ impl Arrivals {
         }
     }
 
-    /// Somebody reads them in: from now on LUO tells of them itself.
+    /// A process reads them in: from now on LUO tells of them itself.
     pub(super) fn read_in(&mut self, counts: &mut Counts) {
         self.read_in = true;
         self.clear(counts);

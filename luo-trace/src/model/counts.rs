@@ -99,7 +99,7 @@ struct Tally {
 /// How many files of one handler are in one state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileCount {
-    /// The handler's compatible string; empty: not known, as for files that nobody has asked for yet.
+    /// The handler's compatible string; empty: not known, as for files that no process has asked for yet.
     pub handler: Compatible,
     /// Where they stand; it tells the direction too.
     pub state: FileState,
@@ -129,7 +129,7 @@ pub struct Counts {
     pub outgoing_sessions: u64,
     /// Live sessions from the previous kernel.
     pub incoming_sessions: u64,
-    /// Incoming sessions that nobody has retrieved yet.
+    /// Incoming sessions that no process has retrieved yet.
     pub pending_sessions: u64,
     /// Objects that came to their end and were dropped.
     pub retired: u64,
@@ -169,7 +169,7 @@ impl Counts {
         self.files().filter(outgoing).map(|count| count.handler)
     }
 
-    /// Incoming files that nobody has retrieved yet.
+    /// Incoming files that no process has retrieved yet.
     pub fn pending_files(&self) -> u64 {
         self.files.iter().map(|t| t[FileState::Pending as usize].files).sum()
     }

@@ -65,7 +65,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether nothing but a switch keeps it from being decided: it was not watched, and nobody asked for that.
+    /// Whether nothing but a switch keeps it from being decided: it was not watched, and no option asked for that.
     pub fn is_unwatched(&self) -> bool {
         self.status == Status::Unknown
             && !self.switched_off_hooks.is_empty()

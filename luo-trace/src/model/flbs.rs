@@ -75,7 +75,7 @@ impl References {
 pub(super) enum Restored {
     #[default]
     Unknown,
-    /// Nobody asked for it yet, a walk says.
+    /// No process asked for it yet, a walk says.
     No(EventId),
     Done(EventId),
     /// It failed, at this time.
@@ -340,7 +340,7 @@ impl Flbs {
         }
     }
 
-    /// A file of this handler left incoming states that nobody had brought back.
+    /// A file of this handler left incoming states that no process had brought back.
     pub(super) fn left(&mut self, handler: HandlerId, moment: Moment) {
         for flb in &mut self.all {
             let unrestored = matches!(flb.restored(moment.epoch), Restored::No(_) | Restored::Failed(..));

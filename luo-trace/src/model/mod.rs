@@ -66,7 +66,7 @@ impl Coverage {
         self.covered & bit(hook) != 0
     }
 
-    /// Whether this hook is not there because nobody asked for it.
+    /// Whether this hook is not there because no option asked for it.
     pub fn is_switched_off(self, hook: Hook) -> bool {
         self.switched_off & bit(hook) != 0
     }

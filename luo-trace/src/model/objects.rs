@@ -109,7 +109,7 @@ pub(super) struct Session {
     /// The event that made it known.
     pub(super) origin: EventId,
     pub(super) files: Vec<File>,
-    /// Incoming files that nobody has asked for: only their number is known.
+    /// Incoming files that no process has asked for: only their number is known.
     pub(super) pending: u64,
     /// The event that retrieved it, and its epoch.
     pub(super) retrieved: Option<(EventId, u32)>,
@@ -117,7 +117,7 @@ pub(super) struct Session {
     /// How many of its files the handlers were seen to unpreserve.
     pub(super) unpreserved: u64,
     pub(super) given_back: Option<GivenBack>,
-    /// Incoming, and nobody has retrieved it yet.
+    /// Incoming, and no process has retrieved it yet.
     pub(super) awaited: bool,
     pub(super) stranded: bool,
     pub(super) frozen: bool,
@@ -132,7 +132,7 @@ pub(super) struct Session {
     pub(super) refused: Option<EventId>,
     /// When all its files were finished.
     pub(super) finished: Option<u64>,
-    /// Incoming, and its files did not arrive whole: the kernel leaks them, and nobody can finish them.
+    /// Incoming, and its files did not arrive whole: the kernel leaks them, and no process can finish them.
     pub(super) broken: bool,
     pub(super) freezing: Freezing,
     /// The place of the file that was looked up last: the kernel goes through them in one order or the other.
@@ -210,7 +210,7 @@ impl Session {
         }
     }
 
-    /// Whether it is the recorder's own, as far as is known: somebody else may give a session its name.
+    /// Whether it is the recorder's own, as far as is known: another program may give a session its name.
     pub(super) fn is_own(&self) -> bool {
         let named = |name: &[u8]| name == OWN_SESSION.as_bytes();
         // The agent's command has the same name.
@@ -241,11 +241,11 @@ pub enum SessionState {
     Open,
     /// Outgoing: serialized for the next kernel.
     Frozen,
-    /// Incoming: nobody has retrieved it yet.
+    /// Incoming: no process has retrieved it yet.
     Pending,
-    /// Incoming: somebody holds it.
+    /// Incoming: a process holds it.
     Retrieved,
-    /// Incoming: it was closed while a file could not be finished, and nobody can reach it any more.
+    /// Incoming: it was closed while a file could not be finished, and no process can reach it any more.
     Stranded,
 }
 
@@ -295,12 +295,12 @@ impl<'a> SessionView<'a> {
         Some(self.session.born).filter(|&time| time > 0)
     }
 
-    /// Who made it or, for one from the previous kernel, retrieved it; `None`: nobody yet, or not known.
+    /// Who made it or, for one from the previous kernel, retrieved it; `None`: no process yet, or not known.
     pub fn taken_by(&self) -> Option<Task> {
         self.session.taken_by
     }
 
-    /// How many files nobody has asked for yet; their tokens and handlers are not known.
+    /// How many files no process has asked for yet; their tokens and handlers are not known.
     pub fn pending_files(&self) -> u64 {
         self.session.pending
     }

@@ -133,7 +133,7 @@ impl Walk {
 }
 
 impl Survey {
-    /// Whether incoming sessions lie in memory that nobody has read in yet.
+    /// Whether incoming sessions lie in memory that no process has read in yet.
     pub(super) fn is_unread(&self) -> bool {
         self.end.flags & abi::SNAPSHOT_INCOMING_UNREAD != 0
     }

@@ -428,7 +428,7 @@ impl<'a> Reader<'a> {
 
 // What all values are read by.
 impl Reader<'_> {
-    /// Tells of keys that nobody reads.
+    /// Tells of keys that mean nothing.
     fn keys(&mut self, table: &DeTable<'_>, known: &[&str], of: &str) {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let (word, instead) = (shown(key.get_ref()), instead_of(key.get_ref(), known));
@@ -533,7 +533,7 @@ fn cgroup(text: &str) -> Result<Vec<CgroupName>, String> {
         return Err("its path begins with /, such as /system.slice/luod.service".into());
     };
     if path.is_empty() {
-        return Err("everybody is in it; leave the key out".into());
+        return Err("every process is in it; leave the key out".into());
     }
     if let Some(path) = path.strip_prefix("sys/fs/cgroup") {
         return Err(format!(

@@ -56,7 +56,7 @@ impl Policy {
     }
 }
 
-/// What is refused: rules that can never apply, and those that nobody can decide when the call is made.
+/// What is refused: rules that can never apply, and those that cannot be decided when the call is made.
 pub(super) fn refuse(policy: &Policy) -> Vec<Problem> {
     let mut problems = Vec::new();
     for rule in &policy.rules {
@@ -75,7 +75,7 @@ pub(super) fn refuse(policy: &Policy) -> Vec<Problem> {
     problems
 }
 
-/// What a rule asks about a file that nobody knows when it is to be refused, or that nobody knows at all.
+/// What a rule asks about a file that is not known when it is to be refused, or not at all.
 fn undecidable(rule: &Rule) -> Option<Problem> {
     if !rule.on.contains(&Operation::FilePreserve) {
         return None;
@@ -191,7 +191,7 @@ fn odd_unknown(rule: &Rule) -> Option<Problem> {
     None
 }
 
-/// An exception that nobody can come under.
+/// An exception that no caller can come under.
 fn idle_exception(rule: &Rule) -> Option<Problem> {
     // Of images, `session` and `handler` are about all that is preserved: two values may both be so.
     let one_value =

@@ -23,7 +23,7 @@ pub use compile::{Compiled, SessionPrefix, level};
 pub use file::{MAX_FILE, Problem, Problems};
 pub use replay::{Circumstances, Replay, Replayed};
 
-/// What may pass. Whoever made one by [`Policy::read`] knows that it fits the tables in the kernel.
+/// What may pass. One that was made by [`Policy::read`] fits the tables in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// What it does at all.

@@ -44,9 +44,9 @@ pub struct Replayed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Is(bool),
-    /// Whoever decides does not know.
+    /// The program that decides does not know.
     Unknown,
-    /// Whoever decides knows, and the record does not tell.
+    /// The program that decides knows, and the record does not tell.
     Untold,
 }
 
@@ -115,7 +115,7 @@ pub struct Circumstances {
     pub sessions: Option<u64>,
     /// How many files they have.
     pub files: Option<u64>,
-    /// Whether there are incoming sessions that nobody has finished.
+    /// Whether there are incoming sessions that no process has finished.
     pub incoming_unfinished: Option<bool>,
     /// How bad what is violated is: see [`level`].
     pub violated: u64,
@@ -150,7 +150,7 @@ impl Circumstances {
 }
 
 impl Policy {
-    /// The table of the rules that nobody can ask before a file is preserved: those that name its handler. `None`: there are
+    /// The table of the rules that cannot be asked before a file is preserved: those that name its handler. `None`: there are
     /// none.
     pub fn table_after_the_fact(&self) -> Option<Table> {
         let operation = Operation::FilePreserve;
@@ -232,7 +232,7 @@ pub struct Replay<'a> {
     covered: bool,
     /// What there is is not known, until a walk tells.
     blind: bool,
-    /// Sessions of the previous kernel wait that nobody has read in.
+    /// Sessions of the previous kernel wait that no process has read in.
     unread: bool,
     violated: u64,
     held_until: u64,
@@ -279,7 +279,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Another run of the agent begins: nobody looked in between. Orders stand, since they outlive an agent, until one with a
+    /// Another run of the agent begins: no agent ran in between. Orders stand, since they outlive an agent, until one with a
     /// policy tells which it found.
     pub fn run(&mut self, coverage: &Coverage) {
         let mut next = Self::new(self.policy, coverage);
@@ -359,7 +359,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Asks about a call that nobody was asked about, or whose decision has come before.
+    /// Asks about a call about which no program was asked, or whose decision has come before.
     fn ask_anew(&mut self, header: &Header, on: Operation, session: SessionName, legacy: Seen, image: Option<&Image>) {
         if self.decided.remove(&(header.pid, on)) || self.told_of >> on as u32 & 1 != 0 {
             return;

@@ -140,7 +140,7 @@ fn others(sessions: &Sessions) -> Vec<&SessionLine> {
 type Side<'a> = Option<(usize, &'a Boot)>;
 
 /// The sessions that left or arrived: one that did both is told once. Whether the image carried `nothing` tells what became
-/// of them even where nobody looked.
+/// of them even where no agent looked.
 fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>, nothing: bool) -> Vec<Session> {
     let left = from.map(|(_, boot)| others(&boot.outgoing)).unwrap_or_default();
     let mut arrived: BTreeMap<SessionName, Vec<&SessionLine>> = BTreeMap::new();

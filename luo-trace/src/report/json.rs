@@ -200,9 +200,9 @@ pub enum SessionFate {
     Retrieved,
     /// It came over and was finished, and not one of its files had been brought back.
     Unclaimed,
-    /// It came over, and nobody has asked for it.
+    /// It came over, and no process has asked for it.
     Pending,
-    /// It came over, nobody asked for it, and its kernel left without it.
+    /// It came over, no process asked for it, and its kernel left without it.
     Lost,
     /// It left, and the next kernel did not find it.
     Missing,
@@ -249,8 +249,8 @@ pub struct File {
     pub handler: String,
     /// Its size.
     pub bytes: u64,
-    /// What became of it in the kernel that arrived: `finished`, `retrieved`, `unclaimed` (finished, and nobody had asked
-    /// for it), `pending` (neither, and nobody has asked for it) or `lost` (pending when its kernel left without it); null
+    /// What became of it in the kernel that arrived: `finished`, `retrieved`, `unclaimed` (finished, and no process had asked
+    /// for it), `pending` (neither, and no process has asked for it) or `lost` (pending when its kernel left without it); null
     /// where that is not known.
     pub fate: Option<&'static str>,
     /// Its preserve.
@@ -268,7 +268,7 @@ pub struct File {
 impl File {
     /// What is worth a word of it; empty where it went as it should.
     pub fn note(&self) -> String {
-        // Where a retrieve failed, somebody did ask.
+        // Where a retrieve failed, a process did ask.
         let never = if self.failures > 0 {
             "never brought back"
         } else {

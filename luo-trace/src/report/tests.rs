@@ -618,7 +618,7 @@ fn otlp_spans_form_one_trace_for_an_update_over_both_kernels() {
         assert!(inside, "{span} outside of {parent}");
     }
     assert_eq!(roots, 1);
-    // A session of which nobody asked for a file is an error, and so is nothing else here.
+    // A session of which no process asked for a file is an error, and so is nothing else here.
     let wrong: Vec<String> = spans
         .iter()
         .filter(|span| span["status"]["code"] == 2)

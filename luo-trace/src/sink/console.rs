@@ -10,10 +10,10 @@ use crate::model::Finding;
 use crate::text::errno;
 use crate::text::units::span;
 
-/// Says a sentence to whoever runs luo-trace, on stderr. It goes out in one write: where stdout ends in the same file, the
+/// Says a sentence to the user who runs luo-trace, on stderr. It goes out in one write: where stdout ends in the same file, the
 /// lines of both stay whole.
 pub fn tell(sentence: impl Display) {
-    // When stderr is gone, there is nobody to tell.
+    // When stderr is gone, no reader is left.
     let _ = io::stderr().write_all(format!("luo-trace: {sentence}\n").as_bytes());
 }
 
@@ -58,7 +58,7 @@ impl Format {
         }
     }
 
-    /// Adds the line that stands for findings which nobody took in time.
+    /// Adds the line that stands for findings which no reader took in time.
     pub fn left_out(self, line: &mut String, findings: u64) {
         match self {
             Format::Text { colour } => {

@@ -60,7 +60,7 @@ impl<T: Send + 'static> Feed<T> {
 
     /// Feeds a last item, however long that takes, and waits until everything is consumed.
     pub fn finish(self, last: T) {
-        // Where nobody consumes any more, there is nobody to have it.
+        // Where no consumer is left, it goes nowhere.
         _ = self.queue.send(last);
         drop(self.queue);
         // A consumer that panicked has said so itself; there is nothing left to wait for.

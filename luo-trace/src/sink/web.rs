@@ -1,4 +1,4 @@
-//! The agent's HTTP port: metrics for Prometheus, health for whoever supervises it, and a page for people. It serves
+//! The agent's HTTP port: metrics for Prometheus, health for its supervisor, and a page for people. It serves
 //! reads only, and knows nothing of where its answers come from: see [`Source`].
 
 use std::future::Future;

@@ -113,11 +113,11 @@ pub struct Session {
     pub state: Cow<'static, str>,
     /// For how long it has existed in this kernel, in nanoseconds; null: it is older than the record.
     pub age_ns: Option<u64>,
-    /// Who made it or, for an incoming one, retrieved it; null: nobody yet, or before the record.
+    /// Who made it or, for an incoming one, retrieved it; null: no process yet, or before the record.
     pub taken_by: Option<Process>,
     /// The processes that hold a descriptor of this name now, by pid.
     pub owners: Vec<Process>,
-    /// How many incoming files nobody has asked for; their tokens and handlers may not be known.
+    /// How many incoming files no process has asked for; their tokens and handlers may not be known.
     pub pending_files: u64,
     /// Its other files, in the order they came.
     pub files: Vec<File>,
@@ -547,7 +547,7 @@ fn session(view: &SessionView<'_>, now_ns: u64, owners: &Owners) -> Session {
     }
 }
 
-/// A session that waits to be read in, of which nobody can have a descriptor.
+/// A session that waits to be read in, of which no process can have a descriptor.
 fn waiting(view: &WaitingView<'_>, now_ns: u64) -> Session {
     Session {
         name: view.name().to_string(),

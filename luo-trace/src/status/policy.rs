@@ -1,4 +1,4 @@
-//! What policy did, and what it is: for whoever asks a host.
+//! What policy did, and what it is: for those who ask a host.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};

@@ -7,7 +7,7 @@ use super::Status;
 
 impl Preserved {
     /// What a model knows of. The recorder's own files count where there are others: without their handler the next kernel
-    /// brings back nobody's.
+    /// brings back no file of others either.
     pub fn of_model(model: &Model) -> Self {
         let sessions = model.counts_of_others().outgoing_sessions;
         if sessions == 0 {

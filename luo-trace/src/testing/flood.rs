@@ -117,7 +117,7 @@ fn piece(number: u8) -> Vec<Event> {
                 .chain((0..4).map(preserve))
                 .chain([Deed::Close { session: task }])
         };
-        // What is left of others' is closed by whoever comes last.
+        // What is left of others' is closed by the last task.
         let rest = std::iter::repeat_n(Deed::Close { session: 0 }, 4);
         (0..ROUNDS).flat_map(round).chain(rest).collect()
     };

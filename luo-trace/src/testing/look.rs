@@ -110,7 +110,7 @@ impl Look {
         self
     }
 
-    /// The previous kernel's sessions lie in memory that nobody has read in.
+    /// The previous kernel's sessions lie in memory that no process has read in.
     pub fn unread(&mut self) -> &mut Self {
         self.flags(SNAPSHOT_INCOMING_UNREAD)
     }

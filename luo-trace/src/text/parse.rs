@@ -45,7 +45,7 @@ pub(crate) fn nanoseconds(text: &str) -> Result<u64, String> {
     u64::try_from(duration.as_nanos()).map_err(|_| wrong(&"it is too long"))
 }
 
-/// What somebody wrote, cut and escaped so that it can stand in a sentence.
+/// What a user wrote, cut and escaped so that it can stand in a sentence.
 pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 64;
     match text.char_indices().nth(LONGEST) {

@@ -51,7 +51,7 @@ pub(super) fn command(args: Overhead) -> Result<()> {
     Ok(())
 }
 
-/// Who is measured, in this order: the first time nobody looks on is what the others are held against, the second one
+/// Who is measured, in this order: the first time no process looks on is what the others are held against, the second one
 /// tells how far two measurements of the same thing lie apart.
 fn tracers() -> Vec<Tracer> {
     let bpftrace = |like: &str| How::Bpftrace { like: like.into() };

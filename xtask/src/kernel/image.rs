@@ -1,4 +1,4 @@
-//! A bzImage that somebody else built: what its header tells. The layout is that of the kernel's
+//! A bzImage that another program built: what its header tells. The layout is that of the kernel's
 //! `Documentation/arch/x86/boot.rst`.
 
 use std::{

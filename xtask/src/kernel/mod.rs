@@ -16,7 +16,7 @@ use testbed_guest::scenario::Build;
 
 use crate::setup::{self, Need};
 
-/// A kernel that somebody wants.
+/// A kernel that a process wants.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Where it comes from.

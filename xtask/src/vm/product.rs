@@ -2,7 +2,7 @@
 //! calls that it is about and calls that it is not, in both modes. Pure.
 //!
 //! Where the scenario says that the condition holds, callers that a rule names are refused, and others pass; where it does not,
-//! all of them pass. Of the rules with one condition nobody is named by two, so that they are tried by one policy.
+//! all of them pass. Of the rules with one condition no process is named by two, so that they are tried by one policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,7 +107,7 @@ impl Made {
         Ok(serde_json::from_value(steps.into())?)
     }
 
-    /// The calls of somebody whom the rules with this aspect name; `None`: of nobody in particular. Nothing, where there is no
+    /// The calls of a process whom the rules with this aspect name; `None`: of nobody in particular. Nothing, where there is no
     /// such rule.
     fn calls(&mut self, product: &Product, cells: &[Cell], named: Option<Aspect>, session: &str) -> Option<Value> {
         let caller = match named {

@@ -1,4 +1,4 @@
-//! Runs QEMU, and makes sure that it does not outlive whoever started it.
+//! Runs QEMU, and makes sure that it does not outlive the process that started it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -223,7 +223,7 @@ fn thread(status: &str) -> String {
 }
 
 /// Writes each line that the guest tells its clock in after the moment, in seconds of this host's own clock, at which
-/// the line began to come. What cannot be written is missed by whoever reads the file.
+/// the line began to come. What cannot be written is missing in the file.
 fn keep_readings(readings: impl Read, mut clock: impl Write) {
     let begun = Instant::now();
     let mut readings = BufReader::new(readings);

@@ -80,7 +80,7 @@ fn commands(files: &[(&str, PathBuf)]) -> String {
     commands
 }
 
-/// Changes a disk that nobody has mounted, which takes no privilege.
+/// Changes a disk that no process has mounted, which takes no privilege.
 fn debugfs(disk: &Path, commands: &str) -> Result<()> {
     let mut debugfs = Command::new("debugfs");
     debugfs.arg("-w").arg("-f").arg("-").arg(disk);
@@ -110,7 +110,7 @@ fn debugfs(disk: &Path, commands: &str) -> Result<()> {
     Ok(())
 }
 
-/// The image of a system without our files: from the cache, or made and kept there until somebody removes it.
+/// The image of a system without our files: from the cache, or made and kept there until a process removes it.
 fn system() -> Result<PathBuf> {
     let name = format!("{SUITE}-{}", PACKAGES.join("-"));
     let image = cache::subdir("system")?.join(&name).with_extension("ext4");

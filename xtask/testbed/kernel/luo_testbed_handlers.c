@@ -231,7 +231,7 @@ static int testbed_scratch(bool add)
 
 /*
  * Preserves a folio, whereby the page allocator fails, and says nothing of it.
- * Works after somebody has let the fault injection of page allocations touch those
+ * Works after a process has let the fault injection of page allocations touch those
  * that may sleep.
  */
 static void testbed_ignore_failure(void)
@@ -458,7 +458,7 @@ static void luo_testbed_finish(struct liveupdate_file_op_args *args)
 
 	if (testbed_use_flbs(type))
 		pr_info("%s: finished without its FLBs\n", type->handler.compatible);
-	/* What nobody has retrieved belongs to nobody. */
+	/* What no process has retrieved belongs to nobody. */
 	if (ser->magic == FILE_MAGIC) {
 		struct testbed_file *f = testbed_file_alloc(type, ser->folios);
 

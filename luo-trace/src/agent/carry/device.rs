@@ -48,7 +48,7 @@ impl Device {
     /// Opens it, which is when the kernel reads in what the previous one left.
     ///
     /// # Errors
-    /// EBUSY while somebody else has it open; EIO where reading in has failed; ENOENT where LUO is off.
+    /// EBUSY while another process has it open; EIO where reading in has failed; ENOENT where LUO is off.
     pub(super) fn open() -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).open(PATH).map(Self)
     }
@@ -64,7 +64,7 @@ impl Device {
     /// Retrieves an incoming session.
     ///
     /// # Errors
-    /// ENOENT where there is none, EINVAL where somebody has it.
+    /// ENOENT where there is none, EINVAL where a process has it.
     pub(super) fn retrieve_session(&self, name: &str) -> io::Result<Session> {
         self.session::<RETRIEVE_SESSION>(name)
     }
@@ -136,7 +136,7 @@ fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::other("the kernel gave no descriptor"));
     }
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    // SAFETY: the kernel has just made this descriptor for us, and nothing else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -91,7 +91,7 @@ fn no_device(error: &io::Error) -> Tried {
 
 fn refused(error: &io::Error) -> String {
     let why = match error.raw_os_error() {
-        Some(libc::EEXIST) => format!("somebody else has made a session {OWN_SESSION}; give that one another name"),
+        Some(libc::EEXIST) => format!("another program has made a session {OWN_SESSION}; give that one another name"),
         Some(libc::ENOENT | libc::EOPNOTSUPP) => format!("this kernel has no handler that preserves a memfd ({error})"),
         Some(libc::ENOMEM) => format!("LUO has no memory for it ({error}); use a smaller --carry-kib"),
         _ => format!("LUO refuses it: {error}"),

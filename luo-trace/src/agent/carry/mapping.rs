@@ -1,4 +1,4 @@
-//! A memfd that is written through a mapping: what is stored in it is there for whoever has the memfd, at once and without
+//! A memfd that is written through a mapping: what is stored in it is there for each holder of the memfd, at once and without
 //! a system call.
 
 use std::ffi::c_void;
@@ -36,7 +36,7 @@ pub(super) fn make(name: &str, size: usize) -> io::Result<(OwnedFd, Mapping)> {
 fn map(memfd: impl AsFd, size: usize) -> io::Result<Mapping> {
     // Every page is there from the beginning: no store can fail for want of memory, nor wait for it.
     let flags = MapFlags::SHARED | MapFlags::POPULATE;
-    // SAFETY: with no wish for an address, a new mapping is in nobody's way.
+    // SAFETY: with no wish for an address, a new mapping is in the way of nothing.
     let start = unsafe {
         mmap(
             ptr::null_mut(),
@@ -58,7 +58,7 @@ impl Memory for Mapping {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         assert!(at <= self.size && bytes.len() <= self.size - at, "outside the mapping");
-        // SAFETY: the place lies within the mapping, as was checked, which nobody else in this process knows of.
+        // SAFETY: the place lies within the mapping, as was checked, which nothing else in this process knows of.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(at), bytes.len()) };
     }
 
@@ -69,7 +69,7 @@ impl Memory for Mapping {
         );
         // SAFETY: the place lies within the mapping, which begins at a page; it is a multiple of 8, as was checked.
         let number = unsafe { AtomicU64::from_ptr(self.start.as_ptr().add(at).cast()) };
-        // Whoever reads it does so when this CPU has stopped, wherever that was: only the order of the stores counts.
+        // Its reader does so when this CPU has stopped, wherever that was: only the order of the stores counts.
         fence(Ordering::SeqCst);
         number.store(value.to_le(), Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -53,7 +53,7 @@ impl Way {
     /// Says what is missing for it.
     ///
     /// # Errors
-    /// Where what comes over has no directory to go to, or there is nobody to keep the memory.
+    /// Where what comes over has no directory to go to, or nothing keeps the memory.
     pub fn check(self, has_directory: bool, has_service_manager: bool) -> Result<()> {
         match self {
             Self::None => Ok(()),
@@ -105,7 +105,7 @@ pub struct Carry {
 }
 
 impl Carry {
-    /// Makes a memory of `size` bytes, in which the journal begins at once; nobody keeps it yet. `None`: nobody shall.
+    /// Makes a memory of `size` bytes, in which the journal begins at once; nothing keeps it yet. `None`: nothing shall.
     ///
     /// # Errors
     /// Where there is no memory, or not enough to begin a journal in.
@@ -135,7 +135,7 @@ impl Carry {
     }
 
     /// Asks for what came over, and for the memory to be kept, as far as that is not done. Never waits. What came over in
-    /// a session of our name is left alone where it is known to be somebody else's.
+    /// a session of our name is left alone where it is known to be another program's.
     pub fn attempt(&mut self, namesake: &Namesake) {
         if !self.done {
             let tried = match &mut self.keeper {

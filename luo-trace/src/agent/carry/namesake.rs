@@ -1,4 +1,4 @@
-//! A session of our name that somebody else made: it is not to be retrieved, since nobody else could have it then.
+//! A session of our name that another program made: it is not retrieved, since its owner could not have it then.
 
 use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::INCOMING;
@@ -36,7 +36,7 @@ impl Namesake {
         }
     }
 
-    /// Whether what is in it is known to be somebody else's.
+    /// Whether what is in it is known to be another program's.
     pub fn is_theirs(&self) -> bool {
         self.others && !self.ours
     }

@@ -10,7 +10,7 @@ fn header(boot_id: &str) -> Header {
     }
 }
 
-/// The agent of this boot, which nobody has asked for anything yet.
+/// The agent of this boot, which no process has asked for anything yet.
 fn given_an_agent(dir: PathBuf) -> Carry {
     Carry::begin(Way::Luo, 64 << 10, &header("now"), dir)
         .unwrap()

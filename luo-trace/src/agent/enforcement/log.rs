@@ -1,4 +1,4 @@
-//! What policy has to say to whoever runs the agent: a line for each refusal, and never a flood of them.
+//! What policy has to say to the user who runs the agent: a line for each refusal, and never a flood of them.
 
 use std::io;
 
@@ -28,12 +28,12 @@ impl Log {
             if line.is_empty() {
                 return;
             }
-            // When stderr is gone, there is nobody to tell.
+            // When stderr is gone, no reader is left.
             _ = io::Write::write_all(&mut io::stderr(), format!("luo-trace: policy: {line}\n").as_bytes());
         })
     }
 
-    /// Tells it to somebody else.
+    /// Tells it to another listener.
     fn to(tell: impl FnMut(String) + Send + 'static) -> io::Result<Self> {
         Ok(Self {
             feed: Feed::start("policy-log", QUEUE, tell)?,

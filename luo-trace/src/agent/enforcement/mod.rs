@@ -37,7 +37,7 @@ pub trait Brake {
     /// # Errors
     /// Where it does not fit; then the policy before is still in force.
     fn enforce(&mut self, policy: &Compiled) -> Result<u64>;
-    /// Has nobody asked any more.
+    /// Has no caller ask any more.
     ///
     /// # Errors
     /// Where the kernel refuses that.
@@ -338,7 +338,7 @@ impl Keeper {
         }
     }
 
-    /// How often an image was asked to be loaded; `None` where nobody counts.
+    /// How often an image was asked to be loaded; `None` where no program counts.
     pub fn loads(&self) -> Option<u64> {
         self.brake.as_ref().ok().map(|brake| brake.loads())
     }
@@ -395,15 +395,15 @@ impl Keeper {
     fn show(&self) {
         let Loaded { policy, file } = &self.loaded;
         let troubles = [&self.file_trouble, &self.store_trouble].into_iter().flatten().cloned();
-        let nobody = self.brake.as_ref().err();
-        let nobody = nobody.map(|why| format!("nothing is refused, nor told: {why}"));
+        let deaf = self.brake.as_ref().err();
+        let deaf = deaf.map(|why| format!("nothing is refused, nor told: {why}"));
         let shown = Shown {
             mode: policy.mode.name().into(),
             file: clean(file),
             rules: policy.rules().len() as u64,
             on_agent_loss: if policy.closed { "closed" } else { "open" }.into(),
             generation: self.generation,
-            troubles: nobody.into_iter().chain(troubles).collect(),
+            troubles: deaf.into_iter().chain(troubles).collect(),
             ..Shown::default()
         };
         self.live.set_policy(shown, self.standing.clone());

@@ -23,7 +23,7 @@ impl Store {
         }
     }
 
-    /// What stands of what was kept, as of `now`. What cannot be read counts as a hold, and the error is for whoever can mend
+    /// What stands of what was kept, as of `now`. What cannot be read counts as a hold, and the error is for the user who can mend
     /// it.
     pub fn read(&self, boot_id: &str, now: u64) -> (Standing, Option<anyhow::Error>) {
         let text = match self.text() {
@@ -38,7 +38,7 @@ impl Store {
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {
-        // What lies there may be no file at all: nobody waits for the other end of a pipe.
+        // What lies there may be no file at all: it must not wait for the other end of a pipe.
         let file = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)

@@ -32,7 +32,7 @@ pub struct Look {
 
 /// What was found in an image's file.
 enum Found {
-    /// Nobody has looked yet: the number of the look that is under way, or waits.
+    /// It was not looked at yet: the number of the look that is under way, or waits.
     Waiting(u64),
     Contents(Box<Contents>),
     /// Why nothing is known of it.
@@ -185,7 +185,7 @@ impl Target {
         self.answer(look.number, found.map_or_else(Found::Nothing, Found::Contents));
     }
 
-    /// This came of the look of this number. Where nobody waits for it any more, the image is gone.
+    /// This came of the look of this number. Where no look waits for it any more, the image is gone.
     fn answer(&mut self, number: u64, answer: Found) {
         let of_load = self.load.as_mut().map(|load| &mut load.found);
         let of_loaded = self.loaded.as_mut().map(|loaded| &mut loaded.found);
@@ -293,7 +293,7 @@ impl Loaded {
         verdict(number(outcome), number(judged.command_line), &reason)
     }
 
-    /// The same for policy. Of an image that nobody could look into it knows nothing, unless by an agent before this one.
+    /// The same for policy. Of an image that no agent could look into it knows nothing, unless by an agent before this one.
     fn for_policy(&self) -> Option<Verdict> {
         let (verdict, number) = (self.verdict?, self.number?);
         if matches!(self.found, Found::Nothing(_)) && self.image.mode != IMAGE_LEGACY {

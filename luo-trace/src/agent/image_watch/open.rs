@@ -84,7 +84,7 @@ fn hold(descriptor: &Path) -> std::io::Result<File> {
 
 fn reopen(held: &File) -> std::io::Result<File> {
     let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-    // Without a wait, should somebody hold a lease on it.
+    // Without a wait, should a process hold a lease on it.
     File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)

@@ -366,7 +366,7 @@ fn after_a_loss_nothing_is_said_until_a_walk_finds_the_same_image() {
     assert_eq!(host.says(&with(&["nvme-v1"])), None);
     host.tell(walk(IMAGE));
     assert_eq!(host.outcome(&with(&["nvme-v1"])), Some(VERDICT_LOSES));
-    // Where it is another, nobody has seen which.
+    // Where it is another, no process has seen which.
     host.tell(Body::Gap { lost: 1 }).tell(walk(image(1)));
     assert_eq!(host.outcome(&with(&["nvme-v1"])), Some(VERDICT_UNKNOWN));
     // A loss while it is loaded may have hidden another load.

@@ -1,4 +1,4 @@
-//! Where a pipeline's output goes: a terminal, whoever reads at the socket, the journal, and the memory that outlives the kernel.
+//! Where a pipeline's output goes: a terminal, readers at the socket, the journal, and the memory that outlives the kernel.
 
 use std::io;
 use std::sync::Arc;
@@ -119,7 +119,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Sends events and findings to whoever reads the streams; while nobody does, it costs nothing.
+    /// Sends events and findings to the readers of the streams; while none does, it costs nothing.
     ///
     /// # Errors
     /// Where the system has no thread to give.

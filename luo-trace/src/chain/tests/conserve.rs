@@ -311,7 +311,7 @@ fn what_was_told_of_the_image_before_the_jump_is_not_told_again_after_it() {
 
 #[test]
 fn where_nobody_looked_before_the_device_was_opened_what_was_read_in_tells() {
-    // Given a next kernel in which a walk found that nobody had read in what came, and then somebody did,
+    // Given a next kernel in which a walk found that no process had read in what came, and then a process did,
     let (vm, db) = (session(1, "vm"), session(2, "db"));
     let second = |files: u64| {
         record(1, |s| {

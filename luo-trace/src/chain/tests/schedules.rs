@@ -90,7 +90,7 @@ proptest! {
             let chain = join(&update(events.clone(), &other));
             let found = chain.findings.iter().map(|finding| (finding.invariant, finding.object.to_string()));
             let found: Vec<_> = found.collect();
-            // then it is found, and nothing else; unless somebody changed something while the kernel froze.
+            // then it is found, and nothing else; unless a process changed something while the kernel froze.
             if changed_meanwhile(&chain.boots[0]) {
                 prop_assert_eq!(found, []);
                 prop_assert_eq!(status(&chain, CONSERVED), Some(Status::Unknown));

@@ -13,7 +13,7 @@
 /// | init | the next kernel runs init, its first process |
 /// | attach | its agent is started |
 /// | wait | its agent has attached its hooks |
-/// | deserialize | somebody opens `/dev/liveupdate`, and LUO reads in what came |
+/// | deserialize | a process opens `/dev/liveupdate`, and LUO reads in what came |
 /// | retrieve | that is done |
 /// | finish | the last file is brought back; ends when the last session is finished |
 pub const PHASES: [&str; 12] = [

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_ring_is_looked_at_until_it_was_empty_twice() {
-        // Given a ring that nobody looks at before it calls,
+        // Given a ring at which no task looks before it calls,
         let (mut rest, now) = (Rest::default(), Instant::now());
         assert!(!rest.is_on());
         // when something is in it, then events need not call while it rests,

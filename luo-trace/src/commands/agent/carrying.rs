@@ -1,4 +1,4 @@
-//! Bringing the journal over a kexec, as far as somebody asked for it.
+//! Bringing the journal over a kexec, as far as an option asks for it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::agent::live::Live;
 use crate::agent::pipeline::{Outputs, Pipeline};
 use crate::journal::Header;
 
-/// Bringing the journal over a kexec, as far as somebody asked for it.
+/// Bringing the journal over a kexec, as far as an option asks for it.
 pub(super) struct Carrying {
     carry: Option<Carry>,
     live: Arc<Live>,
@@ -34,7 +34,7 @@ impl Carrying {
         }
     }
 
-    /// Time passes. Close to a jump LUO may hold its locks for good, and whoever asks it for something then waits for ever.
+    /// Time passes. Close to a jump LUO may hold its locks for good, and a caller that asks it for something then waits for ever.
     pub(super) fn tick(&mut self, pipeline: &Pipeline) {
         if !pipeline.jump_is_near() && self.carry.as_mut().is_some_and(Carry::is_due) {
             self.attempt(pipeline);

@@ -34,7 +34,7 @@ pub(super) fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
     Ok(outputs)
 }
 
-/// Opens the journal. Somebody who asked for a record must know at once that there will be none.
+/// Opens the journal. A user who asked for a record must know at once that there will be none.
 pub(super) fn journal(place: &Path, header: &Header) -> Result<JournalSink> {
     let Some(line) = serial_line(place) else {
         let (writer, path) = Writer::open(place, header).with_context(|| {

@@ -26,7 +26,7 @@ use crate::sink::control::Request;
 /// Why an agent takes no orders.
 const NO_POLICY: &str = "the agent runs without a policy: start it with --policy FILE";
 
-/// The policy's file, and whoever reads it again at this moment.
+/// The policy's file, and the thread that reads it again at this moment.
 pub(super) struct File {
     path: Option<PathBuf>,
     reading: Option<oneshot::Receiver<Result<Policy>>>,
@@ -56,7 +56,7 @@ impl File {
             return tell("there is no policy to read again: start the agent with --policy FILE");
         };
         let (sender, receiver) = oneshot::channel();
-        // A thread that nobody waits for at the end, either. What another one reads may be older than what is wanted.
+        // No one thread waits for this one at the end, either. What another one reads may be older than what is wanted.
         std::thread::spawn(move || sender.send(read(&path)));
         self.reading = Some(receiver);
     }
@@ -213,7 +213,7 @@ impl Left {
         }
     }
 
-    /// Looks for it, lets whoever asks know, and tells when it was not there before.
+    /// Looks for it, lets clients know, and tells when it was not there before.
     pub(super) fn look(&mut self, pipeline: &mut Pipeline) {
         if pipeline.policy().is_some() {
             return;
@@ -278,7 +278,7 @@ pub(super) fn carry_out(request: Request, left: &mut Left, pipeline: &mut Pipeli
         answer
     });
     left.look(pipeline);
-    // Whoever asked may be gone. The order stands all the same.
+    // The client that asked may be gone. The order stands all the same.
     _ = answer.send(answered);
 }
 

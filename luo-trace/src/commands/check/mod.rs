@@ -59,7 +59,7 @@ enum Format {
 ///   (`completed`, `aborted`, `departed`: no record of its arrival, `arrived`: no record of its departure), `from` and `to` (the
 ///   boots on both sides, as their places in `journals`, from 1, or null), `basis` (what says that the one followed the
 ///   other: `number`, `count` or `clock`, or null), `files` (how many that arrived came to which end: `finished`,
-///   `retrieved`, `unclaimed`, `pending`, `lost`, `unknown`) and `unclaimed` (the first of those that nobody brought back:
+///   `retrieved`, `unclaimed`, `pending`, `lost`, `unknown`) and `unclaimed` (the first of those that no process brought back:
 ///   `session`, `token`, `handler`, `fate`, `age_ns`);
 /// - `findings`, `verdicts` and `doubts` over the updates, in the form of a journal's; `evidence` is `"boot/cpu:seq"`, the
 ///   boot as its place in `journals`, from 1;

@@ -41,7 +41,7 @@ pub(super) fn as_json(update: &Update) -> Value {
     })
 }
 
-/// How many files that nobody brought back are told one by one.
+/// How many files that no process brought back are told one by one.
 const UNCLAIMED_TOLD: usize = 8;
 
 /// What the journals prove together, where they tell of a live update.
@@ -137,6 +137,6 @@ fn one_as_text(out: &mut impl Write, update: &Update, case: &Case) -> io::Result
     }
     match update.unclaimed.len().checked_sub(UNCLAIMED_TOLD) {
         None | Some(0) => Ok(()),
-        Some(more) => writeln!(out, "            and {more} more that nobody brought back"),
+        Some(more) => writeln!(out, "            and {more} more that no process brought back"),
     }
 }

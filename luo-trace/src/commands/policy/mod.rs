@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
 }
 
-/// A policy that another agent left in force on this host, as whoever asks is told of it. What may not be looked for is not told.
+/// A policy that another agent left in force on this host, as a client is told of it. What may not be looked for is not told.
 pub(super) fn left_in_force() -> Option<(Shown, Standing)> {
     let left = brake::left().ok().flatten()?;
     let state = left.state.as_ref().map_err(|error| format!("{error:#}"));

@@ -21,7 +21,7 @@ use crate::status::policy::Policy;
 /// Options of `luo-trace policy hold`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Hold {
-    /// Why, for whoever meets the hold
+    /// Why, for the person who meets the hold
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// For how long, such as 2h; until `luo-trace policy clear` unless given
@@ -37,7 +37,7 @@ pub(super) struct Allow {
     /// For how long, such as 10m
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     span: Duration,
-    /// Why, for whoever looks at what passed
+    /// Why, for the person who reviews what passed
     #[arg(long, value_name = "TEXT")]
     reason: String,
     #[command(flatten)]
@@ -231,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let agent = UnixListener::bind(socket(&dir).path).unwrap();
         agent.set_nonblocking(true).unwrap();
-        // when there is no reason, then nobody connects.
+        // when there is no reason, then no client connects.
         let error = hold(&hold_args(&dir, " ")).unwrap_err().to_string();
         assert!(error.contains("reason is empty"), "{error}");
         assert_eq!(agent.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);

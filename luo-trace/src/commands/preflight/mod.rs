@@ -45,10 +45,10 @@ pub struct Args {
     /// Take this global state, not what is preserved now: its compatible string
     #[arg(long, value_name = "NAME")]
     flb: Vec<String>,
-    /// The format that this host's LUO writes, where nobody tells: `luo-v5`
+    /// The format that this host's LUO writes, where it is not known: `luo-v5`
     #[arg(long, value_name = "FORMAT")]
     luo_format: Option<String>,
-    /// The format that this host's KHO writes, where nobody tells: `kho-v4`
+    /// The format that this host's KHO writes, where it is not known: `kho-v4`
     #[arg(long, value_name = "FORMAT")]
     kho_format: Option<String>,
     /// How to print it
@@ -88,7 +88,7 @@ struct Host {
 pub fn run(args: &Args) -> Result<Exit> {
     let (exit, text) = judged(args)?;
     match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
+        // The reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         result => result.context("cannot write to stdout")?,
     }
@@ -269,7 +269,7 @@ impl Host {
         }
     }
 
-    /// What is said of a host at which nobody can look.
+    /// What is said of a host at which no agent can look.
     fn without(why: Obstacle) -> Self {
         // Without LUO nothing can be preserved.
         let nothing = matches!(why, Obstacle::NoLuo | Obstacle::LuoOff);

@@ -103,7 +103,7 @@ fn ended(thread: JoinHandle<Result<Exit>>) -> Result<Exit> {
     }
 }
 
-/// Shows states, one after the other, until somebody wants no more.
+/// Shows states, one after the other, until the user wants no more.
 fn show(first: Status, next: impl FnMut() -> Result<Status> + Send + 'static) -> Result<Exit> {
     let (states, ended) = refresh(REFRESH, next)?;
     let signalled = Arc::new(AtomicBool::new(false));

@@ -66,7 +66,7 @@ impl Group {
 pub enum Answer {
     /// It is as it should be.
     Pass,
-    /// Nobody wanted to know: what would tell was switched off, or its loss is allowed.
+    /// The user did not want to know: what would tell was switched off, or its loss is allowed.
     Skip,
     /// It cannot be told, since something is missing that could tell.
     Inconclusive,

@@ -155,7 +155,7 @@ fn a_file_that_was_never_retrieved_is_named() {
         "[[session]]\nname = \"vm-db\"\nretrieved = true",
         "file 0x1 was never retrieved",
     );
-    // And nobody asked for it to be finished.
+    // And no process asked for it to be finished.
     passes(&account, "finished = true");
 }
 
@@ -352,7 +352,7 @@ fn with_events_lost_too_few_is_open_and_too_many_is_wrong() {
         "retrieved = true",
         "there may be more files of session \"vm-db\"",
     );
-    // Nobody can tell that it did not leave.
+    // No process can tell that it did not leave.
     is_open(
         &account,
         "[[session]]\nname = \"vm-x\"",

@@ -228,7 +228,7 @@ fn where_the_freeze_was_not_seen_from_its_beginning_what_did_not_arrive_may_have
     }
     let mut disk = Disk::new();
     disk.events(0, &story.events).record(1, only_db);
-    // then nobody can tell whether the other one is lost.
+    // then no process can tell whether the other one is lost.
     let whether = "it cannot be told whether session \"vm\" arrived";
     disk.is(Outcome::Inconclusive, &[whether]);
 }

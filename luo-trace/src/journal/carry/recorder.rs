@@ -12,7 +12,7 @@ use crate::journal::{Clock, End, Header};
 /// A ring smaller than this, in bytes, has no room for more than a few events.
 const LEAST_RING: usize = 4 << 10;
 
-/// A piece of memory, zero at first, that somebody reads who knows nothing of when its writer was stopped.
+/// A piece of memory, zero at first, for a reader who knows nothing of when its writer was stopped.
 pub trait Memory {
     /// Its length in bytes.
     fn size(&self) -> usize;

@@ -22,7 +22,7 @@ pub struct Recovered {
 /// Why a memory gives no journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It does not begin as it should: somebody else made it, or nobody finished making it.
+    /// It does not begin as it should: another program made it, or its making was not finished.
     Foreign,
     /// Another version of luo-trace made it.
     Version(u32),

@@ -37,7 +37,7 @@ impl Maps {
         })
     }
 
-    /// Puts in all entries of a policy, which nobody reads before it is in force.
+    /// Puts in all entries of a policy, which no program reads before it is in force.
     pub(super) fn lay_down(&mut self, policy: &Compiled, generation: u64) -> Result<()> {
         let first = (generation & 1) as usize * RULES;
         for (place, name) in (first..).zip(&policy.names) {

@@ -227,7 +227,7 @@ impl Brake {
             generation,
             ..policy.table
         });
-        // Whoever puts a policy in force lives.
+        // The caller that puts a policy in force lives.
         self.state.beat(host::clock().monotonic_ns);
         self.generation = generation;
         self.state.switch(generation);

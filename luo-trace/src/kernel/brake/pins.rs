@@ -56,7 +56,7 @@ impl Brake {
         let mut adopted = Adopted::default();
         for set in sets(Path::new(DIR))? {
             match read_state(&set) {
-                // The newest comes first: whoever made it had taken over from the others.
+                // The newest comes first: the agent that made it had taken over from the others.
                 Ok(state) if adopted.state.is_none() => {
                     self.state.inherit(&state);
                     adopted.state = Some(state);
@@ -165,7 +165,7 @@ impl Set {
         self.0.parent().is_some_and(|parent| parent.ends_with(layout()))
     }
 
-    /// Removes a set that nobody else has hold of. From here on it refuses nothing: the kernel detaches programs a moment after
+    /// Removes a set that no other process has hold of. From here on it refuses nothing: the kernel detaches programs a moment after
     /// their pins are gone, so they let everything pass before. Those of another layout go on for that moment.
     fn retire(&self) -> Result<()> {
         if let Ok(mut state) = open_state(self) {

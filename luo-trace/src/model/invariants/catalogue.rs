@@ -129,7 +129,7 @@ invariants! {
         judged: Boot(session::direction_kept);
     SessionReleaseFinishes "session-release-finishes" Session Critical
         statement: "Closing a retrieved session finishes it, or is reported as stranded.",
-        why: "A session that is closed and not finished has no descriptor left: nobody can ever finish it, and its memory stays preserved.",
+        why: "A session that is closed and not finished has no descriptor left: no process can ever finish it, and its memory stays preserved.",
         advice: "Nothing on this boot can reach the session any more: move what needs it away, plan a cold boot, and let its owner \
             finish a session before closing it.",
         needs: [SessionRelease FilesFinish], judged: Boot(session::release_finishes);
@@ -161,7 +161,7 @@ invariants! {
         needs: [FilePreserve FilesUnpreserve SessionSerialize], judged: Boot(file::balance);
     FileErrorAtomic "file-error-atomic" File Critical
         statement: "A preserve that fails leaves no preserved page and no user of global state behind.",
-        why: "What it left belongs to no session: nobody gives it back, and it goes into the next kernel as a leak.",
+        why: "What it left belongs to no session: it is never given back, and it goes into the next kernel as a leak.",
         advice: "Count the host's preserved memory as leaked: plan a cold boot, and report the file's handler with this record.",
         needs: [FilePreserve FlbPreserve FlbUnpreserve FlbCallback] also: [KhoKeyAdd KhoKeyDel], judged: Boot(atomic::error_atomic);
     FileRetrieveOnce "file-retrieve-once" File Error
@@ -193,13 +193,13 @@ invariants! {
         needs: [FlbCallback FlbPreserve], judged: Boot(flb::create_on_first);
     FlbDestroyOnLast "flb-destroy-on-last" Flb Critical
         statement: "The global state is destroyed exactly when its users go to 0: never before, never twice, never not at all.",
-        why: "Files in use lose the state they depend on, or memory stays preserved that nobody owns.",
+        why: "Files in use lose the state they depend on, or memory stays preserved without an owner.",
         advice: "Do not kexec: abandon the update, close every session and plan a cold boot.",
         needs: [FlbCallback FlbPreserve FlbUnpreserve FlbFinish SessionSerialize] also: [FlbGetOutgoing FlbPutOutgoing],
         judged: Boot(flb::destroy_on_last);
     FlbRollback "flb-rollback" Flb Error
         statement: "When one of a handler's global states cannot be made, those made before it for the same file are undone.",
-        why: "A state that stays without a user is preserved memory that nobody gives back.",
+        why: "A state that stays without a user is preserved memory that is never given back.",
         advice: "Close every session and plan a cold boot: the state cannot go any more. Report the kernel.",
         needs: [FlbCallback FlbPreserve], judged: Boot(flb::rollback);
     FlbRestoreOnce "flb-restore-once" Flb Error
@@ -296,14 +296,14 @@ invariants! {
         judged: Ahead(kexec::target);
     KexecSessionsConserved "kexec-sessions-conserved" Reboot Critical
         statement: "The sessions, tokens and handlers serialized before the kexec are those that arrive after it.",
-        why: "What does not arrive is lost, and nobody is told.",
+        why: "What does not arrive is lost, and no process is told.",
         advice: "Restart the owners of what is missing from scratch, and report both kernels.",
         needs: [SessionCreate SessionRelease FilePreserve FilesUnpreserve SessionSerialize LiveupdateReboot], judged: Chain;
     KexecFilesAccounted "kexec-files-accounted" Reboot Error
         statement: "Each file that arrives is retrieved and finished, or reported as finished without being retrieved, or as pending; \
             none is gone, or left behind by the next update.",
         why: "A file that is gone, or left behind, is a workload that did not come back and never will.",
-        advice: "Restart its owner from scratch, and ask the orchestrator why nobody retrieved it before the next update.",
+        advice: "Restart its owner from scratch, and ask the orchestrator why it was not retrieved before the next update.",
         needs: [FileRetrieve FilesFinish], judged: Chain;
     KexecMemoryConserved "kexec-memory-conserved" Reboot Critical
         statement: "The pages preserved before the kexec are restored or freed after it.",
@@ -317,7 +317,7 @@ invariants! {
         needs: [FlbSerialize LiveupdateReboot], judged: Chain;
     KexecNumber "kexec-number" Reboot Warning
         statement: "The number of the live update goes up by one, and the chain of boots has no hole.",
-        why: "A hole is a boot that nobody watched, or a live update that ended in a cold boot.",
+        why: "A gap in the numbers is an unrecorded boot, or a live update that ended in a cold boot.",
         advice: "Look for the missing boot's journal and for the console of that boot.",
         needs: [LiveupdateReboot], judged: Chain;
     KexecArrived "kexec-arrived" Reboot Critical

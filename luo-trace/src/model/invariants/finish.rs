@@ -177,7 +177,7 @@ fn expected(file: &File, p: &FileCallback, tells_errno: bool) -> Option<i64> {
 
 fn status(status: i64) -> String {
     match status {
-        0 => "that nobody retrieved it".into(),
+        0 => "that no process retrieved it".into(),
         1 => "that it was retrieved".into(),
         other => format!("that its retrieve failed with {}", crate::text::errno::result(other)),
     }

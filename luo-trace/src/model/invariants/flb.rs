@@ -183,7 +183,7 @@ fn user_left(scene: &Scene, court: &mut Court, i: usize, flb: &Flb) {
     }
 }
 
-/// Suspects global state that is there though nobody uses it when so many files leave and so many references are given back.
+/// Suspects global state that is there although no file uses it when so many files leave and so many references are given back.
 fn unused(scene: &Scene, court: &mut Court, i: usize, flb: &Flb, leaving: u64, putting: u64) {
     let Life::Alive(_, made) = flb.outgoing.life(scene.moment.epoch) else {
         return;
@@ -271,7 +271,7 @@ pub(super) fn rollback(state: &State, scene: &Scene, court: &mut Court) {
                     ROLLBACK,
                     subject(Direction::Outgoing, flb),
                     "it is taken down when another one of the handler's cannot be made",
-                    "it is still there, and nobody uses it",
+                    "it is still there, and no file uses it",
                     &[made],
                 );
                 court.suspect(Waits::Joiner(i), scene.moment.at, finding);

@@ -49,7 +49,7 @@ pub(super) fn restore_once(state: &State, scene: &Scene, court: &mut Court) {
     court.violate(scene.finding(ONCE, incoming(flb), expected, again, &[evidence]));
 }
 
-/// A file that leaves brings the state back itself where nobody has, and then finishes it. From 7.0 to 7.3 it does not: its
+/// A file that leaves brings the state back itself where no caller has, and then finishes it. From 7.0 to 7.3 it does not: its
 /// count of users is only read in with the state, so that the file's leaving breaks the count.
 pub(super) fn finish_after_restore(state: &State, scene: &Scene, court: &mut Court) {
     const FINISH: Invariant = Invariant::FlbFinishAfterRestore;
@@ -61,7 +61,7 @@ pub(super) fn finish_after_restore(state: &State, scene: &Scene, court: &mut Cou
             let (seen, evidence) = match flb.restored(scene.moment.epoch) {
                 Restored::Done(_) => return court.hold(FINISH),
                 Restored::Unknown => return court.undecidable(FINISH),
-                Restored::No(id) => ("it was finished, and nobody had brought it back", id),
+                Restored::No(id) => ("it was finished, and no process had brought it back", id),
                 Restored::Failed(_, id) => ("it was finished, and bringing it back had failed", id),
             };
             court.violate(scene.finding(FINISH, incoming(flb), "it is brought back first", seen, &[evidence]));
@@ -72,7 +72,7 @@ pub(super) fn finish_after_restore(state: &State, scene: &Scene, court: &mut Cou
                     continue;
                 }
                 let (seen, evidence) = match flb.restored(scene.moment.epoch) {
-                    Restored::No(id) => ("a file left it that nobody had brought it back for", id),
+                    Restored::No(id) => ("a file left it for which no process had brought it back", id),
                     Restored::Failed(_, id) => ("a file left it, and bringing it back had failed", id),
                     _ => continue,
                 };

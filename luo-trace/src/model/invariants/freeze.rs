@@ -1,7 +1,7 @@
 //! Invariants of the freeze: `luo_session_serialize` in `kernel/liveupdate/luo_session.c`, `luo_file_freeze` in
 //! `kernel/liveupdate/luo_file.c` (7.3).
 //!
-//! One task does it all, with a lock held that keeps everybody else out.
+//! One task does it all, with a lock held that keeps every other task out.
 
 use luo_trace_common::events::FileCall;
 

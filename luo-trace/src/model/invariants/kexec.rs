@@ -80,7 +80,7 @@ fn breach(scene: &Scene, invariant: Invariant, sessions: usize, why: &str, load:
 }
 
 /// Judged when the agent has looked into an image that is loaded while sessions exist, and when everything is serialized.
-/// Where nobody looked in time, the next kernel will tell.
+/// Where no agent looked in time, the next kernel will tell.
 pub(super) fn target(state: &State, scene: &Scene, court: &mut Court) {
     let sessions = || state.outgoing().count();
     match &scene.event.body {
@@ -109,7 +109,7 @@ fn jumping(state: &State, scene: &Scene, court: &mut Court, looked: &Looked, ent
     match looked.outcome {
         _ if sessions == 0 => court.hold(TARGET),
         VERDICT_CARRIES if looked.tells_of(state.counts().handlers_in_use()) => court.hold(TARGET),
-        // Another handler came into use so late that nobody looked for it: the next kernel will tell.
+        // Another handler came into use so late that no agent looked for it: the next kernel will tell.
         VERDICT_CARRIES => {}
         _ if !looked.fails() => court.undecidable(TARGET),
         _ if state.images.is_found_incompatible() => {}

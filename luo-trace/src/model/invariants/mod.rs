@@ -61,7 +61,7 @@ pub(super) enum Judged {
     /// The records of a chain of boots: one boot's record never tells. See [`crate::chain`].
     Chain,
     /// The record of one boot where the agent looked ahead, into the image, and else the records of a chain. Where neither
-    /// tells, it is not among the verdicts: nothing is missing from a record because nobody had the time to look.
+    /// tells, it is not among the verdicts: nothing is missing from a record because no agent had the time to look.
     Ahead(Check),
 }
 

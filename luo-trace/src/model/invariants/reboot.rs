@@ -47,7 +47,7 @@ pub(super) fn incoming_finished_first(state: &State, scene: &Scene, court: &mut 
     if let Some((walk, epoch)) = state.unread
         && scene.knows(epoch)
     {
-        let seen = "nobody has even read in the previous kernel's sessions";
+        let seen = "no process has even read in the previous kernel's sessions";
         return court.violate(scene.finding(FIRST, Subject::Update, expected, seen, &[walk]));
     }
     let unfinished =

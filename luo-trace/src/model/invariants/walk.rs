@@ -132,7 +132,7 @@ fn changed_files(state: &State, scene: &Scene, court: &mut Court, survey: &Surve
         let Some(session) = state.known(walked) else { continue };
         let known = walked.files.iter().filter(|f| state.has(session, f)).count() as u64;
         let (listed, held) = (walked.files.len() as u64, session.held().count() as u64);
-        // Files that nobody has asked for are known by their number only.
+        // Files that no process has asked for are known by their number only.
         if known == held && listed == held + session.pending {
             continue;
         }

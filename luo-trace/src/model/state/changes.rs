@@ -489,7 +489,7 @@ impl State {
         }
     }
 
-    /// Somebody asked for an incoming file: from now on it is known by its token.
+    /// A process asked for an incoming file: from now on it is known by its token.
     fn asked_for(
         &mut self,
         p: &SessionRef,
@@ -599,7 +599,7 @@ impl State {
         let Some(session) = self.sessions.get_mut(&p.session.id) else {
             return;
         };
-        // What failed to arrive whole is leaked by the kernel on purpose: nobody can ask for it.
+        // What failed to arrive whole is leaked by the kernel on purpose: no process can ask for it.
         session.pending = if ok { p.files } else { 0 };
         session.broken = !ok;
         session.awaited = true;

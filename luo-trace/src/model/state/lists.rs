@@ -219,7 +219,7 @@ impl State {
         }
     }
 
-    /// Adds what a walk tells of a known session, and drops what it does not find: tokens of files that nobody asked for,
+    /// Adds what a walk tells of a known session, and drops what it does not find: tokens of files that no process asked for,
     /// and what was not seen to come or go.
     fn complete(&mut self, walked: &Walked, moment: Moment) -> bool {
         let id = walked.record.session.id;

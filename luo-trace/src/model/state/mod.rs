@@ -118,7 +118,7 @@ pub(super) struct State {
     taught_at: u64,
     /// The epoch in which a walk listed every session, both ways.
     listed: u32,
-    /// The walk that found incoming sessions which nobody had read in, and its epoch.
+    /// The walk that found incoming sessions which no process had read in, and its epoch.
     pub(super) unread: Option<(EventId, u32)>,
     /// The newest reboot that failed, and its epoch.
     pub(super) aborted: Option<(EventId, u32)>,

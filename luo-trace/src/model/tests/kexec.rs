@@ -112,7 +112,7 @@ fn an_open_session_without_files_may_be_a_finished_one() {
         s.arrive(a, 1).retrieve_session(a).finish_files(a, 1, |_| ()).gap();
         s.look(|look| _ = look.incoming(a, true, &[])).reboot();
     });
-    // then nothing of it waits to be finished; an empty one that nobody retrieved waits for that.
+    // then nothing of it waits to be finished; an empty one that no process retrieved waits for that.
     assert_eq!(judged.findings, []);
     violates(Invariant::IncomingFinishedFirst, |s| {
         s.look(|look| _ = look.incoming(a, false, &[])).reboot();

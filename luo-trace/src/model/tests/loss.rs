@@ -133,7 +133,7 @@ fn users_that_were_not_all_seen_to_leave_do_not_count() {
             s.flb_call(FlbCall::Preserve, "iommu", MEMFD, 0);
         });
         s.flb_preserve(MEMFD, |_| ()).gap();
-        // when it goes with the other one, then nobody was left.
+        // when it goes with the other one, then no process was left.
         s.flb_unpreserve(MEMFD, |s| {
             s.flb_call(FlbCall::Unpreserve, "iommu", MEMFD, 0);
         });

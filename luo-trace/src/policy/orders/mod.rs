@@ -60,7 +60,7 @@ impl Order {
             Order::Clear => return Ok(()),
         };
         if reason.trim().is_empty() {
-            return Err("the reason is empty: say why, for whoever meets this order".into());
+            return Err("the reason is empty: say why, for the person who meets this order".into());
         }
         if reason.len() > LONGEST_REASON || reason.chars().any(char::is_control) {
             return Err(format!(

@@ -82,7 +82,7 @@ fn where_nothing_is_refused_a_hold_says_so() {
 fn an_allowance_says_whose_hold_it_lifts_and_ends_by_itself() {
     let mut standing = Standing::default();
     standing.take(&hold("disk swap", None), 7, Mode::Enforce, 0);
-    // When somebody is let through while the host is held,
+    // When a process is let through while the host is held,
     let taken = standing.take(&allow("the fix", 10 * MINUTE), 8, Mode::Enforce, 0);
     // then they are told whose hold that lifts, and for how long;
     assert!(taken.told[0].contains("for 10m"), "{taken:?}");

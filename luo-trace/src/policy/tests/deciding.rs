@@ -499,7 +499,7 @@ fn every_mixture_of_orders_modes_and_rules_is_decided_as_documented() {
         };
         let ruling = plain(&policy, &call);
         assert_eq!(compiled(&policy, &call), ruling, "{policy:?} {call:?}");
-        // Nobody is asked exactly where nothing could come of it.
+        // No process is asked exactly where nothing could come of it.
         let asked = policy.compile().table.asks(call.operation, call.orders);
         assert_eq!(asked, ruling.decision != Decision::Pass, "{policy:?} {call:?}");
     }

@@ -178,7 +178,7 @@ fn a_value_of_the_wrong_kind_or_size_is_told_with_what_belongs_there() {
         ("match = { session = \"\" }", "a session's name is not empty"),
         ("match = { session = \"hex:4\" }", "hex:4 is no name"),
         ("match = { cgroup = \"luod.service\" }", "its path begins with /"),
-        ("match = { cgroup = \"/\" }", "everybody is in it"),
+        ("match = { cgroup = \"/\" }", "every process is in it"),
         ("match = { cgroup = \"/a//b\" }", "write its path without //"),
         ("match = { cgroup = \"/a/\" }", "without / at its end"),
         ("match = { cgroup = \"/a/../b\" }", "without . or .."),

@@ -121,7 +121,7 @@ fn what_a_record_does_not_tell_is_left_open_only_where_it_matters() {
         },
     );
     assert_eq!(decided(&rule(NO_LEGACY), &record), ["kexec-load pass"]);
-    // After a loss it is open again, until somebody looks.
+    // After a loss it is open again, until a process looks.
     let mut record = story();
     record.create(session(1, "vm")).gap().load_image(IMAGE_LEGACY, LEGACY);
     record
@@ -370,7 +370,7 @@ fn what_was_not_preserved_or_came_from_before_or_is_the_recorders_own_does_not_c
     );
     let unfinished = when("incoming-unfinished = true");
     assert_eq!(decided(&unfinished, &came_over("vm")), ["session-create deny r"]);
-    // but where it is the recorder's own, nobody is asked to finish it.
+    // but where it is the recorder's own, no program is asked to finish it.
     let own = session(1, luo_trace_common::OWN_SESSION);
     let mut record = story();
     record.open_device_with(|s| _ = s.arrive(own, 1).read_in());
@@ -501,7 +501,7 @@ fn what_policy_knew_of_a_call_and_what_it_did_not_know_is_so_again() {
     // sessions were not counted, so that the record's own number counts,
     let crowded = on("session-create", "when = { sessions-over = 0 }");
     assert_eq!(one(&crowded, decision(Operation::SessionCreate)), "session-create pass");
-    // nobody had looked into the image,
+    // no process had looked into the image,
     let target = on("kexec-reboot", "when = { target-incompatible = true }");
     let unlooked = PolicyDecision {
         unknown: 1 << Condition::TargetIncompatible as u32,

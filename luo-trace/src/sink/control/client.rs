@@ -155,7 +155,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("sock");
         assert!(status(&socket).unwrap().is_none());
-        // What a killed agent leaves: a socket that nobody listens at.
+        // What a killed agent leaves: a socket at which no process listens.
         drop(UnixListener::bind(&socket).unwrap());
         assert!(events(&socket, Form::Json).unwrap().is_none());
     }
@@ -198,8 +198,8 @@ mod tests {
             assert_eq!(super::order(&socket, &order).unwrap(), Some(becomes));
             assert_eq!(agent.join().unwrap(), "POST /policy HTTP/1.0\r\n");
         }
-        let nobody = tempfile::tempdir().unwrap();
-        assert_eq!(super::order(&nobody.path().join("sock"), &order).unwrap(), None);
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(super::order(&empty.path().join("sock"), &order).unwrap(), None);
     }
 
     #[test]

@@ -55,18 +55,18 @@ const LONGEST_ORDER: usize = 4096;
 /// How many orders may wait to be taken.
 const ORDERS: usize = 8;
 
-/// An order on its way to whoever carries it out.
+/// An order on its way to the task that carries it out.
 #[derive(Debug)]
 pub struct Request {
     /// What is wanted. It makes sense.
     pub order: Order,
-    /// The real user id of whoever wants it.
+    /// The real user id of the user who wants it.
     pub uid: u32,
     /// What became of it, or why it cannot be done.
     pub answer: oneshot::Sender<Result<Answer, String>>,
 }
 
-/// The way of orders: from the socket, and to whoever carries them out.
+/// The way of orders: from the socket, and to the task that carries them out.
 pub fn orders() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
     mpsc::channel(ORDERS)
 }
@@ -109,7 +109,7 @@ impl Form {
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
-    /// The system takes the lock away from whoever ends, however that ends.
+    /// The system takes the lock away from a process that ends, however it ends.
     _lock: File,
 }
 
@@ -187,7 +187,7 @@ fn lock(path: &Path) -> Result<File, Refusal> {
         Err(TryLockError::Error(error)) => return Err(unusable(error)),
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // Whoever has just taken it may not have written yet.
+            // The agent that has just taken it may not have written yet.
             _ = (&lock).take(16).read_to_string(&mut pid);
             return Err(Refusal::Taken(pid.trim().parse().ok()));
         }
@@ -241,22 +241,22 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Whether somebody reads. Asked from elsewhere while the streams are fed.
+    /// Whether a client reads. Asked from elsewhere while the streams are fed.
     pub fn readers(&self) -> Readers {
         Readers(self.senders.each_ref().map(Sender::downgrade))
     }
 
-    /// Whether somebody reads this form.
+    /// Whether a client reads this form.
     pub fn is_read(&self, form: Form) -> bool {
         self.senders[form as usize].receiver_count() > 0
     }
 
-    /// Sends lines of this form to whoever reads it.
+    /// Sends lines of this form to its readers.
     pub fn send(&mut self, form: Form, text: String, lines: u64) {
         let before = self.sent[form as usize];
         self.sent[form as usize] += lines;
         let text = text.into();
-        // Without a reader there is nobody to lose anything.
+        // Without a reader nothing is lost.
         _ = self.senders[form as usize].send(Chunk { text, before, lines });
     }
 }
@@ -277,7 +277,7 @@ impl Readers {
     }
 }
 
-/// Whoever is at the other end of a connection.
+/// The peer at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     /// Its real user id when it connected; `None` where the system does not tell.
@@ -465,7 +465,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Status>(json).unwrap().host, "node-7");
     }
 
-    /// What the socket says to an order, where whoever carries it out answers like this.
+    /// What the socket says to an order, where the task that carries it out answers like this.
     async fn order(body: &str, says: Result<Answer, String>) -> (String, Option<(Order, u32)>) {
         let dir = tempfile::tempdir().unwrap();
         let control = Control::open(&path(&dir)).unwrap();

@@ -142,7 +142,7 @@ pub fn print(out: &mut impl std::io::Write) -> std::io::Result<()> {
 pub struct Metrics {
     registry: Registry,
     families: Families,
-    /// Held while gauges are set anew and while all are rendered, so that nobody sees half of a state.
+    /// Held while gauges are set anew and while all are rendered, so that no reader sees half of a state.
     names: Mutex<Names>,
 }
 

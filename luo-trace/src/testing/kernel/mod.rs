@@ -378,7 +378,7 @@ impl Kernel {
         match self.tasks[task].steps.front() {
             None => false,
             Some(Step::Take(Lock::Read)) => !self.frozen,
-            // Whoever reboots waits for the previous kernel's sessions to be finished and for references to be given back,
+            // A task that reboots waits for the previous kernel's sessions to be finished and for references to be given back,
             // which LUO does not ask for.
             Some(Step::Take(Lock::Write)) => !self.frozen && self.readers == 0 && self.is_ready(),
             Some(Step::Take(lock)) => !self.held.contains(&key(*lock)),
@@ -503,7 +503,7 @@ impl Kernel {
                 self.references[flb] -= 1;
                 self.returning[flb] -= 1;
                 self.flb_put(task, flb, false);
-                // It is no operation on files: of the memory that it gives back, nobody tells.
+                // It is no operation on files: no event tells of the memory that it gives back.
                 self.tasks[task].pages = Default::default();
             }
             Step::Look => self.look(task),
@@ -733,7 +733,7 @@ impl Kernel {
         }
     }
 
-    /// The descriptor of a session is there after the event about it: nobody can use it before.
+    /// The descriptor of a session is there after the event about it: no process can use it before.
     fn install(&mut self, task: usize, id: u64) {
         let steps = &mut self.tasks[task].steps;
         let after = steps
@@ -843,7 +843,7 @@ impl Kernel {
         self.first(task, [Step::Enter, Step::Leave(flb_call(call, flb), 0)]);
     }
 
-    /// One reference to a session's descriptor less. With the last one comes the release, by whoever had it.
+    /// One reference to a session's descriptor less. With the last one comes the release, by its last holder.
     fn put(&mut self, task: usize, id: u64) {
         if id & INSTALL == INSTALL {
             self.open.insert(id & !INSTALL, 1);

@@ -51,12 +51,12 @@ impl Device {
     /// Opens the device; in a kernel that came by kexec this is what deserializes the incoming sessions.
     ///
     /// # Errors
-    /// EBUSY when somebody has it open, EIO when deserializing failed, ENOENT when LUO is off.
+    /// EBUSY when a process has it open, EIO when deserializing failed, ENOENT when LUO is off.
     pub fn open() -> io::Result<Device> {
         OpenOptions::new().read(true).write(true).open(DEVICE).map(Device)
     }
 
-    /// The same opened device once more, for somebody else.
+    /// The same opened device once more, for another program.
     ///
     /// # Errors
     /// Where there is no descriptor left.

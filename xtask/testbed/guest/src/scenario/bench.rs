@@ -89,7 +89,7 @@ pub struct Tracer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// Nobody looks on.
+    /// No process looks on.
     Nobody,
     /// The agent, with these arguments and a journal.
     Agent {

@@ -105,7 +105,7 @@ pub enum Kexec {
     None,
 }
 
-/// What can be taken away from the agent, and from nobody else in the guest.
+/// What can be taken away from the agent, and from no other process in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Without {
@@ -182,7 +182,7 @@ impl Scenario {
             return Err("`agent_refuses` and `agent_without` need the agent, but agent = false".into());
         }
         if self.root == Root::Systemd && !(self.before.is_empty() && self.after.is_empty()) {
-            return Err("with root = \"systemd\" nobody does the steps of `before` and `after`".into());
+            return Err("with root = \"systemd\" no program does the steps of `before` and `after`".into());
         }
         for step in self.before.iter().chain(&self.after) {
             step.check()?;
@@ -248,7 +248,7 @@ pub enum AgentIn {
     Runs,
     /// It refuses to work, with this exit status and one line.
     Refuses(i32),
-    /// Nobody starts it.
+    /// It is not started.
     Nowhere,
 }
 

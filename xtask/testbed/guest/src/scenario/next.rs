@@ -29,7 +29,7 @@ pub enum NextAgent {
     /// The same as in the first one.
     #[default]
     Same,
-    /// Nobody starts it.
+    /// It is not started.
     None,
     /// It says in one line that it cannot work here.
     Refuses,

@@ -452,7 +452,7 @@ pub struct ReloadPolicy {
     pub refused: Option<String>,
 }
 
-/// Does steps in a thread that is somebody else. Its descriptors, and what it opens, are the guest's.
+/// Does steps in a thread that is another program. Its descriptors, and what it opens, are the guest's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct As {

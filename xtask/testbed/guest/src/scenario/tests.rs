@@ -181,7 +181,7 @@ fn what_makes_no_sense_together_is_refused() {
             format!("next = {{ panics = \"abi\" }}\n{SMALL}"),
             "the second kernel panics",
         ),
-        (format!("root = \"systemd\"\n{SMALL}"), "nobody does the steps"),
+        (format!("root = \"systemd\"\n{SMALL}"), "no program does the steps"),
         (format!("agent = false\nagent_refuses = 4\n{SMALL}"), "need the agent"),
         (
             format!("agent = false\nagent_without = \"btf\"\n{SMALL}"),

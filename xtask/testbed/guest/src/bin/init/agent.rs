@@ -29,7 +29,7 @@ const POLICY: &str = "/policy.toml";
 const SOCKET: &str = "/run/luo-trace/agent.sock";
 
 /// How long one thing may take that is waited for: the agent's getting ready, its end, an answer of its, the kernel's freeing what
-/// nobody holds. Far more than a quiet host needs, since a guest without hardware virtualization is slow, a busy host makes it many
+/// no process holds. Far more than a quiet host needs, since a guest without hardware virtualization is slow, a busy host makes it many
 /// times slower, and waiting costs nothing where the thing happens.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 

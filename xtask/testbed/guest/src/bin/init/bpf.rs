@@ -59,7 +59,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Waits until nothing exists that is not in `self`: before it frees what nobody holds any more the kernel waits for RCU grace
+    /// Waits until nothing exists that is not in `self`: before it frees what no process holds any more the kernel waits for RCU grace
     /// periods.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Lets a thread be somebody else, so that policy can tell callers apart.
+//! Lets a thread be another program, so that policy can tell callers apart.
 
 use std::ffi::CString;
 use std::fs;

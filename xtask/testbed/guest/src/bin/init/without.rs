@@ -68,7 +68,7 @@ pub(crate) fn bpf(command: &mut Command) {
     unsafe { command.pre_exec(install) };
 }
 
-/// A pipe that nobody reads from.
+/// A pipe that no process reads from.
 pub(crate) fn reader() -> io::Result<PipeWriter> {
     io::pipe().map(|(_reader, writer)| writer)
 }
