@@ -39,7 +39,7 @@ const LOADING_KEXEC_IMAGE: u32 = READING_KEXEC_IMAGE;
 const CAP_SYS_BOOT: u32 = 22;
 
 /// The threads that may not make the session that they are about to make. The gate, which the agent makes from single
-/// instructions since aya has no programs of its kind, takes them out: see `kernel/brake/gate.rs` in the agent.
+/// instructions since aya has no programs of its kind, takes them out: see `kernel/lsm/gate.rs` in the agent.
 #[btf_map]
 static REFUSED: LruHashMap<u32, u32, 1024> = LruHashMap::new();
 

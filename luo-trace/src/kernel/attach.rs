@@ -10,8 +10,8 @@ use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
-use super::brake::{Brake, BrakeError};
 use super::kallsyms::{self, Symbols};
+use super::lsm::{Brake, BrakeError};
 use super::misses::Misses;
 use super::ring::Ring;
 use super::shared::Shared;

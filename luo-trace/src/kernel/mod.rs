@@ -5,14 +5,14 @@
 
 mod arrival;
 mod attach;
-pub mod brake;
 mod facts;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
 mod log;
+pub mod lsm;
 mod misses;
+mod plan;
 pub mod preflight;
-mod prospects;
 mod ring;
 mod shared;
 mod signals;
@@ -21,7 +21,7 @@ pub mod snapshot;
 mod tests;
 
 pub use attach::{AttachError, Tracer};
-pub use prospects::prospects;
+pub use plan::prospects;
 pub use ring::Ring;
 
 /// The compiled programs, or nothing in a debug build without the BPF toolchain.

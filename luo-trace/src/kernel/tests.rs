@@ -3,7 +3,7 @@
 use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::Hook;
 
-use super::prospects;
+use super::plan;
 use crate::image::btf::Btf;
 
 const V6_19: &[u8] = include_bytes!("testdata/v6_19.btf");
@@ -151,7 +151,7 @@ fn a_later_kernel_may_move_its_members_and_hide_them_in_structures_without_a_nam
 
 /// Why a hook could not be attached on a kernel; nothing where it could.
 fn obstacle(blob: &[u8], hook: Hook) -> Option<String> {
-    let states = prospects::of(&Btf::parse(blob).unwrap(), None);
+    let states = plan::of(&Btf::parse(blob).unwrap(), None);
     let state = &states[hook as usize];
     assert_eq!(state.id, hook.id());
     assert_ne!(state.is_attachable(), state.reason.is_some(), "{state:?}");
@@ -180,7 +180,7 @@ fn ask(blob: &[u8]) -> bool {
     let Ok(btf) = Btf::parse(blob) else { return false };
     let offsets = btf.offsets();
     let callbacks = btf.callbacks("liveupdate_file_op_args").len() + btf.callbacks("liveupdate_flb_op_args").len();
-    offsets.len() + callbacks + prospects::of(&btf, None).len() > 0
+    offsets.len() + callbacks + plan::of(&btf, None).len() > 0
 }
 
 #[test]

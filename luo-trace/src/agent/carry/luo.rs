@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use luo_trace_common::OWN_SESSION;
 
 use super::device::{Device, Session};
-use super::{Namesake, TOKEN, Tried, read};
+use super::{Foreign, TOKEN, Tried, read};
 
 /// The session of our own.
 #[derive(Debug, Default)]
@@ -21,12 +21,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Opens the device for as long as two calls take; the rest goes without it.
-    pub(super) fn attempt(&mut self, memfd: &OwnedFd, namesake: &Namesake) -> Tried {
+    pub(super) fn attempt(&mut self, memfd: &OwnedFd, foreign: &Foreign) -> Tried {
         let device = match Device::open() {
             Ok(device) => device,
             Err(error) => return no_device(&error),
         };
-        let may_ask = !self.asked && !namesake.is_theirs();
+        let may_ask = !self.asked && !foreign.is_theirs();
         let incoming = may_ask.then(|| device.retrieve_session(OWN_SESSION));
         let outgoing = device.create_session(OWN_SESSION);
         drop(device);

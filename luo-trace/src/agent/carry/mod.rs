@@ -22,12 +22,12 @@ use crate::text::units::count;
 
 mod device;
 mod fdstore;
+mod foreign;
 mod luo;
 mod mapping;
-mod namesake;
 
+pub use foreign::Foreign;
 pub use mapping::Mapping;
-pub use namesake::Namesake;
 
 /// The token of the memory in our session. Another one's session of this name has hardly a file under it.
 const TOKEN: u64 = u64::from_be_bytes(*b"LUOCARRY");
@@ -136,10 +136,10 @@ impl Carry {
 
     /// Asks for what came over, and for the memory to be kept, as far as that is not done. Never waits. What came over in
     /// a session of our name is left alone where it is known to be another program's.
-    pub fn attempt(&mut self, namesake: &Namesake) {
+    pub fn attempt(&mut self, foreign: &Foreign) {
         if !self.done {
             let tried = match &mut self.keeper {
-                Keeper::Luo(keeper) => keeper.attempt(&self.memfd, namesake),
+                Keeper::Luo(keeper) => keeper.attempt(&self.memfd, foreign),
                 Keeper::Fdstore(keeper) => keeper.attempt(&self.memfd),
             };
             self.done = !tried.again;

@@ -62,7 +62,7 @@ fn a_journal_that_the_disk_does_not_take_is_kept_and_tried_again() {
     assert!((0..LONGEST_WAIT).any(|_| carry.is_due()), "it is tried again");
     // and is there when it can be.
     fs::remove_file(&journals).unwrap();
-    carry.attempt(&Namesake::default());
+    carry.attempt(&Foreign::default());
     assert_eq!(records(journals.join("before.luoj")), 1);
     assert!(
         !(0..=LONGEST_WAIT).any(|_| carry.is_due()),

@@ -13,7 +13,7 @@ use anyhow::Result;
 use luo_trace_common::events::{Header as EventHeader, Kind, SNAPSHOT_CHANGED};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-use crate::agent::carry::Namesake;
+use crate::agent::carry::Foreign;
 use crate::agent::enforcement::{Keeper, Note};
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
@@ -44,7 +44,7 @@ pub struct Pipeline {
     walk_began: u64,
     lost_until: u64,
     picture_is_whole: bool,
-    namesake: Namesake,
+    foreign: Foreign,
     policy: Option<Keeper>,
     /// Records of the agent's own that follow the batch at hand.
     notes: Vec<Note>,
@@ -76,7 +76,7 @@ impl Pipeline {
             walk_began: 0,
             lost_until: 0,
             picture_is_whole: false,
-            namesake: Namesake::default(),
+            foreign: Foreign::default(),
             policy: None,
             notes: Vec::new(),
             target: None,
@@ -258,7 +258,7 @@ impl Pipeline {
 
     fn event(&mut self, event: Event) {
         self.last = event.header;
-        self.namesake.observe(&event.body);
+        self.foreign.observe(&event.body);
         if let Some(target) = &mut self.target {
             // First of all: the loader does not keep its file open for long.
             target.observe(&event, self.jump_is_near);
@@ -342,8 +342,8 @@ impl Pipeline {
     }
 
     /// What is known of a session that came over and has the name of the recorder's own.
-    pub fn namesake(&self) -> &Namesake {
-        &self.namesake
+    pub fn foreign(&self) -> &Foreign {
+        &self.foreign
     }
 
     /// The record ends, with what `source` still has.

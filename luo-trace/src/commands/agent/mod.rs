@@ -1,10 +1,10 @@
 //! `luo-trace agent`: trace this host until told to stop.
 
-mod attention;
-mod carrying;
-mod looks;
+mod carry;
 mod outputs;
 mod policy;
+mod snapshots;
+mod wakeups;
 
 use std::env;
 use std::fs;
@@ -37,10 +37,10 @@ use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Refusal, Request};
 use crate::sink::web;
 
-use attention::Rest;
-use carrying::Carrying;
-use looks::{Looks, arrive};
+use carry::Carrying;
 use outputs::{Socket, outputs, serial_line};
+use snapshots::{Looks, arrive};
+use wakeups::Rest;
 
 /// How often counts that no event brings up to date are looked at.
 const TICK: Duration = Duration::from_secs(1);

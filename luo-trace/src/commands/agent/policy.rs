@@ -16,7 +16,7 @@ use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
-use crate::kernel::brake::BrakeError;
+use crate::kernel::lsm::BrakeError;
 use crate::kernel::{self, Tracer};
 use crate::policy::orders::{Answer, Order};
 use crate::policy::{Compiled, Policy};
@@ -128,7 +128,7 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
     }))
 }
 
-impl Brake for kernel::brake::Brake {
+impl Brake for kernel::lsm::Brake {
     fn enforce(&mut self, policy: &Compiled) -> Result<u64> {
         self.enforce(policy)
     }
@@ -145,7 +145,7 @@ impl Brake for kernel::brake::Brake {
     }
 
     fn retire_others(&mut self) -> Result<()> {
-        kernel::brake::Brake::retire_others(self)
+        kernel::lsm::Brake::retire_others(self)
     }
 
     fn beat(&mut self, now: u64) {
@@ -162,7 +162,7 @@ impl Brake for kernel::brake::Brake {
     }
 
     fn preserved(&mut self, selected: [Selected; Aspect::COUNT]) {
-        kernel::brake::Brake::preserved(self, &selected);
+        kernel::lsm::Brake::preserved(self, &selected);
     }
 
     fn judge(&mut self, verdict: Verdict) {
@@ -228,7 +228,7 @@ impl Left {
     /// Removes it, and what was kept of orders, on an operator's behalf.
     fn clear(&self, uid: u32) -> Result<(Answer, Note), String> {
         // First what is in force, whatever becomes of the rest.
-        let programs = kernel::brake::clear().map_err(|error| format!("{error:#}"))? > 0;
+        let programs = kernel::lsm::clear().map_err(|error| format!("{error:#}"))? > 0;
         let orders = self
             .socket
             .as_ref()

@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use super::{Format, read_text};
 use crate::exit::Exit;
 use crate::host;
-use crate::kernel::brake;
+use crate::kernel::lsm;
 use crate::policy::orders::Standing;
 use crate::policy::{MAX_FILE, Policy};
 use crate::status::policy::Policy as Shown;
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// A policy that another agent left in force on this host, as a client is told of it. What may not be looked for is not told.
 pub(super) fn left_in_force() -> Option<(Shown, Standing)> {
-    let left = brake::left().ok().flatten()?;
+    let left = lsm::left().ok().flatten()?;
     let state = left.state.as_ref().map_err(|error| format!("{error:#}"));
     let place = left.place.display().to_string();
     Some(Shown::left_in_force(&place, state, host::monotonic_ns()))

@@ -12,7 +12,7 @@ use super::{Format, left_in_force};
 use crate::agent::enforcement::Store;
 use crate::exit::Exit;
 use crate::host;
-use crate::kernel::brake;
+use crate::kernel::lsm;
 use crate::policy::orders::{Answer, Order};
 use crate::sink::console::tell;
 use crate::sink::control::client;
@@ -99,7 +99,7 @@ pub(super) fn clear(args: &Clear) -> Result<Exit> {
 fn clear_what_is_left(socket: &Path, out: &mut impl Write) -> Result<Exit> {
     writeln!(out, "no agent runs on this host")?;
     // First what is in force, whatever becomes of the rest.
-    let programs = brake::clear()?;
+    let programs = lsm::clear()?;
     let orders = Store::beside(socket).remove()?;
     if programs > 0 {
         writeln!(

@@ -29,7 +29,7 @@ impl Carrying {
 
     pub(super) fn attempt(&mut self, pipeline: &Pipeline) {
         if let Some(carry) = &mut self.carry {
-            carry.attempt(pipeline.namesake());
+            carry.attempt(pipeline.foreign());
             self.live.set_carry_trouble(carry.trouble());
         }
     }

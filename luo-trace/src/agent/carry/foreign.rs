@@ -9,14 +9,14 @@ use crate::event::Body;
 
 /// What the walks over LUO's lists, and over what the previous kernel left, tell of the session of our name.
 #[derive(Debug, Default)]
-pub struct Namesake {
+pub struct Foreign {
     /// LUO's session of this name, where it is read in already; 0: not met.
     id: u64,
     ours: bool,
     others: bool,
 }
 
-impl Namesake {
+impl Foreign {
     /// Takes in the next event.
     pub fn observe(&mut self, body: &Body) {
         match body {
@@ -80,9 +80,9 @@ mod tests {
     }
 
     fn is_theirs(bodies: &[Body]) -> bool {
-        let mut namesake = Namesake::default();
-        bodies.iter().for_each(|body| namesake.observe(body));
-        namesake.is_theirs()
+        let mut foreign = Foreign::default();
+        bodies.iter().for_each(|body| foreign.observe(body));
+        foreign.is_theirs()
     }
 
     #[test]
