@@ -79,7 +79,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         left_in_force: left(&args.socket.path),
         ..diagnose(args.kho)
     };
-    let mut out = io::stdout().lock();
+    let mut out = super::stdout();
     match args.format {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&diagnosis)?)?,
         Format::Text => print(&mut out, &diagnosis)?,

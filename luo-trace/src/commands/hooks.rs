@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         Ok(None) | Err(_) => prospects(),
     };
     let rows: Vec<Report> = Hook::ALL.iter().map(|&hook| Report::new(hook, &states)).collect();
-    let mut out = io::stdout().lock();
+    let mut out = super::stdout();
     match args.format {
         Format::Text => rows.iter().try_for_each(|row| row.print(&mut out))?,
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,

@@ -1,6 +1,6 @@
 //! `luo-trace invariants`: the catalogue, from the table the model uses.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use anyhow::{Result, bail};
 use clap::Args as ClapArgs;
@@ -21,7 +21,7 @@ pub struct Args {
 /// # Errors
 /// Where there is no such invariant, or stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
-    let mut out = io::stdout().lock();
+    let mut out = super::stdout();
     let Some(id) = &args.id else {
         for invariant in Invariant::ALL {
             writeln!(

@@ -10,6 +10,6 @@ use crate::sink::metrics;
 /// # Errors
 /// Where stdout cannot be written.
 pub fn run() -> io::Result<Exit> {
-    metrics::print(&mut io::stdout().lock())?;
+    metrics::print(&mut super::stdout())?;
     Ok(Exit::Held)
 }

@@ -14,7 +14,7 @@ pub mod top;
 pub mod watch;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -91,6 +91,30 @@ struct Socket {
     /// The running agent's socket
     #[arg(long = "control", value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
     path: PathBuf,
+}
+
+/// Standard output. Where its reader has seen enough and is gone, the rest goes nowhere, and the exit status is what it would have
+/// been: `luo-trace check ... | head` says what was found out.
+fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+struct Stdout(StdoutLock<'static>);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self.0.flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
+        }
+    }
 }
 
 /// The text of a file that a user wrote for us. `what` is what it should be, as in "a policy".

@@ -53,11 +53,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     let text = draw(&report, args.format, args.output.is_none())?;
     match &args.output {
         Some(path) => write(path, text.as_bytes())?,
-        None => match io::stdout().lock().write_all(text.as_bytes()) {
-            // The reader has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            result => result.context("cannot write to stdout")?,
-        },
+        None => super::stdout()
+            .write_all(text.as_bytes())
+            .context("cannot write to stdout")?,
     }
     Ok(Exit::Held)
 }

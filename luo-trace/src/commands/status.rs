@@ -48,11 +48,8 @@ pub fn run(args: &Args) -> Result<Exit> {
             }
         },
     };
-    match print(&mut BufWriter::new(io::stdout().lock()), &status, args.format) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Held),
-        result => Ok(result.map(|()| Exit::Held)?),
-    }
+    print(&mut BufWriter::new(super::stdout()), &status, args.format)?;
+    Ok(Exit::Held)
 }
 
 /// One look at the kernel's lists.

@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let case = Case::of(&args.journals)?;
     let checks = expectations.check(&case, today(), &text);
     let result = formats::outcome(&checks);
-    let mut out = io::stdout().lock();
+    let mut out = super::stdout();
     match args.format {
         Format::Json => {
             serde_json::to_writer_pretty(&mut out, &case_as_json(&case, &checks, result))?;

@@ -1,6 +1,6 @@
 //! `luo-trace policy check`: is this a policy, and does it say what its author can have meant?
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let warnings = read.as_ref().map(Policy::warnings).unwrap_or_default();
     let rules = read.as_ref().ok().map(|policy| policy.rules().len());
     let errors = read.err().unwrap_or_default();
-    let mut out = io::stdout().lock();
+    let mut out = super::super::stdout();
     match args.format {
         Format::Json => {
             let object = json!({

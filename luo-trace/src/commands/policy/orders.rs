@@ -92,7 +92,7 @@ pub(super) fn allow(args: &Allow) -> Result<Exit> {
 pub(super) fn clear(args: &Clear) -> Result<Exit> {
     match client::order(&args.socket.path, &Order::Clear)? {
         Some(result) => say(result),
-        None => clear_what_is_left(&args.socket.path, &mut io::stdout().lock()),
+        None => clear_what_is_left(&args.socket.path, &mut super::super::stdout()),
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) fn status(args: &Status) -> Result<Exit> {
         let now = host::monotonic_ns();
         if let Some((policy, standing)) = left_in_force() {
             show(
-                &mut io::stdout().lock(),
+                &mut super::super::stdout(),
                 Some(&policy.with(&standing)),
                 now,
                 args.format,
@@ -135,7 +135,7 @@ pub(super) fn status(args: &Status) -> Result<Exit> {
         return Ok(Exit::CannotWork);
     };
     let policy = status.policy.as_ref();
-    show(&mut io::stdout().lock(), policy, status.time_ns, args.format)?;
+    show(&mut super::super::stdout(), policy, status.time_ns, args.format)?;
     Ok(Exit::Held)
 }
 
@@ -165,7 +165,7 @@ fn give(socket: &Socket, order: &Order) -> Result<Exit> {
 fn say(result: Result<Answer, String>) -> Result<Exit> {
     match result {
         Ok(answer) => {
-            let mut out = io::stdout().lock();
+            let mut out = super::super::stdout();
             answer.told.iter().try_for_each(|line| writeln!(out, "{line}"))?;
             Ok(Exit::Held)
         }

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             sources(path).map_err(|(path, error)| anyhow::Error::new(error).context(path.display().to_string()));
         tried.extend(sources?.into_iter().map(|source| replay(&policy, source)));
     }
-    let mut out = io::stdout().lock();
+    let mut out = super::super::stdout();
     match args.format {
         Format::Json => {
             let object = json!({

@@ -1,7 +1,7 @@
 //! `luo-trace preflight`: will this kernel take what is preserved here?
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -87,11 +87,9 @@ struct Host {
 /// Where the image or what is preserved cannot be read, or stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
     let (exit, text) = judged(args)?;
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result.context("cannot write to stdout")?,
-    }
+    super::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write to stdout")?;
     Ok(exit)
 }
 

@@ -1,0 +1,317 @@
+//! The binary as a user meets it: exit statuses, what goes to stdout and what to stderr, options and their environment.
+#![cfg(feature = "agent")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot make its files fails")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use luo_trace::testing::image::Kernel;
+use serde_json::Value;
+
+use support::{arrives, arrives_empty, leaves, luo_trace, recorded, run, says, takes_a_token_twice};
+
+const POLICY: &str = "mode = 'enforce'\n[[rule]]\nname = 'no-legacy'\non = ['kexec-load']\nwhen = { legacy-image = true }\naction = 'deny'\n";
+
+/// The names of all subcommands, from the help.
+fn subcommands() -> Vec<String> {
+    let help = says(Path::new("."), "help").ends(0).stdout;
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let lines = list.lines().take_while(|line| line.starts_with("  "));
+    let names = lines.filter(|line| !line.starts_with("   "));
+    let names: Vec<_> = names
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    assert!(names.len() > 10, "{help}");
+    names.into_iter().filter(|name| name != "help").collect()
+}
+
+#[test]
+fn every_subcommand_explains_itself_on_stdout() {
+    for name in subcommands() {
+        let said = says(Path::new("."), &format!("{name} --help")).ends(0);
+        assert!(said.stdout.contains(&format!("luo-trace {name}")), "{}", said.stdout);
+        assert_eq!(said.stderr, "");
+    }
+}
+
+#[test]
+fn a_subcommand_or_an_option_that_there_is_not_is_wrong_usage() {
+    for line in [
+        "chek",
+        "check --formt json x",
+        "agent --kho some",
+        "report",
+        "check x --format xml",
+    ] {
+        says(Path::new("."), line).ends(2).refuses(&["--help"]);
+    }
+}
+
+#[test]
+fn an_update_that_kept_its_promises_is_held() {
+    let place = recorded(&[&leaves, &arrives]);
+    let said = says(place.path(), "check 1.luoj 2.luoj").ends(0);
+    assert!(said.stdout.contains("held"), "{}", said.stdout);
+    assert_eq!(said.stderr, "");
+}
+
+#[test]
+fn a_directory_of_journals_is_judged_like_the_journals_in_it() {
+    let place = recorded(&[&leaves, &arrives]);
+    let all = says(place.path(), "check .").ends(0).stdout;
+    assert!(all.contains("2.luoj") || all.contains("boot-1"), "{all}");
+}
+
+#[test]
+fn a_token_that_is_taken_twice_is_a_violation() {
+    let place = recorded(&[&takes_a_token_twice]);
+    let said = says(place.path(), "check 1.luoj").ends(1);
+    assert!(said.stdout.contains("file-token-unique"), "{}", said.stdout);
+}
+
+#[test]
+fn a_session_that_does_not_arrive_is_a_violation() {
+    let place = recorded(&[&leaves, &arrives_empty]);
+    let said = says(place.path(), "check 1.luoj 2.luoj").ends(1);
+    assert!(said.stdout.contains("kexec-sessions-conserved"), "{}", said.stdout);
+}
+
+#[test]
+fn a_departure_without_the_next_kernels_journal_is_inconclusive() {
+    let place = recorded(&[&leaves]);
+    says(place.path(), "check 1.luoj").ends(3);
+}
+
+#[test]
+fn an_expectation_that_is_not_met_is_a_violation() {
+    let place = recorded(&[&leaves, &arrives]);
+    fs::write(place.path().join("one.toml"), "updates = 1\n").unwrap();
+    fs::write(place.path().join("two.toml"), "updates = 2\n").unwrap();
+    says(place.path(), "check 1.luoj 2.luoj --expect one.toml").ends(0);
+    says(place.path(), "check 1.luoj 2.luoj --expect two.toml").ends(1);
+}
+
+#[test]
+fn a_mistake_in_expectations_is_told_with_its_place() {
+    let place = recorded(&[&leaves]);
+    fs::write(place.path().join("wrong.toml"), "updates = 1\nsesions = 2\n").unwrap();
+    let said = says(place.path(), "check 1.luoj --expect wrong.toml").ends(2);
+    said.refuses(&["wrong.toml", "line 2", "sesions"]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_told_by_name() {
+    let place = tempfile::tempdir().unwrap();
+    for line in [
+        "check gone",
+        "report gone",
+        "policy check gone",
+        "policy test gone gone",
+        "preflight --kernel gone",
+    ] {
+        says(place.path(), line).ends(2).refuses(&["gone", "No such file"]);
+    }
+}
+
+#[test]
+fn an_empty_file_and_a_text_are_no_journals() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("empty"), "").unwrap();
+    fs::write(place.path().join("notes"), "not a journal at all, but a text\n").unwrap();
+    for name in ["empty", "notes"] {
+        says(place.path(), &format!("check {name}"))
+            .ends(2)
+            .refuses(&[name, "journal"]);
+    }
+}
+
+#[test]
+fn a_journal_that_was_cut_off_is_read_as_far_as_it_goes() {
+    let place = recorded(&[&leaves]);
+    let whole = fs::read(place.path().join("1.luoj")).unwrap();
+    fs::write(place.path().join("cut.luoj"), &whole[..whole.len() - 9]).unwrap();
+    let said = says(place.path(), "check cut.luoj").ends(3);
+    assert!(
+        said.stdout.contains("cut.luoj") || said.stdout.contains("boot-0"),
+        "{}",
+        said.stdout
+    );
+}
+
+#[test]
+fn every_form_of_the_checks_can_be_read_by_its_readers() {
+    let place = recorded(&[&leaves, &arrives_empty]);
+    let form = |name: &str| {
+        says(place.path(), &format!("check 1.luoj 2.luoj --format {name}"))
+            .ends(1)
+            .stdout
+    };
+    let json: Value = serde_json::from_str(&form("json")).unwrap();
+    assert!(json.is_object());
+    let junit = form("junit");
+    let mut reader = quick_xml::Reader::from_str(&junit);
+    let mut names = BTreeSet::new();
+    loop {
+        match reader.read_event().unwrap() {
+            quick_xml::events::Event::Start(tag) | quick_xml::events::Event::Empty(tag) => {
+                names.insert(String::from_utf8(tag.name().0.to_vec()).unwrap());
+            }
+            quick_xml::events::Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert!(names.contains("testcase") && names.contains("failure"), "{names:?}");
+    assert!(form("ktap").starts_with("KTAP version 1\n"));
+    assert!(form("github").lines().any(|line| line.starts_with("::error")));
+}
+
+#[test]
+fn a_report_has_the_same_words_on_stdout_and_in_a_file() {
+    let place = recorded(&[&leaves, &arrives]);
+    for format in ["text", "html", "json", "perfetto", "otlp"] {
+        let line = format!("report 1.luoj 2.luoj --format {format}");
+        let printed = says(place.path(), &line).ends(0).stdout;
+        assert!(printed.len() > 100, "{format}: {printed}");
+        let written = says(place.path(), &format!("{line} -o report")).ends(0);
+        assert_eq!((written.stdout.as_str(), written.stderr.as_str()), ("", ""));
+        let file = fs::read_to_string(place.path().join("report")).unwrap();
+        assert_eq!(file.lines().count(), printed.lines().count(), "{format}");
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_says_where() {
+    let place = recorded(&[&leaves]);
+    let said = says(place.path(), "report 1.luoj -o gone/report").ends(2);
+    said.refuses(&["gone/report"]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_does_not_change_what_was_found() {
+    let place = recorded(&[&leaves, &arrives_empty]);
+    for (line, status) in [
+        ("check 1.luoj 2.luoj", 1),
+        ("check 1.luoj 2.luoj --format json", 1),
+        ("report 1.luoj 2.luoj", 0),
+        ("hooks", 0),
+        ("invariants", 0),
+        ("metrics", 0),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = luo_trace(line.split(' '));
+        let child = command
+            .current_dir(place.path())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(status), ""), "{line}");
+    }
+}
+
+#[test]
+fn the_tables_have_a_line_for_each_row() {
+    for (line, row) in [
+        ("hooks", "session-create"),
+        ("invariants", "file-balance"),
+        ("metrics", "luo_sessions"),
+    ] {
+        let said = says(Path::new("."), line).ends(0);
+        assert!(said.stdout.lines().any(|line| line.contains(row)), "{}", said.stdout);
+    }
+    let one = says(Path::new("."), "invariants file-balance").ends(0).stdout;
+    assert!(one.starts_with("file-balance"), "{one}");
+    says(Path::new("."), "invariants file-balanse")
+        .ends(2)
+        .refuses(&["file-balanse", "luo-trace invariants"]);
+}
+
+#[test]
+fn a_policy_is_judged_with_the_place_of_each_mistake() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("good.toml"), POLICY).unwrap();
+    fs::write(
+        place.path().join("bad.toml"),
+        POLICY.replace("kexec-load", "kexec-loud"),
+    )
+    .unwrap();
+    says(place.path(), "policy check good.toml").ends(0);
+    let said = says(place.path(), "policy check bad.toml").ends(2);
+    let told = said.stdout + &said.stderr;
+    assert!(told.contains("bad.toml:4:") && told.contains("kexec-loud"), "{told}");
+}
+
+#[test]
+fn a_policy_is_tried_on_a_recorded_update() {
+    let place = recorded(&[&leaves, &arrives]);
+    fs::write(place.path().join("policy.toml"), POLICY).unwrap();
+    let json = says(place.path(), "policy test policy.toml 1.luoj --format json")
+        .ends(0)
+        .stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["mode"], "enforce");
+}
+
+#[test]
+fn an_image_is_judged_before_it_is_loaded() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("good"), Kernel::with_luo(&["memfd-v2"]).bzimage()).unwrap();
+    fs::write(place.path().join("plain"), Kernel::plain().bzimage()).unwrap();
+    fs::write(place.path().join("text"), "no kernel, but a text\n").unwrap();
+    let said = |image: &str| {
+        let mut line = vec!["preflight", "--kernel", image, "--handler", "memfd-v2"];
+        line.extend([
+            "--luo-format",
+            "luo-v5",
+            "--kho-format",
+            "kho-v4",
+            "--cmdline",
+            "kho=on liveupdate=on",
+        ]);
+        run(luo_trace(line).current_dir(place.path()))
+    };
+    assert!(said("good").ends(0).stdout.contains("will carry"));
+    assert!(said("plain").ends(1).stdout.contains("will lose"));
+    said("text").ends(2).refuses(&["text", "no kernel"]);
+}
+
+#[test]
+fn without_luo_each_command_that_needs_it_says_why_and_cannot_work() {
+    if Path::new("/dev/liveupdate").exists() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    for line in [
+        "agent --control x.sock --journal j",
+        "status --control x.sock",
+        "watch --control x.sock",
+        "policy status --control x.sock",
+    ] {
+        let said = says(place.path(), line).ends(4);
+        assert!(
+            said.stdout.is_empty() && said.stderr.lines().count() == 1,
+            "{}",
+            said.stderr
+        );
+    }
+    let doctor = says(place.path(), "doctor --control x.sock").ends(4);
+    assert!(!doctor.stdout.is_empty(), "the diagnosis is what was asked for");
+}
+
+#[test]
+fn an_option_is_stronger_than_its_environment() {
+    let doctor = |flag: &[&str]| {
+        let mut command = luo_trace(["doctor"]);
+        command.args(flag).env("LUO_TRACE_KHO", "sometimes");
+        run(&mut command)
+    };
+    doctor(&[]).ends(2).refuses(&["sometimes"]);
+    assert_ne!(doctor(&["--kho", "off"]).status, 2);
+}
