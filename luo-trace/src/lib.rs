@@ -2,6 +2,19 @@
 //!
 //! Data flows one way: the kernel's hooks or a journal give bytes, [`event::decode`] makes [`event`]s of them, the model judges
 //! them, and sinks show what came of it. Everything but the kernel's side and the sinks is pure.
+//!
+//! - [`event`]: events, how records become events, and where records come from;
+//! - [`model`]: what LUO holds, the invariants, and the findings;
+//! - [`journal`]: one boot's record on disk, over a serial line, and in memory that a kexec keeps;
+//! - [`chain`]: several boots joined: what left, what arrived, the timeline of each update;
+//! - [`policy`]: what may pass on a host, and what its operators order;
+//! - [`image`]: what the next kernel will take, read from its image;
+//! - [`expect`] and [`report`]: what a user expects of recorded updates, and their story;
+//! - [`status`]: the state of a host, in one piece;
+//! - [`text`]: words and numbers as people read and write them.
+//!
+//! With the feature `agent` there are also `kernel` (the only room that knows aya), `agent` (what runs on a host), `sink` (what
+//! leaves it), `host`, `commands` and `exit`. `tests/house.rs` has the table of which room may import which.
 
 #[cfg(feature = "agent")]
 pub mod agent;

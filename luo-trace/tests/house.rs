@@ -69,7 +69,8 @@ fn uses(code: &str, word: &str) -> bool {
         })
 }
 
-/// The rooms of the library, from the ground up, and the rooms that each may import: only such as stand above it in this table.
+/// The rooms of the library, from the ground up, and the rooms that each may import: only those of lower floors, which stand earlier
+/// in this table.
 const ROOMS: [(&str, &[&str]); 18] = [
     ("exit", &[]),
     ("text", &[]),
@@ -107,13 +108,30 @@ fn without_tests(code: &str) -> &str {
     code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
 
+/// The items of a group, up to its closing brace; groups within them stay in one piece.
+fn items(group: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut depth = 0_usize;
+    for c in group.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => items.push(String::new()),
+            c => {
+                depth = (depth + usize::from(c == '{')).saturating_sub(usize::from(c == '}'));
+                items.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    items
+}
+
 /// The rooms that code imports: what follows `crate::`, alone or in a group.
 fn imports(code: &str) -> BTreeSet<String> {
     let named = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let mut rooms = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
-        match rest.strip_prefix('{').and_then(|group| group.split('}').next()) {
-            Some(group) => rooms.extend(group.split(',').map(|item| named(item.trim()))),
+        match rest.strip_prefix('{') {
+            Some(group) => rooms.extend(items(group).into_iter().map(|item| named(item.trim()))),
             None => _ = rooms.insert(named(rest)),
         }
     }
@@ -121,9 +139,12 @@ fn imports(code: &str) -> BTreeSet<String> {
     rooms
 }
 
-/// Whether a file has nothing but tests in it.
+/// Whether a file has nothing but tests in it, by its place below `src`.
 fn is_of_tests(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
+    let place = path
+        .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("../luo-trace/src"))
+        .unwrap();
+    place.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
 }
 
 #[test]
@@ -232,7 +253,10 @@ fn the_reader_of_imports_sees_what_it_should() {
     assert!(!uses("use crate::aya_free;", "aya"));
     assert!(!uses("use std::fmt;", "std::fs"));
     assert!(!uses("let model_aya = 1;", "aya"));
-    let rooms = imports("use crate::event::Event;\nuse crate::{host, text::errno};\nlet x = crate::model::X;");
-    assert_eq!(rooms, ["event", "host", "model", "text"].map(str::to_owned).into());
+    let code = "use crate::event::Event;\nuse crate::{host::{a, b}, text::errno};\nlet x = crate::model::X;";
+    assert_eq!(
+        imports(code),
+        ["event", "host", "model", "text"].map(str::to_owned).into()
+    );
     assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {\nuse crate::b;"), "a\n");
 }

@@ -4,6 +4,10 @@
 //! same findings, live or replayed. Events tell of operations at their end and operations overlap, so what looks wrong may
 //! be explained by one that ends later: such suspicions wait. Loss is never an alarm: after a gap in the record, whatever
 //! depends on the lost part is undecidable.
+//!
+//! Its files know each other in a circle, on purpose: an invariant is one row of the catalogue and one function, which asks the state
+//! and tells the court, and the state's changes call those functions where they happen. Cutting the circle would split each invariant
+//! over two places.
 
 use luo_trace_common::OWN_SESSION;
 use luo_trace_common::hooks::Hook;
