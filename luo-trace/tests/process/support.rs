@@ -33,7 +33,7 @@ impl Said {
         self
     }
 
-    /// Asserts that it failed with one sentence on stderr that has these words, and printed nothing.
+    /// Asserts that it printed nothing, and that what it says on stderr has these words.
     #[track_caller]
     pub fn refuses(self, words: &[&str]) {
         assert_eq!(self.stdout, "", "errors go to stderr");
@@ -56,7 +56,13 @@ pub fn luo_trace<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Com
 /// Runs a command to its end, and kills it where that does not come.
 #[track_caller]
 pub fn run(command: &mut Command) -> Said {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run_into(command, Stdio::piped())
+}
+
+/// The same, with this standard output.
+#[track_caller]
+pub fn run_into(command: &mut Command, stdout: impl Into<Stdio>) -> Said {
+    let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let pid = child.id();
     let (done, ended) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));
