@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Run one part of so many, such as 2/4, so that machines can share the work; the first part has what needs no virtual machine
     #[arg(long, value_name = "I/N", conflicts_with = "scenario")]
     shard: Option<Shard>,
-    /// Run so many virtual machines at a time [default: one more than there are processors, at most 4]
+    /// Run so many virtual machines at a time [default: as many as there are processors, at most 4]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZero<usize>>,
     /// Write where the time went to this file, as JSON
@@ -168,7 +168,7 @@ fn side_by_side(
 ) {
     let waiting = Mutex::new(runs.iter().take_while(|_| late.load(Ordering::Relaxed) < MOST_LATE));
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let jobs = thread::available_parallelism().map_or(1, |processors| processors.get() + 1);
+    let jobs = thread::available_parallelism().map_or(1, NonZero::get);
     let jobs = args.jobs.map_or(jobs.min(MACHINES), NonZero::get);
     let (done, results) = mpsc::channel();
     thread::scope(|scope| {
