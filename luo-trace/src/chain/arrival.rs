@@ -48,7 +48,7 @@ impl Arrival {
 impl Boot {
     /// A record of what the previous kernel left.
     pub(super) fn arrive(&mut self, event: &Event) {
-        // The first look that found all of it tells: a later look sees at what was given back.
+        // The first look that found all of it tells: a later look would find what was given back.
         match &self.arrival {
             Some(arrival) if arrival.whole => return,
             Some(arrival) if arrival.is_over() => {

@@ -28,7 +28,7 @@ use crate::sink::control;
 pub enum Command {
     /// Trace this host until told to stop
     Agent(agent::Args),
-    /// Were the promises kept, as far as these journals tell
+    /// Check recorded updates against LUO's invariants
     Check(check::Args),
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),

@@ -16,7 +16,7 @@ use testbed_guest::scenario::Build;
 
 use crate::setup::{self, Need};
 
-/// A kernel that a process wants.
+/// A kernel that is asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Where it comes from.

@@ -56,7 +56,7 @@ fn install_source(link: &Path) -> Result<()> {
     }
     eprintln!("about to run: rustup component add rust-src");
     let rustup = run::output(Command::new("timeout").args([RUSTUP_SECONDS, "rustup", "component", "add", "rust-src"]));
-    // Where a process removed the files by hand, rustup believes that they are there.
+    // Where a user removed the files by hand, rustup believes that they are there.
     let rustup = rustup.and_then(|_| match has_source(link) {
         true => Ok(()),
         false => bail!(

@@ -110,7 +110,7 @@ fn debugfs(disk: &Path, commands: &str) -> Result<()> {
     Ok(())
 }
 
-/// The image of a system without our files: from the cache, or made and kept there until a process removes it.
+/// The image of a system without our files: from the cache, or made and kept there until a user removes it.
 fn system() -> Result<PathBuf> {
     let name = format!("{SUITE}-{}", PACKAGES.join("-"));
     let image = cache::subdir("system")?.join(&name).with_extension("ext4");

@@ -37,7 +37,7 @@ pub trait Brake {
     /// # Errors
     /// Where it does not fit; then the policy before is still in force.
     fn enforce(&mut self, policy: &Compiled) -> Result<u64>;
-    /// Has no caller ask any more.
+    /// Ends it: from here on no call is decided.
     ///
     /// # Errors
     /// Where the kernel refuses that.

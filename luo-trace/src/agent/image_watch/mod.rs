@@ -185,7 +185,7 @@ impl Target {
         self.answer(look.number, found.map_or_else(Found::Nothing, Found::Contents));
     }
 
-    /// This came of the look of this number. Where no look waits for it any more, the image is gone.
+    /// This came of the look of this number. Where neither a load nor a loaded image has it, the image is gone.
     fn answer(&mut self, number: u64, answer: Found) {
         let of_load = self.load.as_mut().map(|load| &mut load.found);
         let of_loaded = self.loaded.as_mut().map(|loaded| &mut loaded.found);

@@ -56,7 +56,7 @@ impl File {
             return tell("there is no policy to read again: start the agent with --policy FILE");
         };
         let (sender, receiver) = oneshot::channel();
-        // No one thread waits for this one at the end, either. What another one reads may be older than what is wanted.
+        // The agent does not wait for this thread when it ends, either. What another thread reads may be older than what is wanted.
         std::thread::spawn(move || sender.send(read(&path)));
         self.reading = Some(receiver);
     }

@@ -1,4 +1,4 @@
-//! `luo-trace check`: were the promises kept, as far as these journals tell?
+//! `luo-trace check`: recorded updates against LUO's invariants.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

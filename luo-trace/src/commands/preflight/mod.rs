@@ -45,10 +45,10 @@ pub struct Args {
     /// Take this global state, not what is preserved now: its compatible string
     #[arg(long, value_name = "NAME")]
     flb: Vec<String>,
-    /// The format that this host's LUO writes, where it is not known: `luo-v5`
+    /// The format that this host's LUO writes, instead of what is known of it: `luo-v5`
     #[arg(long, value_name = "FORMAT")]
     luo_format: Option<String>,
-    /// The format that this host's KHO writes, where it is not known: `kho-v4`
+    /// The format that this host's KHO writes, instead of what is known of it: `kho-v4`
     #[arg(long, value_name = "FORMAT")]
     kho_format: Option<String>,
     /// How to print it
