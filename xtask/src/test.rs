@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -171,11 +171,16 @@ fn side_by_side(
     let jobs = thread::available_parallelism().map_or(1, NonZero::get);
     let jobs = args.jobs.map_or(jobs.min(MACHINES), NonZero::get);
     let (done, results) = mpsc::channel();
+    // What wants the host for itself writes, and everything else reads.
+    let host = RwLock::new(());
     thread::scope(|scope| {
         for _ in 0..jobs {
-            let (done, next) = (done.clone(), &next);
+            let (done, next, host) = (done.clone(), &next, &host);
             scope.spawn(move || {
                 while let Some(run) = next() {
+                    let alone = run.scenario.alone;
+                    let _alone = alone.then(|| host.write().unwrap_or_else(PoisonError::into_inner));
+                    let _beside = (!alone).then(|| host.read().unwrap_or_else(PoisonError::into_inner));
                     let start = Instant::now();
                     let mut stages = None;
                     let options = |output| Options {
@@ -234,6 +239,12 @@ fn scenario_on(
     let (output, _lock) = vm::fresh(run.name, kernel)?;
     let outcome = vm::run(run.scenario, kernel, &options(output.clone()))?;
     *stages = Some(outcome.stages);
+    if outcome.starts > 1 {
+        println!(
+            "        {}: {} starts, since the first kernel hung before its init ran",
+            run.name, outcome.starts
+        );
+    }
     late.fetch_add(usize::from(outcome.late), Ordering::Relaxed);
     if !outcome.failures.is_empty() {
         bail!("{}\nsee {}", outcome.failures.join("\n"), output.display());

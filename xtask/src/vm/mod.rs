@@ -60,6 +60,13 @@ pub(crate) const SERIAL: &str = "serial.log";
 /// After a trouble's first line, the silence that says that its last one has come.
 const TROUBLE_ENDS: Duration = Duration::from_secs(1);
 
+/// After so long a silence of a first kernel that has not come to its init, the machine is started anew: once in some hundred boots both
+/// CPUs spin for good where the kernel changes its clock, under QEMU's translation on a busy host. Nothing of luo-trace has run by then.
+const BOOT_HANGS: Duration = Duration::from_secs(120);
+
+/// How often a machine is started at most.
+const STARTS: usize = 3;
+
 /// The options of `cargo xtask vm`.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "vm")]
@@ -125,6 +132,8 @@ pub(crate) struct Outcome {
     pub late: bool,
     /// What else is worth telling of it.
     pub notes: Vec<String>,
+    /// How often the machine was started: more than once where its first kernel hung before its init ran.
+    pub starts: usize,
     /// How long it took, by stages.
     pub stages: Stages,
 }
@@ -266,7 +275,14 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         clock: options.output.join("clock.log"),
     };
     let mut stopwatch = Stopwatch::start(Stage::Boot);
-    let end = watch(scenario, machine.start()?, options, &mut stopwatch)?;
+    let mut starts = 1;
+    let end = loop {
+        match watch(scenario, machine.start()?, options, &mut stopwatch)? {
+            None if starts < STARTS => starts += 1,
+            None => break End::Late(format!("the first kernel hung in {STARTS} boots, before its init ran")),
+            Some(end) => break end,
+        }
+    };
     stopwatch.enter(Stage::Judge);
 
     let late = matches!(end, End::Late(_));
@@ -289,6 +305,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         failures: compared.failures,
         late,
         notes: compared.notes,
+        starts,
         stages: stopwatch.stages(),
     })
 }
@@ -340,17 +357,19 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
 }
 
 /// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
-fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Stopwatch) -> Result<End> {
+/// Nothing, where the first kernel hangs before its init runs.
+fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Stopwatch) -> Result<Option<End>> {
     let deadline = Instant::now() + Duration::from_secs(scenario.deadline_seconds);
     let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
     let mut watch = Watch::new(scenario);
     let mut progress = String::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let patience = if watch.in_trouble() {
-            left.min(TROUBLE_ENDS)
-        } else {
-            left
+        let booting = watch.stage() == Stage::Boot;
+        let patience = match () {
+            () if watch.in_trouble() => left.min(TROUBLE_ENDS),
+            () if booting => left.min(BOOT_HANGS),
+            () => left,
         };
         let end = match qemu.lines().recv_timeout(patience) {
             Ok(line) => {
@@ -360,9 +379,10 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Sto
                 end
             }
             Err(RecvTimeoutError::Timeout) if watch.in_trouble() => watch.quiet(),
+            Err(RecvTimeoutError::Timeout) if booting => return Ok(None),
             Err(RecvTimeoutError::Timeout) => {
                 let end = watch.late(scenario.deadline_seconds);
-                return Ok(with(end, "QEMU's threads", &qemu.threads()));
+                return Ok(Some(with(end, "QEMU's threads", &qemu.threads())));
             }
             Err(RecvTimeoutError::Disconnected) => Some(watch.closed()),
         };
@@ -371,7 +391,7 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Sto
             eprintln!("  {progress}");
         }
         if let Some(end) = end {
-            return Ok(with(end, "QEMU says", &qemu.complaints()));
+            return Ok(Some(with(end, "QEMU says", &qemu.complaints())));
         }
     }
 }

@@ -66,6 +66,9 @@ pub struct Scenario {
     /// When the scenario has failed, in seconds on the host's clock.
     #[serde(default = "a_quarter_of_an_hour")]
     pub deadline_seconds: u64,
+    /// Whether no other guest may run on the host beside it, since it wants the agent to be as fast as the kernel.
+    #[serde(default)]
+    pub alone: bool,
     /// Whether the kernel may warn (`WARN_ON`) without failing the scenario.
     #[serde(default)]
     pub allow_warnings: bool,
