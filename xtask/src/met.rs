@@ -24,14 +24,10 @@ struct Met {
 }
 
 /// Hooks that no scenario makes tell anything of their own, and why. That they are attached is asked of them all the same.
-const QUIET: [(Hook, &str); 5] = [
+const QUIET: [(Hook, &str); 4] = [
     (
         Hook::KhoPreservePages,
         "the kernel calls it within kho_preserve_vmalloc only, which tells of it",
-    ),
-    (
-        Hook::KhoUnpreservePages,
-        "as above, but where an allocation fails within another operation",
     ),
     (
         Hook::KhoRestorePages,
@@ -39,11 +35,11 @@ const QUIET: [(Hook, &str); 5] = [
     ),
     (
         Hook::KhoRemoveSubtree,
-        "LUO removes its subtree only where its start has failed, before an agent can run",
+        "no scenario has the kernel call it while an agent runs",
     ),
     (
         Hook::KhoRetrieveSubtree,
-        "LUO asks for its subtree while it starts, before an agent can run",
+        "LUO asks for its subtree while the kernel starts, before an agent can run",
     ),
 ];
 
