@@ -99,7 +99,11 @@ fn documentation() -> Result<()> {
     run(command.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
-fn run(mut command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
+/// Runs cargo, whose complaints are for the reader.
+///
+/// # Errors
+/// It cannot be started, or has complaints.
+pub(crate) fn run(mut command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
     let status = command.borrow_mut().status().context("cannot start cargo")?;
     if status.success() {
         Ok(())
@@ -108,7 +112,8 @@ fn run(mut command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
     }
 }
 
-fn cargo(args: &[&str]) -> Command {
+/// Cargo in this workspace, not started yet.
+pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace()).args(args);
     command

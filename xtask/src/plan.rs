@@ -82,7 +82,7 @@ pub(crate) fn plan<'a>(scenarios: &'a [Named], extent: &Extent, kernels: usize, 
             .filter(|(name, scenario)| match extent {
                 Extent::All => true,
                 Extent::Plain => kernel == 0 || essential.contains(name.as_str()),
-                Extent::Named(text) => name.contains(text.as_str()) && (kernel == 0 || !wants_a_build(scenario)),
+                Extent::Named(text) => name.contains(text.as_str()) && (kernel == 0 || !is_costly(scenario)),
             })
             .collect();
         here.sort_by_key(|(_, scenario)| std::cmp::Reverse(weight(scenario)));
@@ -99,16 +99,18 @@ pub(crate) fn essential(scenarios: &[Named]) -> BTreeSet<&str> {
     let cheap = |invariant: &Invariant| {
         let breaking = scenarios
             .iter()
-            .filter(|(_, scenario)| breaks(scenario, invariant.id()) && !wants_a_build(scenario));
+            .filter(|(_, scenario)| breaks(scenario, invariant.id()) && !is_costly(scenario));
         breaking.min_by_key(|(_, scenario)| weight(scenario))
     };
     let breaking = Invariant::ALL.iter().filter_map(cheap);
     breaking.map(|(name, _)| name.as_str()).chain(HOOKS_ARE_MET).collect()
 }
 
-/// Whether it takes another build of a kernel, or a whole system: that costs minutes, and shows little that differs between versions.
-pub(crate) fn wants_a_build(scenario: &Scenario) -> bool {
-    scenario.root != Root::Init || builds(scenario).next().is_some()
+/// Whether it takes another build of a kernel than one without LUO beside the usual one, or a whole system: that costs minutes, and
+/// shows nothing that differs between versions.
+fn is_costly(scenario: &Scenario) -> bool {
+    let mut others = builds(scenario).filter(|build| *build != Build::WithoutLuo);
+    scenario.root != Root::Init || scenario.kernel != Build::Testbed || others.next().is_some()
 }
 
 /// The builds of a kernel that a scenario needs besides the usual one.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, mpsc};
@@ -95,17 +96,14 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     let mut tally = Tally::begin();
     let scenarios = vm::scenario::all()?;
     let runs = plan(&scenarios, &args.extent(), args.kernels().len(), args.shard);
-    thread::scope(|scope| {
-        // Where kernels are still to be built, that goes on beside the checks of the source. What fails is told by the run itself.
-        let early = scope.spawn(|| everything(args, &runs).map(drop));
+    let (guest, kernels) = thread::scope(|scope| {
+        // Where kernels are still to be built, that goes on beside the checks of the source.
+        let building = scope.spawn(|| everything(args, &runs));
         if args.is_first() {
             check::all(&mut tally)?;
         }
-        // An error in it comes again below.
-        _ = early.join();
-        anyhow::Ok(())
+        building.join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
-    let (guest, kernels) = everything(args, &runs)?;
     machines(args, &runs, &guest, &kernels, &mut tally)?;
     tally.end(args.timings.as_deref())
 }
