@@ -6,150 +6,197 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::policy::{ImageFile, ImageVerdict, PolicyChange, PolicyDecision};
+pub use crate::policy::{Decision, ImageFile, ImageVerdict, Operation, PolicyChange, PolicyDecision};
 use crate::text::{Comm, Compatible, Name, SessionName};
 
 /// Version of this ABI, written in a journal's header.
 pub const ABI_VERSION: u16 = 1;
 
-/// Declares the kinds once: the raw number, the payload's type, the name shown to users.
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $value:literal $kind:ident($payload:ty) $name:literal;)*) => {
-        /// What an event tells, as the raw `u16` of [`Header::kind`].
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u16)]
-        pub enum Kind { $($(#[$doc])* $kind = $value,)* }
+/// The table of kinds: calls `$callback!` with all of it, so that whatever is different for each kind is made from this one list.
+///
+/// A row is the raw number, the kind with its payload, and the name shown to users. A payload whose members name a choice by its raw
+/// number has them beside it: a record in which one is not known to this version is not decoded. `boxed` is a payload that is some
+/// times as long as the others, and that a reader keeps in a place of its own. What is under `losses` is no event: it tells that some
+/// are missing.
+///
+/// The callback has to match
+/// `$($(#[$doc:meta])* $value:literal $kind:ident($payload:ident $(, $field:ident: $choice:ident)*) $name:literal $($boxed:ident)?;)*`
+/// in `events {}` and in `losses {}`.
+#[macro_export]
+macro_rules! for_each_kind {
+    ($callback:ident) => {
+        $callback! {
+            events {
+                /// `luo_session_create` returned.
+                1 SessionCreate(SessionOp) "session-create";
+                /// `luo_session_retrieve` returned.
+                2 SessionRetrieve(SessionOp) "session-retrieve";
+                /// `luo_session_release` returned: the last descriptor of a session was closed.
+                3 SessionRelease(SessionRelease) "session-release";
+                /// `luo_session_deserialize` returned: the incoming sessions exist from here on.
+                4 SessionDeserialize(Plain) "session-deserialize";
+                /// `luo_session_serialize` returned: after a success every session is frozen.
+                5 SessionSerialize(Plain) "session-serialize";
+                /// `luo_open` returned: a process opened `/dev/liveupdate`, or was refused.
+                6 DeviceOpen(Plain) "device-open";
+                /// `luo_release` returned: `/dev/liveupdate` was closed.
+                7 DeviceRelease(Plain) "device-release";
 
-        impl Kind {
-            /// Every kind, in the order of their numbers.
-            pub const ALL: &[Kind] = &[$(Kind::$kind,)*];
+                /// `luo_preserve_file` returned.
+                16 FilePreserve(FileOp) "file-preserve";
+                /// `luo_retrieve_file` returned.
+                17 FileRetrieve(FileOp) "file-retrieve";
+                /// `luo_file_unpreserve_files` returned: all files of a session were given back.
+                18 FilesUnpreserve(FilesOp) "files-unpreserve";
+                /// `luo_file_finish` returned: all files of a session are finished, or none is.
+                19 FilesFinish(FilesOp) "files-finish";
+                /// `luo_file_freeze` returned, one session's part of the freeze.
+                20 FilesFreeze(FilesOp) "files-freeze";
+                /// `luo_file_unfreeze` returned, one session's part of a freeze undone.
+                21 FilesUnfreeze(FilesOp) "files-unfreeze";
+                /// `luo_file_deserialize` returned, one session's files have arrived.
+                22 FilesDeserialize(FilesOp) "files-deserialize";
+                /// A file handler's callback returned.
+                23 FileCallback(FileCallback, call: FileCall) "file-callback";
 
-            /// The kind of this number, or `None` where this version knows none.
-            pub const fn from_raw(raw: u16) -> Option<Self> {
-                match raw { $($value => Some(Kind::$kind),)* _ => None }
+                /// `luo_flb_file_preserve` returned: one more outgoing file uses the handler's FLBs.
+                32 FlbPreserve(FlbOp) "flb-file-preserve";
+                /// `luo_flb_file_unpreserve` returned: one outgoing file less uses them.
+                33 FlbUnpreserve(FlbOp) "flb-file-unpreserve";
+                /// `luo_flb_file_finish` returned: one incoming file less uses them.
+                34 FlbFinish(FlbOp) "flb-file-finish";
+                /// `luo_flb_serialize` returned.
+                35 FlbSerialize(Plain) "flb-serialize";
+                /// An FLB's callback returned: global state was made, brought back or taken down.
+                36 FlbCallback(FlbCallback, call: FlbCall) "flb-callback";
+                /// `liveupdate_flb_get_*` returned: a driver takes a reference on global state, or is refused.
+                37 FlbGet(FlbUse) "flb-get";
+                /// `liveupdate_flb_put_*` returned to a driver: it gives its reference back. LUO's own puts, one per file, are told by
+                /// [`Kind::FlbUnpreserve`] and [`Kind::FlbFinish`] instead.
+                38 FlbPut(FlbUse) "flb-put";
+                /// One entry that `luo_flb_serialize` wrote for the next kernel; these come before its [`Kind::FlbSerialize`].
+                39 FlbRecord(FlbRecord) "flb-record";
+
+                /// `kernel_kexec` was entered: `reboot(LINUX_REBOOT_CMD_KEXEC)` is on its way.
+                48 KexecEnter(Kexec) "kexec-enter";
+                /// `liveupdate_reboot` returned: after a success only the jump may follow.
+                49 LiveupdateReboot(Plain) "liveupdate-reboot";
+                /// `kernel_kexec` returned to its caller, so the jump did not happen.
+                50 KexecReturn(Plain) "kexec-return";
+                /// `kexec_file_load(2)` or `kexec_load(2)` returned: a kernel is armed, replaced or unloaded, or was refused.
+                51 ImageLoad(ImageLoad) "image-load";
+                /// `kho_fill_kimage` returned: an image that is being loaded was made one that carries preserved memory. Comes before
+                /// its [`Kind::ImageLoad`], and is the only moment at which the next kernel's command line can be read.
+                52 ImageCarrier(ImageCarrier) "image-carrier" boxed;
+                /// `security_kernel_read_file` was entered for an image to jump into: this is its file, which the agent may look into.
+                53 ImageFile(ImageFile) "image-file";
+
+                /// A function of KHO's interface returned, one that is called once for an object and not once for a page.
+                64 KhoOp(KhoOp, call: KhoCall) "kho-op";
+                /// What the LUO operation that returns now did to preserved memory; comes before the operation's own event, and only
+                /// under `--kho keys`.
+                65 KhoBalance(KhoBalance) "kho-balance";
+                /// KHO was asked for what cannot be right; only under `--kho keys`.
+                66 KhoAnomaly(KhoAnomaly) "kho-anomaly";
+
+                /// What follows until [`Kind::SnapshotEnd`] is what the kernel's own lists hold, as a walk over them found it.
+                80 SnapshotBegin(SnapshotBegin) "snapshot-begin";
+                /// A session that exists.
+                81 SnapshotSession(SnapshotSession) "snapshot-session";
+                /// A file that exists; follows its session.
+                82 SnapshotFile(SnapshotFile) "snapshot-file";
+                /// A registered FLB, with the users of either direction.
+                83 SnapshotFlb(SnapshotFlb) "snapshot-flb";
+                /// A registered file handler.
+                84 SnapshotHandler(SnapshotHandler) "snapshot-handler";
+                /// An FLB that a handler's files use; follows its handler.
+                85 SnapshotLink(SnapshotLink) "snapshot-link";
+                /// The walk is over.
+                86 SnapshotEnd(SnapshotEnd) "snapshot-end";
+
+                /// A session that the previous kernel serialized, found in the memory it left, before anybody read it in. Records of
+                /// this kind and the next two come before the [`Kind::Arrival`] that they belong to.
+                96 ArrivedSession(ArrivedSession) "arrived-session";
+                /// A file that the previous kernel serialized; follows its session.
+                97 ArrivedFile(ArrivedFile) "arrived-file";
+                /// A global state that the previous kernel serialized.
+                98 ArrivedFlb(FlbRecord) "arrived-flb";
+                /// What the previous kernel left was looked through, as far as it could be.
+                99 Arrival(Arrival) "arrival";
+
+                /// The agent has looked into an image that was loaded. Its own record, too.
+                113 ImageVerdict(ImageVerdict) "image-verdict" boxed;
+                /// Policy, or an operator's order, changed. Its own record, too.
+                114 PolicyChange(PolicyChange) "policy-change" boxed;
+
+                /// Policy was asked about a call, and decided. Comes before the call's own event, which a refused call may not have.
+                120 PolicyDecision(PolicyDecision, operation: Operation, decision: Decision) "policy-decision" boxed;
             }
-
-            /// The name users see, in output and in metric labels.
-            pub const fn name(self) -> &'static str {
-                match self { $(Kind::$kind => $name,)* }
-            }
-
-            /// Size of the payload in bytes, without the header.
-            pub const fn payload_size(self) -> usize {
-                match self { $(Kind::$kind => size_of::<$payload>(),)* }
+            losses {
+                /// Programs were skipped by the kernel. No program can tell that, so this record is the agent's own: it comes before
+                /// every event that may depend on it, with the time up to which that may be.
+                112 Missed(Missed) "missed";
             }
         }
     };
 }
 
-kinds! {
-    /// `luo_session_create` returned.
-    1 SessionCreate(SessionOp) "session-create";
-    /// `luo_session_retrieve` returned.
-    2 SessionRetrieve(SessionOp) "session-retrieve";
-    /// `luo_session_release` returned: the last descriptor of a session was closed.
-    3 SessionRelease(SessionRelease) "session-release";
-    /// `luo_session_deserialize` returned: the incoming sessions exist from here on.
-    4 SessionDeserialize(Plain) "session-deserialize";
-    /// `luo_session_serialize` returned: after a success every session is frozen.
-    5 SessionSerialize(Plain) "session-serialize";
-    /// `luo_open` returned: a process opened `/dev/liveupdate`, or was refused.
-    6 DeviceOpen(Plain) "device-open";
-    /// `luo_release` returned: `/dev/liveupdate` was closed.
-    7 DeviceRelease(Plain) "device-release";
+macro_rules! kinds {
+    ($($group:ident {
+        $($(#[$doc:meta])* $value:literal $kind:ident($payload:ident $(, $field:ident: $choice:ident)*) $name:literal $($boxed:ident)?;)*
+    })*) => {
+        /// What an event tells, as the raw `u16` of [`Header::kind`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum Kind { $($($(#[$doc])* $kind = $value,)*)* }
 
-    /// `luo_preserve_file` returned.
-    16 FilePreserve(FileOp) "file-preserve";
-    /// `luo_retrieve_file` returned.
-    17 FileRetrieve(FileOp) "file-retrieve";
-    /// `luo_file_unpreserve_files` returned: all files of a session were given back.
-    18 FilesUnpreserve(FilesOp) "files-unpreserve";
-    /// `luo_file_finish` returned: all files of a session are finished, or none is.
-    19 FilesFinish(FilesOp) "files-finish";
-    /// `luo_file_freeze` returned, one session's part of the freeze.
-    20 FilesFreeze(FilesOp) "files-freeze";
-    /// `luo_file_unfreeze` returned, one session's part of a freeze undone.
-    21 FilesUnfreeze(FilesOp) "files-unfreeze";
-    /// `luo_file_deserialize` returned, one session's files have arrived.
-    22 FilesDeserialize(FilesOp) "files-deserialize";
-    /// A file handler's callback returned.
-    23 FileCallback(FileCallback) "file-callback";
+        impl Kind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &[Kind] = &[$($(Kind::$kind,)*)*];
 
-    /// `luo_flb_file_preserve` returned: one more outgoing file uses the handler's FLBs.
-    32 FlbPreserve(FlbOp) "flb-file-preserve";
-    /// `luo_flb_file_unpreserve` returned: one outgoing file less uses them.
-    33 FlbUnpreserve(FlbOp) "flb-file-unpreserve";
-    /// `luo_flb_file_finish` returned: one incoming file less uses them.
-    34 FlbFinish(FlbOp) "flb-file-finish";
-    /// `luo_flb_serialize` returned.
-    35 FlbSerialize(Plain) "flb-serialize";
-    /// An FLB's callback returned: global state was made, brought back or taken down.
-    36 FlbCallback(FlbCallback) "flb-callback";
-    /// `liveupdate_flb_get_*` returned: a driver takes a reference on global state, or is refused.
-    37 FlbGet(FlbUse) "flb-get";
-    /// `liveupdate_flb_put_*` returned to a driver: it gives its reference back. LUO's own puts, one per file, are told by
-    /// [`Kind::FlbUnpreserve`] and [`Kind::FlbFinish`] instead.
-    38 FlbPut(FlbUse) "flb-put";
-    /// One entry that `luo_flb_serialize` wrote for the next kernel; these come before its [`Kind::FlbSerialize`].
-    39 FlbRecord(FlbRecord) "flb-record";
+            /// The kind of this number, or `None` where this version knows none.
+            pub const fn from_raw(raw: u16) -> Option<Self> {
+                match raw { $($($value => Some(Kind::$kind),)*)* _ => None }
+            }
 
-    /// `kernel_kexec` was entered: `reboot(LINUX_REBOOT_CMD_KEXEC)` is on its way.
-    48 KexecEnter(Kexec) "kexec-enter";
-    /// `liveupdate_reboot` returned: after a success only the jump may follow.
-    49 LiveupdateReboot(Plain) "liveupdate-reboot";
-    /// `kernel_kexec` returned to its caller, so the jump did not happen.
-    50 KexecReturn(Plain) "kexec-return";
-    /// `kexec_file_load(2)` or `kexec_load(2)` returned: a kernel is armed, replaced or unloaded, or was refused.
-    51 ImageLoad(ImageLoad) "image-load";
-    /// `kho_fill_kimage` returned: an image that is being loaded was made one that carries preserved memory. Comes before
-    /// its [`Kind::ImageLoad`], and is the only moment at which the next kernel's command line can be read.
-    52 ImageCarrier(ImageCarrier) "image-carrier";
-    /// `security_kernel_read_file` was entered for an image to jump into: this is its file, which the agent may look into.
-    53 ImageFile(ImageFile) "image-file";
+            /// The name users see, in output and in metric labels.
+            pub const fn name(self) -> &'static str {
+                match self { $($(Kind::$kind => $name,)*)* }
+            }
 
-    /// A function of KHO's interface returned, one that is called once for an object and not once for a page.
-    64 KhoOp(KhoOp) "kho-op";
-    /// What the LUO operation that returns now did to preserved memory; comes before the operation's own event, and only
-    /// under `--kho keys`.
-    65 KhoBalance(KhoBalance) "kho-balance";
-    /// KHO was asked for what cannot be right; only under `--kho keys`.
-    66 KhoAnomaly(KhoAnomaly) "kho-anomaly";
+            /// Size of the payload in bytes, without the header.
+            pub const fn payload_size(self) -> usize {
+                match self { $($(Kind::$kind => size_of::<$payload>(),)*)* }
+            }
+        }
+    };
+}
 
-    /// What follows until [`Kind::SnapshotEnd`] is what the kernel's own lists hold, as a walk over them found it.
-    80 SnapshotBegin(SnapshotBegin) "snapshot-begin";
-    /// A session that exists.
-    81 SnapshotSession(SnapshotSession) "snapshot-session";
-    /// A file that exists; follows its session.
-    82 SnapshotFile(SnapshotFile) "snapshot-file";
-    /// A registered FLB, with the users of either direction.
-    83 SnapshotFlb(SnapshotFlb) "snapshot-flb";
-    /// A registered file handler.
-    84 SnapshotHandler(SnapshotHandler) "snapshot-handler";
-    /// An FLB that a handler's files use; follows its handler.
-    85 SnapshotLink(SnapshotLink) "snapshot-link";
-    /// The walk is over.
-    86 SnapshotEnd(SnapshotEnd) "snapshot-end";
+for_each_kind!(kinds);
 
-    /// A session that the previous kernel serialized, found in the memory it left, before anybody read it in. Records of
-    /// this kind and the next two come before the [`Kind::Arrival`] that they belong to.
-    96 ArrivedSession(ArrivedSession) "arrived-session";
-    /// A file that the previous kernel serialized; follows its session.
-    97 ArrivedFile(ArrivedFile) "arrived-file";
-    /// A global state that the previous kernel serialized.
-    98 ArrivedFlb(FlbRecord) "arrived-flb";
-    /// What the previous kernel left was looked through, as far as it could be.
-    99 Arrival(Arrival) "arrival";
+/// What payloads of every kind tell of themselves, where they have it.
+pub trait Payload {
+    /// How the operation ended; `None` for what is no operation: a record, a look at the kernel's lists.
+    fn outcome(&self) -> Option<&Outcome> {
+        None
+    }
 
-    /// Programs were skipped by the kernel. No program can tell that, so this record is the agent's own: it comes before
-    /// every event that may depend on it, with the time up to which that may be.
-    112 Missed(Missed) "missed";
-    /// The agent has looked into an image that was loaded. Its own record, too.
-    113 ImageVerdict(ImageVerdict) "image-verdict";
-    /// Policy, or an operator's order, changed. Its own record, too.
-    114 PolicyChange(PolicyChange) "policy-change";
+    /// The session it is about, where it is about one; which one may not be known.
+    fn session(&self) -> Option<&SessionRef> {
+        None
+    }
+}
 
-    /// Policy was asked about a call, and decided. Comes before the call's own event, which a refused call may not have.
-    120 PolicyDecision(PolicyDecision) "policy-decision";
+/// Says which members of a payload are its [`Payload::outcome`] and its [`Payload::session`].
+macro_rules! payload {
+    ($payload:ident { $($part:ident: $type:ident),* }) => {
+        impl Payload for $payload {
+            $(#[inline]
+            fn $part(&self) -> Option<&$type> {
+                Some(&self.$part)
+            })*
+        }
+    };
 }
 
 /// What every event begins with.
@@ -212,6 +259,8 @@ pub struct Plain {
     pub outcome: Outcome,
 }
 
+payload!(Plain { outcome: Outcome });
+
 /// Create or retrieve of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -221,6 +270,11 @@ pub struct SessionOp {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(SessionOp {
+    session: SessionRef,
+    outcome: Outcome
+});
 
 /// [`SessionRelease::direction`]: the session is on its way to the next kernel.
 pub const OUTGOING: u32 = 1;
@@ -243,6 +297,11 @@ pub struct SessionRelease {
     pub outcome: Outcome,
 }
 
+payload!(SessionRelease {
+    session: SessionRef,
+    outcome: Outcome
+});
+
 /// An operation on one file of a session. Mirrors `struct luo_file` in `kernel/liveupdate/luo_file.c` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -260,6 +319,11 @@ pub struct FileOp {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(FileOp {
+    session: SessionRef,
+    outcome: Outcome
+});
 
 /// An open file, as far as it can be told apart from others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -286,6 +350,11 @@ pub struct FilesOp {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(FilesOp {
+    session: SessionRef,
+    outcome: Outcome
+});
 
 /// [`FileCallback::flags`]: the token is known.
 pub const TOKEN_KNOWN: u32 = 1;
@@ -314,6 +383,11 @@ pub struct FileCallback {
     pub outcome: Outcome,
 }
 
+payload!(FileCallback {
+    session: SessionRef,
+    outcome: Outcome
+});
+
 /// A file joins or leaves the FLBs of its handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -323,6 +397,8 @@ pub struct FlbOp {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(FlbOp { outcome: Outcome });
 
 /// An FLB's callback returned. Mirrors `struct liveupdate_flb_op_args` in `include/linux/liveupdate.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -347,6 +423,8 @@ pub struct FlbCallback {
     pub outcome: Outcome,
 }
 
+payload!(FlbCallback { outcome: Outcome });
+
 /// A driver's own reference on global state, outside of any file. Mirrors `liveupdate_flb_{get,put}_{incoming,outgoing}` in
 /// `kernel/liveupdate/luo_flb.c` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -366,6 +444,8 @@ pub struct FlbUse {
     pub outcome: Outcome,
 }
 
+payload!(FlbUse { outcome: Outcome });
+
 /// What the next kernel is told of an FLB. Mirrors `struct luo_flb_ser` in `include/linux/kho/abi/luo.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -377,6 +457,8 @@ pub struct FlbRecord {
     /// Its users.
     pub users: u64,
 }
+
+payload!(FlbRecord {});
 
 /// [`Image::mode`]: whether an image is loaded is not known.
 pub const IMAGE_UNKNOWN: u32 = 0;
@@ -411,6 +493,8 @@ pub struct Kexec {
     pub image: Image,
 }
 
+payload!(Kexec { outcome: Outcome });
+
 /// An image was loaded, replaced or unloaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -424,6 +508,8 @@ pub struct ImageLoad {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(ImageLoad { outcome: Outcome });
 
 /// The command line of the next kernel, as far as it fits. Mirrors `COMMAND_LINE_SIZE` in
 /// `arch/x86/include/asm/setup.h` (7.3).
@@ -444,6 +530,8 @@ pub struct ImageCarrier {
     /// How it ended.
     pub outcome: Outcome,
 }
+
+payload!(ImageCarrier { outcome: Outcome });
 
 impl ImageCarrier {
     /// The command line, where all of it is here.
@@ -475,6 +563,8 @@ pub struct KhoOp {
     /// How it ended. Functions that return a pointer count as 0, or the negative errno.
     pub outcome: Outcome,
 }
+
+payload!(KhoOp { outcome: Outcome });
 
 /// Keys that went in and out of something, as a multiset: numbers, and sums that tell different multisets apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -512,6 +602,11 @@ pub struct KhoBalance {
     pub outcome: Outcome,
 }
 
+payload!(KhoBalance {
+    session: SessionRef,
+    outcome: Outcome
+});
+
 /// [`KhoAnomaly::what`]: a range was asked back that is not, or not any more, preserved. The kernel refuses that.
 pub const RESTORE_OF_UNPRESERVED: u32 = 1;
 /// [`KhoAnomaly::what`]: a range was preserved that lies in scratch memory, where the next kernel would overwrite it.
@@ -533,6 +628,8 @@ pub struct KhoAnomaly {
     pub outcome: Outcome,
 }
 
+payload!(KhoAnomaly { outcome: Outcome });
+
 /// A walk over the kernel's lists begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -544,6 +641,8 @@ pub struct SnapshotBegin {
     /// The image to jump into.
     pub image: Image,
 }
+
+payload!(SnapshotBegin {});
 
 impl SnapshotBegin {
     /// LUO's number of this boot, where it is known.
@@ -566,6 +665,8 @@ pub struct SnapshotSession {
     pub files: u64,
 }
 
+payload!(SnapshotSession { session: SessionRef });
+
 /// A file, as its session's list has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -583,6 +684,8 @@ pub struct SnapshotFile {
     /// What became of its retrieve: 0 none yet, 1 done, negative errno: it failed.
     pub retrieve_status: i64,
 }
+
+payload!(SnapshotFile {});
 
 /// A registered FLB. Mirrors `struct luo_flb_private` in `include/linux/liveupdate.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -606,6 +709,8 @@ pub struct SnapshotFlb {
     pub finished: u64,
 }
 
+payload!(SnapshotFlb {});
+
 /// A registered file handler. Mirrors `struct liveupdate_file_handler` in `include/linux/liveupdate.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -616,6 +721,8 @@ pub struct SnapshotHandler {
     pub name: Compatible,
 }
 
+payload!(SnapshotHandler {});
+
 /// An FLB that a handler's files use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -625,6 +732,8 @@ pub struct SnapshotLink {
     /// [`SnapshotFlb::flb`].
     pub flb: u64,
 }
+
+payload!(SnapshotLink {});
 
 /// [`SnapshotEnd::flags`]: the lists changed during the walk, so that what it found may be of different moments.
 pub const SNAPSHOT_CHANGED: u32 = 1;
@@ -653,6 +762,8 @@ pub struct SnapshotEnd {
     pub incoming_sessions: i64,
 }
 
+payload!(SnapshotEnd {});
+
 /// A session as the previous kernel serialized it. Mirrors `struct luo_session_ser` in `include/linux/kho/abi/luo.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -662,6 +773,8 @@ pub struct ArrivedSession {
     /// How many files the previous kernel says it holds.
     pub files: u64,
 }
+
+payload!(ArrivedSession {});
 
 /// A file as the previous kernel serialized it. Mirrors `struct luo_file_ser` in `include/linux/kho/abi/luo.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -676,6 +789,8 @@ pub struct ArrivedFile {
     /// The handler's serialized data.
     pub data: u64,
 }
+
+payload!(ArrivedFile {});
 
 /// [`Arrival::flags`]: everything that the previous kernel says is there was read: nothing is missing from what was found.
 pub const ARRIVAL_WHOLE: u32 = 1;
@@ -702,6 +817,8 @@ pub struct Arrival {
     pub reserved: u32,
 }
 
+payload!(Arrival {});
+
 impl Arrival {
     /// LUO's number of this boot, where it is known.
     pub fn known_update_number(&self) -> Option<u64> {
@@ -716,6 +833,13 @@ pub struct Missed {
     /// How often since this was last told.
     pub programs: u64,
 }
+
+payload!(Missed {});
+
+payload!(ImageFile {});
+payload!(ImageVerdict {});
+payload!(PolicyChange {});
+payload!(PolicyDecision { session: SessionRef });
 
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
@@ -813,6 +937,24 @@ mod tests {
             assert_eq!(Kind::from_raw(kind as u16), Some(kind));
         }
         assert_eq!(Kind::from_raw(0), None);
+    }
+
+    #[test]
+    fn every_payload_tells_its_outcome_and_its_session() {
+        // Whatever member a struct has, the `payload!` beside it names.
+        for source in [include_str!("events.rs")] {
+            for beside in source.split("\npub struct ").skip(1) {
+                let (members, rest) = beside.split_once("\n}\n").unwrap();
+                let Some(payload) = rest.strip_prefix("\npayload!(") else {
+                    continue;
+                };
+                let named = payload.split_once(");").unwrap().0;
+                for part in ["outcome: Outcome", "session: SessionRef"] {
+                    let has = members.contains(part);
+                    assert_eq!(has, named.contains(part), "{part} of {named}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use luo_trace_common::events::{FileCall, FlbCall, Header, KhoCall, Kind, Missed};
-use luo_trace_common::policy::{Decision, Operation, PolicyDecision};
+use luo_trace_common::events::{self as abi, Header, Kind, Missed};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::event::{Body, Event};
@@ -137,75 +136,39 @@ fn event(record: &[u8]) -> Result<Event, DecodeError> {
             len: record.len(),
         });
     }
-    let unknown = DecodeError::Unknown { kind: header.kind };
-    let body = match Kind::from_raw(header.kind).ok_or(unknown)? {
-        Kind::SessionCreate => Body::SessionCreate(prefix(payload)),
-        Kind::SessionRetrieve => Body::SessionRetrieve(prefix(payload)),
-        Kind::SessionRelease => Body::SessionRelease(prefix(payload)),
-        Kind::SessionDeserialize => Body::SessionDeserialize(prefix(payload)),
-        Kind::SessionSerialize => Body::SessionSerialize(prefix(payload)),
-        Kind::FilePreserve => Body::FilePreserve(prefix(payload)),
-        Kind::FileRetrieve => Body::FileRetrieve(prefix(payload)),
-        Kind::FilesUnpreserve => Body::FilesUnpreserve(prefix(payload)),
-        Kind::FilesFinish => Body::FilesFinish(prefix(payload)),
-        Kind::FilesFreeze => Body::FilesFreeze(prefix(payload)),
-        Kind::FilesUnfreeze => Body::FilesUnfreeze(prefix(payload)),
-        Kind::FilesDeserialize => Body::FilesDeserialize(prefix(payload)),
-        Kind::FlbPreserve => Body::FlbPreserve(prefix(payload)),
-        Kind::FlbUnpreserve => Body::FlbUnpreserve(prefix(payload)),
-        Kind::FlbFinish => Body::FlbFinish(prefix(payload)),
-        Kind::FlbSerialize => Body::FlbSerialize(prefix(payload)),
-        Kind::KexecEnter => Body::KexecEnter(prefix(payload)),
-        Kind::LiveupdateReboot => Body::LiveupdateReboot(prefix(payload)),
-        Kind::KexecReturn => Body::KexecReturn(prefix(payload)),
-        Kind::FlbGet => Body::FlbGet(prefix(payload)),
-        Kind::FlbPut => Body::FlbPut(prefix(payload)),
-        Kind::FlbRecord => Body::FlbRecord(prefix(payload)),
-        Kind::DeviceOpen => Body::DeviceOpen(prefix(payload)),
-        Kind::DeviceRelease => Body::DeviceRelease(prefix(payload)),
-        Kind::ImageLoad => Body::ImageLoad(prefix(payload)),
-        Kind::ImageCarrier => Body::ImageCarrier(Box::new(prefix(payload))),
-        Kind::KhoBalance => Body::KhoBalance(prefix(payload)),
-        Kind::KhoAnomaly => Body::KhoAnomaly(prefix(payload)),
-        Kind::SnapshotBegin => Body::SnapshotBegin(prefix(payload)),
-        Kind::SnapshotSession => Body::SnapshotSession(prefix(payload)),
-        Kind::SnapshotFile => Body::SnapshotFile(prefix(payload)),
-        Kind::SnapshotFlb => Body::SnapshotFlb(prefix(payload)),
-        Kind::SnapshotHandler => Body::SnapshotHandler(prefix(payload)),
-        Kind::SnapshotLink => Body::SnapshotLink(prefix(payload)),
-        Kind::SnapshotEnd => Body::SnapshotEnd(prefix(payload)),
-        Kind::ArrivedSession => Body::ArrivedSession(prefix(payload)),
-        Kind::ArrivedFile => Body::ArrivedFile(prefix(payload)),
-        Kind::ArrivedFlb => Body::ArrivedFlb(prefix(payload)),
-        Kind::Arrival => Body::Arrival(prefix(payload)),
-        Kind::ImageFile => Body::ImageFile(prefix(payload)),
-        Kind::ImageVerdict => Body::ImageVerdict(Box::new(prefix(payload))),
-        Kind::PolicyChange => Body::PolicyChange(Box::new(prefix(payload))),
-        Kind::PolicyDecision => {
-            let payload: PolicyDecision = prefix(payload);
-            let operation = Operation::from_raw(payload.operation).ok_or(unknown)?;
-            let decision = Decision::from_raw(payload.decision).ok_or(unknown)?;
-            Body::PolicyDecision(operation, decision, Box::new(payload))
-        }
-        Kind::Missed => {
-            let payload: Missed = prefix(payload);
-            Body::Gap { lost: payload.programs }
-        }
-        Kind::KhoOp => {
-            let payload: luo_trace_common::events::KhoOp = prefix(payload);
-            Body::KhoOp(KhoCall::from_raw(payload.call).ok_or(unknown)?, payload)
-        }
-        Kind::FileCallback => {
-            let payload: luo_trace_common::events::FileCallback = prefix(payload);
-            Body::FileCallback(FileCall::from_raw(payload.call).ok_or(unknown)?, payload)
-        }
-        Kind::FlbCallback => {
-            let payload: luo_trace_common::events::FlbCallback = prefix(payload);
-            Body::FlbCallback(FlbCall::from_raw(payload.call).ok_or(unknown)?, payload)
-        }
-    };
+    let body = Kind::from_raw(header.kind).and_then(|kind| read(kind, payload));
+    let body = body.ok_or(DecodeError::Unknown { kind: header.kind })?;
     Ok(Event { header, body })
 }
+
+macro_rules! read_and_write {
+    (events {
+        $($(#[$doc:meta])* $value:literal $kind:ident($payload:ident $(, $field:ident: $choice:ident)*) $name:literal $($boxed:ident)?;)*
+    } losses { $($losses:tt)* }) => {
+        /// Reads the payload of a kind; `None` where it names a choice that this version does not know.
+        #[inline]
+        fn read(kind: Kind, payload: &[u8]) -> Option<Body> {
+            Some(match kind {
+                $(Kind::$kind => {
+                    let payload: abi::$payload = prefix(payload);
+                    Body::$kind($(abi::$choice::from_raw(payload.$field)?,)* payload.into())
+                })*
+                Kind::Missed => Body::Gap { lost: prefix::<Missed>(payload).programs },
+            })
+        }
+
+        /// The kind and the payload that [`read`] gives this of; `None` of a gap, which is no record of its own: it shows in the next
+        /// event's count of losses.
+        fn write(body: &Body) -> Option<(Kind, &[u8])> {
+            Some(match body {
+                $(Body::$kind(.., payload) => (Kind::$kind, payload.as_bytes()),)*
+                Body::Gap { .. } => return None,
+            })
+        }
+    };
+}
+
+luo_trace_common::for_each_kind!(read_and_write);
 
 /// Reads what this version knows of a payload: a newer one's tail is left out, an older one's missing tail is zero.
 fn prefix<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
@@ -221,57 +184,7 @@ fn prefix<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
 
 /// Writes an event as the kernel would have: what a journal holds, and what tests and generators feed in.
 pub fn encode(event: &Event) -> Vec<u8> {
-    let (kind, payload) = match &event.body {
-        Body::SessionCreate(p) => (Kind::SessionCreate, p.as_bytes()),
-        Body::SessionRetrieve(p) => (Kind::SessionRetrieve, p.as_bytes()),
-        Body::SessionRelease(p) => (Kind::SessionRelease, p.as_bytes()),
-        Body::SessionDeserialize(p) => (Kind::SessionDeserialize, p.as_bytes()),
-        Body::SessionSerialize(p) => (Kind::SessionSerialize, p.as_bytes()),
-        Body::FilePreserve(p) => (Kind::FilePreserve, p.as_bytes()),
-        Body::FileRetrieve(p) => (Kind::FileRetrieve, p.as_bytes()),
-        Body::FilesUnpreserve(p) => (Kind::FilesUnpreserve, p.as_bytes()),
-        Body::FilesFinish(p) => (Kind::FilesFinish, p.as_bytes()),
-        Body::FilesFreeze(p) => (Kind::FilesFreeze, p.as_bytes()),
-        Body::FilesUnfreeze(p) => (Kind::FilesUnfreeze, p.as_bytes()),
-        Body::FilesDeserialize(p) => (Kind::FilesDeserialize, p.as_bytes()),
-        Body::FlbPreserve(p) => (Kind::FlbPreserve, p.as_bytes()),
-        Body::FlbUnpreserve(p) => (Kind::FlbUnpreserve, p.as_bytes()),
-        Body::FlbFinish(p) => (Kind::FlbFinish, p.as_bytes()),
-        Body::FlbSerialize(p) => (Kind::FlbSerialize, p.as_bytes()),
-        Body::KexecEnter(p) => (Kind::KexecEnter, p.as_bytes()),
-        Body::LiveupdateReboot(p) => (Kind::LiveupdateReboot, p.as_bytes()),
-        Body::KexecReturn(p) => (Kind::KexecReturn, p.as_bytes()),
-        Body::FlbGet(p) => (Kind::FlbGet, p.as_bytes()),
-        Body::FlbPut(p) => (Kind::FlbPut, p.as_bytes()),
-        Body::FlbRecord(p) => (Kind::FlbRecord, p.as_bytes()),
-        Body::DeviceOpen(p) => (Kind::DeviceOpen, p.as_bytes()),
-        Body::DeviceRelease(p) => (Kind::DeviceRelease, p.as_bytes()),
-        Body::ImageLoad(p) => (Kind::ImageLoad, p.as_bytes()),
-        Body::ImageCarrier(p) => (Kind::ImageCarrier, p.as_bytes()),
-        Body::KhoBalance(p) => (Kind::KhoBalance, p.as_bytes()),
-        Body::KhoAnomaly(p) => (Kind::KhoAnomaly, p.as_bytes()),
-        Body::SnapshotBegin(p) => (Kind::SnapshotBegin, p.as_bytes()),
-        Body::SnapshotSession(p) => (Kind::SnapshotSession, p.as_bytes()),
-        Body::SnapshotFile(p) => (Kind::SnapshotFile, p.as_bytes()),
-        Body::SnapshotFlb(p) => (Kind::SnapshotFlb, p.as_bytes()),
-        Body::SnapshotHandler(p) => (Kind::SnapshotHandler, p.as_bytes()),
-        Body::SnapshotLink(p) => (Kind::SnapshotLink, p.as_bytes()),
-        Body::SnapshotEnd(p) => (Kind::SnapshotEnd, p.as_bytes()),
-        Body::ArrivedSession(p) => (Kind::ArrivedSession, p.as_bytes()),
-        Body::ArrivedFile(p) => (Kind::ArrivedFile, p.as_bytes()),
-        Body::ArrivedFlb(p) => (Kind::ArrivedFlb, p.as_bytes()),
-        Body::Arrival(p) => (Kind::Arrival, p.as_bytes()),
-        Body::KhoOp(_, p) => (Kind::KhoOp, p.as_bytes()),
-        Body::ImageFile(p) => (Kind::ImageFile, p.as_bytes()),
-        Body::ImageVerdict(p) => (Kind::ImageVerdict, p.as_bytes()),
-        Body::PolicyChange(p) => (Kind::PolicyChange, p.as_bytes()),
-        Body::PolicyDecision(_, _, p) => (Kind::PolicyDecision, p.as_bytes()),
-        Body::FileCallback(_, p) => (Kind::FileCallback, p.as_bytes()),
-        Body::FlbCallback(_, p) => (Kind::FlbCallback, p.as_bytes()),
-        // A gap is no record of its own: it shows in the next event's count of losses.
-        Body::Gap { .. } => return Vec::new(),
-    };
-    record(kind, event.header, payload)
+    write(&event.body).map_or_else(Vec::new, |(kind, payload)| record(kind, event.header, payload))
 }
 
 /// Writes what no program can tell: that this many were skipped by the kernel since it was last told. The header's time is
@@ -336,6 +249,26 @@ mod tests {
         let (gap, decoded) = Decoder::default().decode(&encode(&event));
         assert_eq!(gap, None);
         assert_eq!(decoded, Ok(event));
+    }
+
+    #[test]
+    fn every_kind_is_written_as_it_was_read() {
+        // All bytes are different, but for the members that name a choice, which stand first.
+        let payload = |size: usize| {
+            [1, 0, 0, 0, 1, 0, 0, 0]
+                .into_iter()
+                .chain((8..=u8::MAX).cycle())
+                .take(size)
+                .collect::<Vec<u8>>()
+        };
+        for &kind in Kind::ALL {
+            let bytes = record(kind, create(1, 0).header, &payload(kind.payload_size()));
+            let event = Decoder::default().decode(&bytes).1.expect("every kind is read");
+            match event.body.kind() {
+                Some(read) => assert_eq!((read, encode(&event)), (kind, bytes)),
+                None => assert_eq!((kind, encode(&event)), (Kind::Missed, vec![])),
+            }
+        }
     }
 
     #[test]

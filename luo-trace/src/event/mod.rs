@@ -6,15 +6,10 @@ pub mod source;
 use std::fmt;
 
 use luo_trace_common::events::{
-    self as abi, Arrival, ArrivedFile, ArrivedSession, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback,
-    FlbOp, FlbRecord, FlbUse, Header, ImageCarrier, ImageLoad, Kexec, KhoAnomaly, KhoBalance, KhoCall, KhoOp, Kind,
-    Outcome, Plain, SessionOp, SessionRef, SessionRelease, SnapshotBegin, SnapshotEnd, SnapshotFile, SnapshotFlb,
-    SnapshotHandler, SnapshotLink, SnapshotSession,
+    self as abi, FileCall, FlbCall, FlbRecord, Header, Kind, Outcome, Payload, PolicyChange, PolicyDecision, SessionRef,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{
-    self, Condition, Decision, ImageFile, ImageVerdict, Mode, Operation, PolicyChange, PolicyDecision,
-};
+use luo_trace_common::policy::{self, Condition, Mode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One thing that happened in the kernel, or a hole in the record of it.
@@ -26,62 +21,55 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What happened. What is some times as long as anything else has a place of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is the kind of its name in luo_trace_common::events")]
-pub enum Body {
-    SessionCreate(SessionOp),
-    SessionRetrieve(SessionOp),
-    SessionRelease(SessionRelease),
-    SessionDeserialize(Plain),
-    SessionSerialize(Plain),
-    FilePreserve(FileOp),
-    FileRetrieve(FileOp),
-    FilesUnpreserve(FilesOp),
-    FilesFinish(FilesOp),
-    FilesFreeze(FilesOp),
-    FilesUnfreeze(FilesOp),
-    FilesDeserialize(FilesOp),
-    FileCallback(FileCall, FileCallback),
-    FlbPreserve(FlbOp),
-    FlbUnpreserve(FlbOp),
-    FlbFinish(FlbOp),
-    FlbSerialize(Plain),
-    FlbCallback(FlbCall, FlbCallback),
-    FlbGet(FlbUse),
-    FlbPut(FlbUse),
-    FlbRecord(FlbRecord),
-    DeviceOpen(Plain),
-    DeviceRelease(Plain),
-    KexecEnter(Kexec),
-    LiveupdateReboot(Plain),
-    KexecReturn(Plain),
-    ImageLoad(ImageLoad),
-    ImageCarrier(Box<ImageCarrier>),
-    ImageFile(ImageFile),
-    ImageVerdict(Box<ImageVerdict>),
-    PolicyChange(Box<PolicyChange>),
-    PolicyDecision(Operation, Decision, Box<PolicyDecision>),
-    KhoOp(KhoCall, KhoOp),
-    KhoBalance(KhoBalance),
-    KhoAnomaly(KhoAnomaly),
-    SnapshotBegin(SnapshotBegin),
-    SnapshotSession(SnapshotSession),
-    SnapshotFile(SnapshotFile),
-    SnapshotFlb(SnapshotFlb),
-    SnapshotHandler(SnapshotHandler),
-    SnapshotLink(SnapshotLink),
-    SnapshotEnd(SnapshotEnd),
-    ArrivedSession(ArrivedSession),
-    ArrivedFile(ArrivedFile),
-    ArrivedFlb(FlbRecord),
-    Arrival(Arrival),
-    /// This many events were lost since the one before: nothing that depends on them can be decided.
-    Gap {
-        /// How many events were lost.
-        lost: u64,
-    },
+/// What is kept of a payload in a [`Body`].
+macro_rules! kept {
+    ($payload:ident) => { abi::$payload };
+    ($payload:ident boxed) => { Box<abi::$payload> };
 }
+
+macro_rules! body {
+    (events {
+        $($(#[$doc:meta])* $value:literal $kind:ident($payload:ident $(, $field:ident: $choice:ident)*) $name:literal $($boxed:ident)?;)*
+    } losses { $($losses:tt)* }) => {
+        /// What happened. What is some times as long as anything else has a place of its own.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Body {
+            $($(#[$doc])* $kind($(abi::$choice,)* kept!($payload $($boxed)?)),)*
+            /// This many events were lost since the one before: nothing that depends on them can be decided.
+            Gap {
+                /// How many events were lost.
+                lost: u64,
+            },
+        }
+
+        impl Body {
+            /// The kind of record this comes as; `None` for a gap, which is no record.
+            pub fn kind(&self) -> Option<Kind> {
+                match self {
+                    $(Body::$kind(..) => Some(Kind::$kind),)*
+                    Body::Gap { .. } => None,
+                }
+            }
+
+            /// The session it is about, where it is about one; which one may not be known.
+            pub fn session(&self) -> Option<&SessionRef> {
+                match self {
+                    $(Body::$kind(.., payload) => payload.session(),)*
+                    Body::Gap { .. } => None,
+                }
+            }
+
+            fn outcome(&self) -> Option<&Outcome> {
+                match self {
+                    $(Body::$kind(.., payload) => payload.outcome(),)*
+                    Body::Gap { .. } => None,
+                }
+            }
+        }
+    };
+}
+
+luo_trace_common::for_each_kind!(body);
 
 /// Names one event within a record: CPU and number on that CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,80 +114,6 @@ impl fmt::Display for Value {
     }
 }
 
-impl Body {
-    /// The kind of record this comes as; `None` for a gap, which is no record.
-    pub fn kind(&self) -> Option<Kind> {
-        Some(match self {
-            Body::SessionCreate(_) => Kind::SessionCreate,
-            Body::SessionRetrieve(_) => Kind::SessionRetrieve,
-            Body::SessionRelease(_) => Kind::SessionRelease,
-            Body::SessionDeserialize(_) => Kind::SessionDeserialize,
-            Body::SessionSerialize(_) => Kind::SessionSerialize,
-            Body::FilePreserve(_) => Kind::FilePreserve,
-            Body::FileRetrieve(_) => Kind::FileRetrieve,
-            Body::FilesUnpreserve(_) => Kind::FilesUnpreserve,
-            Body::FilesFinish(_) => Kind::FilesFinish,
-            Body::FilesFreeze(_) => Kind::FilesFreeze,
-            Body::FilesUnfreeze(_) => Kind::FilesUnfreeze,
-            Body::FilesDeserialize(_) => Kind::FilesDeserialize,
-            Body::FlbPreserve(_) => Kind::FlbPreserve,
-            Body::FlbUnpreserve(_) => Kind::FlbUnpreserve,
-            Body::FlbFinish(_) => Kind::FlbFinish,
-            Body::FlbSerialize(_) => Kind::FlbSerialize,
-            Body::KexecEnter(_) => Kind::KexecEnter,
-            Body::LiveupdateReboot(_) => Kind::LiveupdateReboot,
-            Body::KexecReturn(_) => Kind::KexecReturn,
-            Body::FileCallback(..) => Kind::FileCallback,
-            Body::FlbCallback(..) => Kind::FlbCallback,
-            Body::FlbGet(_) => Kind::FlbGet,
-            Body::FlbPut(_) => Kind::FlbPut,
-            Body::FlbRecord(_) => Kind::FlbRecord,
-            Body::DeviceOpen(_) => Kind::DeviceOpen,
-            Body::DeviceRelease(_) => Kind::DeviceRelease,
-            Body::ImageLoad(_) => Kind::ImageLoad,
-            Body::ImageCarrier(_) => Kind::ImageCarrier,
-            Body::ImageFile(_) => Kind::ImageFile,
-            Body::ImageVerdict(_) => Kind::ImageVerdict,
-            Body::PolicyChange(_) => Kind::PolicyChange,
-            Body::PolicyDecision(..) => Kind::PolicyDecision,
-            Body::KhoOp(..) => Kind::KhoOp,
-            Body::KhoBalance(_) => Kind::KhoBalance,
-            Body::KhoAnomaly(_) => Kind::KhoAnomaly,
-            Body::SnapshotBegin(_) => Kind::SnapshotBegin,
-            Body::SnapshotSession(_) => Kind::SnapshotSession,
-            Body::SnapshotFile(_) => Kind::SnapshotFile,
-            Body::SnapshotFlb(_) => Kind::SnapshotFlb,
-            Body::SnapshotHandler(_) => Kind::SnapshotHandler,
-            Body::SnapshotLink(_) => Kind::SnapshotLink,
-            Body::SnapshotEnd(_) => Kind::SnapshotEnd,
-            Body::ArrivedSession(_) => Kind::ArrivedSession,
-            Body::ArrivedFile(_) => Kind::ArrivedFile,
-            Body::ArrivedFlb(_) => Kind::ArrivedFlb,
-            Body::Arrival(_) => Kind::Arrival,
-            Body::Gap { .. } => return None,
-        })
-    }
-
-    /// The session it is about, where it is about one; which one may not be known.
-    pub fn session(&self) -> Option<&SessionRef> {
-        Some(match self {
-            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.session,
-            Body::SessionRelease(p) => &p.session,
-            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.session,
-            Body::FilesUnpreserve(p)
-            | Body::FilesFinish(p)
-            | Body::FilesFreeze(p)
-            | Body::FilesUnfreeze(p)
-            | Body::FilesDeserialize(p) => &p.session,
-            Body::FileCallback(_, p) => &p.session,
-            Body::KhoBalance(p) => &p.session,
-            Body::SnapshotSession(p) => &p.session,
-            Body::PolicyDecision(_, _, p) => &p.session,
-            _ => return None,
-        })
-    }
-}
-
 impl Event {
     /// Which event of its record this is.
     pub fn id(&self) -> EventId {
@@ -217,50 +131,7 @@ impl Event {
 
     /// How the operation ended; `None` for a gap, and for what is no operation: a record, a look at the kernel's lists.
     pub fn outcome(&self) -> Option<&Outcome> {
-        Some(match &self.body {
-            Body::SessionCreate(p) | Body::SessionRetrieve(p) => &p.outcome,
-            Body::SessionRelease(p) => &p.outcome,
-            Body::FilePreserve(p) | Body::FileRetrieve(p) => &p.outcome,
-            Body::FilesUnpreserve(p)
-            | Body::FilesFinish(p)
-            | Body::FilesFreeze(p)
-            | Body::FilesUnfreeze(p)
-            | Body::FilesDeserialize(p) => &p.outcome,
-            Body::FileCallback(_, p) => &p.outcome,
-            Body::FlbPreserve(p) | Body::FlbUnpreserve(p) | Body::FlbFinish(p) => &p.outcome,
-            Body::FlbCallback(_, p) => &p.outcome,
-            Body::SessionDeserialize(p)
-            | Body::SessionSerialize(p)
-            | Body::FlbSerialize(p)
-            | Body::DeviceOpen(p)
-            | Body::DeviceRelease(p)
-            | Body::LiveupdateReboot(p)
-            | Body::KexecReturn(p) => &p.outcome,
-            Body::FlbGet(p) | Body::FlbPut(p) => &p.outcome,
-            Body::KexecEnter(p) => &p.outcome,
-            Body::ImageLoad(p) => &p.outcome,
-            Body::ImageCarrier(p) => &p.outcome,
-            Body::KhoOp(_, p) => &p.outcome,
-            Body::KhoBalance(p) => &p.outcome,
-            Body::KhoAnomaly(p) => &p.outcome,
-            Body::FlbRecord(_)
-            | Body::SnapshotBegin(_)
-            | Body::SnapshotSession(_)
-            | Body::SnapshotFile(_)
-            | Body::SnapshotFlb(_)
-            | Body::SnapshotHandler(_)
-            | Body::SnapshotLink(_)
-            | Body::SnapshotEnd(_)
-            | Body::ArrivedSession(_)
-            | Body::ArrivedFile(_)
-            | Body::ArrivedFlb(_)
-            | Body::Arrival(_)
-            | Body::ImageFile(_)
-            | Body::ImageVerdict(_)
-            | Body::PolicyChange(_)
-            | Body::PolicyDecision(..)
-            | Body::Gap { .. } => return None,
-        })
+        self.body.outcome()
     }
 
     /// The session it is about, where it is about one and the record tells which.
@@ -428,7 +299,18 @@ impl Event {
                 d.arrival_marks(p.flags);
             }
             Body::Gap { lost } => d.number("lost", *lost),
-            _ => {}
+            // All of these is in what every event has, and in the session. Each is named, so that a new kind does not compile before
+            // it is decided what is shown of it.
+            Body::SessionCreate(_)
+            | Body::SessionRetrieve(_)
+            | Body::SessionDeserialize(_)
+            | Body::SessionSerialize(_)
+            | Body::DeviceOpen(_)
+            | Body::DeviceRelease(_)
+            | Body::FlbSerialize(_)
+            | Body::LiveupdateReboot(_)
+            | Body::KexecReturn(_)
+            | Body::SnapshotLink(_) => {}
         }
         d.0
     }
