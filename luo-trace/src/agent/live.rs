@@ -13,9 +13,10 @@ use crate::image::Preserved;
 use crate::journal::{Header, HookState};
 use crate::model::{Direction, Finding, Model, SessionState};
 use crate::policy::orders::{Entry, Standing};
+use crate::policy::tell::ImageVerdict;
 use crate::sink::metrics::Metrics;
 use crate::sink::{control, web};
-use crate::status::{self, Digest, Losses, Status, table};
+use crate::status::{self, Digest, Losses, Status};
 use crate::text::units::bytes;
 
 /// How many findings are kept for the page.
@@ -242,7 +243,7 @@ impl web::Source for Live {
             host: host::name(),
             version: env!("CARGO_PKG_VERSION").into(),
             update: state.digest.update_number(),
-            image: state.digest.image_verdict().map(table::looked_into),
+            image: state.digest.image_verdict().map(ImageVerdict::tell),
             troubles: self.troubles(&state),
             policy: state
                 .policy()

@@ -26,7 +26,7 @@ pub use arrival::Arrival;
 pub use boot::{Attempt, Boot, FlbLine, Pages, Span};
 pub use join::{Basis, Hole};
 pub use lines::{FileFate, FileLine, SessionLine, Sessions};
-pub use policy::{Policies, PolicyLine};
+pub use policy::Policies;
 
 use crate::model::{Finding, Verdict};
 use ledger::Ledger;

@@ -361,16 +361,7 @@ impl Details {
     }
 
     fn policy_change(&mut self, p: &PolicyChange) {
-        let what = match p.what {
-            policy::POLICY_LOADED => "loaded",
-            policy::POLICY_OFF => "off",
-            policy::POLICY_HOLD => "hold",
-            policy::POLICY_ALLOW => "allow",
-            policy::POLICY_CLEAR => "clear",
-            policy::POLICY_EXPIRED => "expired",
-            policy::POLICY_ADOPTED => "adopted",
-            _ => return,
-        };
+        let Some(what) = change_name(p.what) else { return };
         self.text("what", what);
         if let Some(mode) = Mode::from_raw(p.mode) {
             self.text("mode", mode.name());
@@ -441,6 +432,20 @@ impl Details {
             self.text("within", hook.id());
         }
     }
+}
+
+/// What a change of policy is called; `None` of what a newer version knows.
+pub(crate) fn change_name(what: u32) -> Option<&'static str> {
+    Some(match what {
+        policy::POLICY_LOADED => "loaded",
+        policy::POLICY_OFF => "off",
+        policy::POLICY_HOLD => "hold",
+        policy::POLICY_ALLOW => "allow",
+        policy::POLICY_CLEAR => "clear",
+        policy::POLICY_EXPIRED => "expired",
+        policy::POLICY_ADOPTED => "adopted",
+        _ => return None,
+    })
 }
 
 /// What the agent says of an image, or of its command line.

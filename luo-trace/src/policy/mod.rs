@@ -16,6 +16,7 @@ mod file;
 mod lint;
 pub mod orders;
 mod replay;
+pub mod tell;
 #[cfg(test)]
 mod tests;
 

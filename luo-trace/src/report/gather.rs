@@ -9,8 +9,10 @@ use super::json::{
 };
 use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
-use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, PolicyLine, SessionLine, Sessions, Span};
+use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
+use crate::event::Event;
 use crate::model::{Invariant, Status};
+use crate::policy::tell;
 
 impl Report {
     /// The report of a case.
@@ -73,18 +75,25 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
         ending: judgement.ending(),
         doubts: judgement.doubts(),
         sessions: alive.chain(closed).map(told).collect(),
-        policy: boot.policy.lines.iter().map(|line| policy(axis, place, line)).collect(),
+        policy: boot
+            .policy
+            .events
+            .iter()
+            .filter_map(|event| policy(axis, place, event))
+            .collect(),
         policy_more: boot.policy.more,
     }
 }
 
-fn policy(axis: &Axis, place: usize, line: &PolicyLine) -> Policy {
-    Policy {
-        time_ns: at(axis, place, line.at),
-        since_boot: line.at,
-        what: line.what,
-        text: line.text.clone(),
-    }
+fn policy(axis: &Axis, place: usize, event: &Event) -> Option<Policy> {
+    let since_boot = event.header.ktime;
+    let (what, text) = tell::line(event)?;
+    Some(Policy {
+        time_ns: at(axis, place, since_boot),
+        since_boot,
+        what,
+        text,
+    })
 }
 
 fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -> Update {

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use luo_trace_common::events as abi;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Body, Event, image_name, verdict_name};
+use crate::event::{Body, Event, image_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
+use crate::policy::tell::ImageVerdict;
 
 pub mod policy;
 mod preserved;
@@ -66,39 +67,6 @@ pub struct Status {
     pub policy: Option<policy::Policy>,
     /// What the agent found in the image that is loaded; null: none is, or it was not looked into yet.
     pub image_verdict: Option<ImageVerdict>,
-}
-
-/// What the agent found when it looked into an image.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ImageVerdict {
-    /// What the kernel in it does with what is preserved: `carries`, `loses`, `panics` or `unknown`.
-    pub outcome: Cow<'static, str>,
-    /// What its command line does: `carries`, `loses` or `unknown`.
-    pub command_line: Cow<'static, str>,
-    /// Why, in a sentence.
-    pub reason: String,
-}
-
-impl ImageVerdict {
-    /// All in all, in a word.
-    pub fn word(&self) -> &'static str {
-        let all = [self.outcome.as_ref(), self.command_line.as_ref()];
-        let worst = ["panics", "loses", "unknown"]
-            .into_iter()
-            .find(|word| all.contains(word));
-        worst.unwrap_or("carries")
-    }
-}
-
-impl From<&luo_trace_common::policy::ImageVerdict> for ImageVerdict {
-    fn from(p: &luo_trace_common::policy::ImageVerdict) -> Self {
-        Self {
-            outcome: verdict_name(p.outcome).into(),
-            command_line: verdict_name(p.command_line).into(),
-            reason: p.reason.to_string(),
-        }
-    }
 }
 
 /// A live session.

@@ -4,15 +4,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use luo_trace_common::policy::{
-    Decision, Mode, NEVER, Operation, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD,
-    POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_NONE, State,
-};
+use luo_trace_common::policy::{Decision, Mode, NEVER, Operation, State};
 use luo_trace_common::text::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Body, Event};
 use crate::policy::orders::{Span, Standing};
+use crate::policy::tell::{Refusal, rule_name};
 use crate::text::units::count;
 
 /// How many refusals are remembered.
@@ -72,28 +70,6 @@ pub struct Decisions {
     pub decision: Cow<'static, str>,
     /// How often.
     pub count: u64,
-}
-
-/// A call to which a rule said no.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Refusal {
-    /// When, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub time_ns: u64,
-    /// As in [`Decisions`].
-    pub op: Cow<'static, str>,
-    /// `would-deny`, `deny` or `allowed`.
-    pub decision: Cow<'static, str>,
-    /// The rule's name, escaped.
-    pub rule: String,
-    /// The caller's process id.
-    pub pid: u32,
-    /// Its command name, escaped.
-    pub comm: String,
-    /// Its real user id.
-    pub uid: u32,
-    /// The session, where it is about one, escaped; else empty.
-    pub session: String,
 }
 
 impl Policy {
@@ -199,71 +175,6 @@ impl fmt::Display for Order {
     }
 }
 
-impl Refusal {
-    /// The refusal that an event tells of, if it tells of one.
-    pub fn of(event: &Event) -> Option<Self> {
-        let Body::PolicyDecision(operation, decision, p) = &event.body else {
-            return None;
-        };
-        decision.is_no().then(|| Self {
-            time_ns: event.header.ktime,
-            op: operation.name().into(),
-            decision: decision.name().into(),
-            rule: p.rule_name.to_string(),
-            pid: event.header.tgid,
-            comm: event.header.comm.to_string(),
-            uid: p.uid,
-            session: p.session.name.to_string(),
-        })
-    }
-
-    /// What happened, in a sentence: `kexec-load by kexec[71] (user 0) refused by the rule "legacy"`.
-    pub fn tell(&self) -> String {
-        let what = match self.decision.as_ref() {
-            "deny" => "refused",
-            "allowed" => "let through by an allowance, against",
-            _ => "passed, and in mode enforce would be refused",
-        };
-        let by = if self.decision == "allowed" { "" } else { " by" };
-        let about = match self.session.as_str() {
-            "" => String::new(),
-            session => format!(" for the session {session:?}"),
-        };
-        let Self {
-            op,
-            pid,
-            comm,
-            uid,
-            rule,
-            ..
-        } = self;
-        format!("{op}{about} by {comm}[{pid}] (user {uid}) {what}{by} the rule {rule:?}")
-    }
-}
-
-/// What a change is called, and the same in a sentence; `None` of what a newer version knows.
-pub fn tell_change(p: &PolicyChange, at: u64) -> Option<(&'static str, String)> {
-    let PolicyChange { text, uid, .. } = p;
-    let mode = Mode::from_raw(p.mode).map_or("unknown", Mode::name);
-    let end = match p.until {
-        NEVER => "until it is taken back".to_owned(),
-        until => format!("for {}", Span(until.saturating_sub(at))),
-    };
-    Some(match p.what {
-        POLICY_LOADED => ("loaded", format!("policy in force, mode {mode}: {text}")),
-        POLICY_OFF => ("off", format!("no policy in force any more: {text}")),
-        POLICY_HOLD => ("hold", format!("held by user {uid} {end}, mode {mode}: {text}")),
-        POLICY_ALLOW => (
-            "allow",
-            format!("everything allowed by user {uid} {end}, mode {mode}: {text}"),
-        ),
-        POLICY_CLEAR => ("clear", format!("orders taken back by user {uid}: {text}")),
-        POLICY_EXPIRED => ("expired", format!("an order came to its end: {text}")),
-        POLICY_ADOPTED => ("adopted", format!("taken over: {text}")),
-        _ => return None,
-    })
-}
-
 /// What the events tell of decisions.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -304,13 +215,5 @@ impl Tally {
             refusals: self.refusals.iter().cloned().collect(),
             ..policy
         }
-    }
-}
-
-/// The name of the rule that decided; empty: none applied.
-pub fn rule_name(p: &PolicyDecision) -> String {
-    match p.rule {
-        RULE_NONE => String::new(),
-        _ => p.rule_name.to_string(),
     }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{File, ImageVerdict, Process, Session, Status};
+use super::{File, Process, Session, Status};
 use crate::text::units::{bytes, count, span};
 
 /// The width of everything.
@@ -69,7 +69,7 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "formats for the next kernel: {}", formats.join(", "))?;
     writeln!(out, "image to jump into: {}", image(status.image.as_deref()))?;
     if let Some(verdict) = &status.image_verdict {
-        paragraph(out, &looked_into(verdict))?;
+        paragraph(out, &verdict.tell())?;
     }
     let source = match status.source.as_ref() {
         "look" => "one look at the kernel's lists: no agent runs, so nothing is known of what happened before",
@@ -84,20 +84,6 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
         paragraph(out, &format!("{lost} lost: what they concern is unknown"))?;
     }
     Ok(())
-}
-
-/// What was found in the image, in a line.
-pub fn looked_into(verdict: &ImageVerdict) -> String {
-    let ImageVerdict {
-        outcome,
-        command_line,
-        reason,
-    } = verdict;
-    let line = match command_line.as_ref() {
-        "carries" => String::new(),
-        other => format!(", its command line: {other}"),
-    };
-    format!("in the image: {outcome}{line} ({reason})")
 }
 
 /// What is loaded, in words for people.

@@ -174,7 +174,7 @@ fn what_was_found_in_the_image_is_told_as_long_as_it_is_loaded() {
     story.look_into(VERDICT_CARRIES, VERDICT_UNKNOWN, "it has no kho=on");
     let verdict = status(&story.events).image_verdict.unwrap();
     assert_eq!(verdict.word(), "unknown");
-    assert!(table::looked_into(&verdict).contains("its command line: unknown"));
+    assert!(verdict.tell().contains("its command line: unknown"));
     // until another is loaded, of which nobody knows anything.
     let other = Image {
         id: 7,

@@ -2,8 +2,8 @@
 
 use std::io;
 
+use crate::policy::tell::Refusal;
 use crate::sink::Feed;
-use crate::status::policy::Refusal;
 
 /// How many refusals are told at once; after them, one a second.
 const BURST: u32 = 10;

@@ -19,8 +19,9 @@ use crate::agent::live::Live;
 use crate::event::{Body, Event};
 use crate::model::Finding;
 use crate::policy::orders::{Answer, Order, Standing, Taken};
+use crate::policy::tell::Refusal;
 use crate::policy::{Circumstances, Compiled, Policy, level};
-use crate::status::policy::{Policy as Shown, Refusal};
+use crate::status::policy::Policy as Shown;
 
 mod log;
 mod store;

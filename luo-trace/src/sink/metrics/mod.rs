@@ -16,7 +16,7 @@ use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeV
 use crate::event::{Body, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
-use crate::status::policy::rule_name;
+use crate::policy::tell::rule_name;
 use crate::text::errno;
 
 /// How many different names of handlers, and of FLBs, get a label of their own.

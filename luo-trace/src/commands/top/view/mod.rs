@@ -9,9 +9,10 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, Tabs, Wrap};
 
+use crate::policy::tell::ImageVerdict;
 use crate::status::policy::Order;
 use crate::status::table::{age, or_unknown, owner};
-use crate::status::{File, Finding, Flb, ImageVerdict, Memory, Operation, Session, Status, Verdict};
+use crate::status::{File, Finding, Flb, Memory, Operation, Session, Status, Verdict};
 use crate::text::units::{bytes, count};
 
 /// Below this height there is no room for anything but the list.
