@@ -4,11 +4,9 @@ use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::{Compatible, SessionName};
 
 use super::conserve::Came;
-use super::ledger::{Breach, Ledger};
+use super::ledger::{Account, Breach};
 use super::{Boot, Crossing, FileFate, FileLine, Place, SessionLine};
-use crate::model::{Invariant, SETTLE_NS, Subject};
-
-const ACCOUNTED: Invariant = Invariant::KexecFilesAccounted;
+use crate::model::{SETTLE_NS, Subject};
 
 /// Of an update so many files are told one by one that no process brought back; of the rest only the number.
 const MOST_UNCLAIMED: usize = 256;
@@ -105,16 +103,16 @@ impl Files {
 
 /// Every file that arrives is retrieved and finished, finished as it was, or still there. What no process asked for is told by
 /// [`unclaimed`]; broken is this where a file is gone and nothing finished it, or its kernel left without it.
-pub(super) fn files(crossing: &Crossing, ledger: &mut Ledger) {
+pub(super) fn files(crossing: &Crossing, account: &mut Account) {
     let Some(to) = crossing.to else {
-        return ledger.doubt(ACCOUNTED);
+        return account.doubt();
     };
     let came = Came::of(crossing, to);
-    if !ledger.covers(ACCOUNTED, [to]) {
+    if !account.covers([to]) {
         return;
     }
     if !came.whole {
-        return ledger.doubt(ACCOUNTED);
+        return account.doubt();
     }
     // What could not be read in never becomes a file, and is told as lost.
     if to.boot.known.unreadable.is_some() {
@@ -122,14 +120,14 @@ pub(super) fn files(crossing: &Crossing, ledger: &mut Ledger) {
     }
     for session in to.boot.incoming.sorted() {
         if let Some(breach) = gone(&to, session).or_else(|| left_behind(&to, session)) {
-            ledger.violate(ACCOUNTED, breach);
+            account.violate(breach);
             continue;
         }
         let all = session.listed && session.files.values().all(|file| to.boot.fate(session, file).is_some());
         if all || session.finished.is_some() && to.boot.known.gapless {
-            ledger.hold(ACCOUNTED);
+            account.hold();
         } else {
-            ledger.doubt(ACCOUNTED);
+            account.doubt();
         }
     }
 }

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use luo_trace_common::events::{FlbRecord, Keys};
 use luo_trace_common::text::{Compatible, SessionName};
 
-use super::ledger::{Breach, Ledger};
+use super::ledger::{Account, Breach};
 use super::{Attempt, Crossing, Place, SessionLine};
 use crate::event::EventId;
-use crate::model::{Direction, Evidence, Invariant, Subject};
+use crate::model::{Direction, Evidence, Subject};
 use crate::text::errno;
-
-const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
 
 /// Of a session so many differences are told one by one.
 const DIFFERENCES_TOLD: usize = 3;
@@ -85,57 +83,54 @@ impl<'a> Came<'a> {
 }
 
 /// The sessions, tokens and handlers that were serialized are those that arrive.
-pub(super) fn sessions(crossing: &Crossing, ledger: &mut Ledger) {
+pub(super) fn sessions(crossing: &Crossing, account: &mut Account) {
     let Some(from) = crossing.from else {
-        return ledger.doubt(CONSERVED);
+        return account.doubt();
     };
-    if !ledger.covers(CONSERVED, [from]) {
+    if !account.covers([from]) {
         return;
     }
     let (boot, update) = (from.boot, crossing.update);
     if !boot.knows_outgoing() {
-        return ledger.doubt(CONSERVED);
+        return account.doubt();
     }
     let sure = update.knows_what_left(boot);
     if sure && update.carries_nothing(boot) {
-        return all_lost(crossing, ledger, from);
+        return all_lost(crossing, account, from);
     }
     let Some(to) = crossing.to else {
-        return ledger.doubt(CONSERVED);
+        return account.doubt();
     };
     if let Some((result, id)) = to.boot.known.unreadable
         && sure
         && update.direct
         && !boot.outgoing.is_empty()
     {
-        return ledger.violate(
-            CONSERVED,
-            Breach {
-                object: Subject::Update,
-                expected: "the next kernel reads in what was serialized".into(),
-                seen: format!(
-                    "that failed with {}: {} sessions are lost",
-                    errno::result(result),
-                    boot.outgoing.len()
-                )
-                .into(),
-                evidence: vec![to.evidence(id)],
-                time_ns: to.boot.deserialize.map_or(to.boot.latest, |span| span.end),
-            },
-        );
+        return account.violate(Breach {
+            object: Subject::Update,
+            expected: "the next kernel reads in what was serialized".into(),
+            seen: format!(
+                "that failed with {}: {} sessions are lost",
+                errno::result(result),
+                boot.outgoing.len()
+            )
+            .into(),
+            evidence: vec![to.evidence(id)],
+            time_ns: to.boot.deserialize.map_or(to.boot.latest, |span| span.end),
+        });
     }
-    compare(crossing, ledger, from, to, &Came::of(crossing, to));
+    compare(crossing, account, from, to, &Came::of(crossing, to));
 }
 
 /// The image that was jumped into takes nothing along.
-fn all_lost(crossing: &Crossing, ledger: &mut Ledger, from: Place) {
+fn all_lost(crossing: &Crossing, account: &mut Account, from: Place) {
     let sessions = from.boot.outgoing.sorted();
     if sessions.is_empty() {
-        ledger.hold(CONSERVED);
+        account.hold();
     }
     for session in sessions {
         let seen = "the image it jumped into carries nothing";
-        ledger.violate(CONSERVED, lost(crossing, from, session, seen.into()));
+        account.violate(lost(crossing, from, session, seen.into()));
     }
 }
 
@@ -158,41 +153,41 @@ fn files(number: usize) -> String {
 }
 
 /// Compares what left with what came, session by session.
-fn compare(crossing: &Crossing, ledger: &mut Ledger, from: Place, to: Place, came: &Came) {
+fn compare(crossing: &Crossing, account: &mut Account, from: Place, to: Place, came: &Came) {
     // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
     // it. What is the same is the same all the same.
     let sure = crossing.update.knows_what_left(from.boot) && came.whole && crossing.update.direct;
     let left = from.boot.outgoing.sorted();
-    let differs = |ledger: &mut Ledger, breach: Breach| match sure {
-        true => ledger.violate(CONSERVED, breach),
-        false => ledger.doubt(CONSERVED),
+    let differs = |account: &mut Account, breach: Breach| match sure {
+        true => account.violate(breach),
+        false => account.doubt(),
     };
     let mut arrived: BTreeMap<SessionName, &SessionLine> =
         came.sessions.iter().map(|line| (line.name, *line)).collect();
     match left.is_empty() && arrived.is_empty() {
-        true if came.whole => ledger.hold(CONSERVED),
-        true => ledger.doubt(CONSERVED),
+        true if came.whole => account.hold(),
+        true => account.doubt(),
         false => {}
     }
     for session in left {
         let Some(there) = arrived.remove(&session.name) else {
-            differs(ledger, lost(crossing, from, session, "it did not".into()));
+            differs(account, lost(crossing, from, session, "it did not".into()));
             continue;
         };
         match differences(session, there) {
-            None => ledger.doubt(CONSERVED),
-            Some(differences) if differences.is_empty() => ledger.hold(CONSERVED),
+            None => account.doubt(),
+            Some(differences) if differences.is_empty() => account.hold(),
             Some(differences) => {
                 let mut breach = lost(crossing, from, session, tell(&differences));
                 breach.evidence.extend(there.evidence.map(|id| to.evidence(id)));
-                differs(ledger, breach);
+                differs(account, breach);
             }
         }
     }
     for session in arrived.values() {
         let evidence = session.evidence.map(|id| to.evidence(id));
         differs(
-            ledger,
+            account,
             Breach {
                 object: to.incoming(session),
                 expected: "what arrives is what left".into(),
@@ -240,19 +235,18 @@ fn tell(differences: &[String]) -> String {
 }
 
 /// The data handle and the users of a global state arrive unchanged.
-pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
-    const DATA: Invariant = Invariant::KexecFlbData;
+pub(super) fn flb_data(crossing: &Crossing, account: &mut Account) {
     let (Some(from), Some(to)) = (crossing.from, crossing.to) else {
-        return ledger.doubt(DATA);
+        return account.doubt();
     };
-    if !ledger.covers(DATA, [from]) {
+    if !account.covers([from]) {
         return;
     }
     let whole = |attempt: &&Attempt| attempt.whole && attempt.departs() && !attempt.carries_nothing();
     let Some(attempt) = crossing.attempt().filter(whole) else {
         // Where nothing is carried at all, it is the sessions that are told as lost.
         if !crossing.attempt().is_some_and(Attempt::carries_nothing) {
-            ledger.doubt(DATA);
+            account.doubt();
         }
         return;
     };
@@ -262,7 +256,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
         .as_ref()
         .filter(|arrival| arrival.whole && crossing.update.direct)
     else {
-        return as_restored(attempt, to, ledger);
+        return as_restored(attempt, to, account);
     };
     let mut arrived: BTreeMap<Compatible, FlbRecord> = came.flbs.iter().map(|record| (record.name, *record)).collect();
     let mut violate = |name: Compatible, expected: String, seen: String| {
@@ -277,7 +271,7 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
             evidence: crossing.evidence(),
             time_ns: crossing.moment(),
         };
-        ledger.violate(DATA, breach);
+        account.violate(breach);
     };
     let mut same = 0;
     for left in &attempt.flbs {
@@ -296,35 +290,34 @@ pub(super) fn flb_data(crossing: &Crossing, ledger: &mut Ledger) {
         );
     }
     for _ in 0..same {
-        ledger.hold(DATA);
+        account.hold();
     }
 }
 
 /// Where no agent looked at what came before it was read in, what a state is brought back from shows its data.
-fn as_restored(attempt: &Attempt, to: Place, ledger: &mut Ledger) {
+fn as_restored(attempt: &Attempt, to: Place, account: &mut Account) {
     for left in &attempt.flbs {
         match to.boot.flb_data.get(&left.name) == Some(&left.data) {
-            true => ledger.hold(Invariant::KexecFlbData),
-            false => ledger.doubt(Invariant::KexecFlbData),
+            true => account.hold(),
+            false => account.doubt(),
         }
     }
 }
 
 /// The pages that were preserved are restored after. Decided only where both kernels' accounts are whole and everything is
 /// finished.
-pub(super) fn memory(crossing: &Crossing, ledger: &mut Ledger) {
-    const MEMORY: Invariant = Invariant::KexecMemoryConserved;
+pub(super) fn memory(crossing: &Crossing, account: &mut Account) {
     let (Some(from), Some(to)) = (crossing.from, crossing.to) else {
         let watched = crossing
             .from
             .or(crossing.to)
-            .is_some_and(|place| ledger.covers(MEMORY, [place]));
+            .is_some_and(|place| account.covers([place]));
         if watched {
-            ledger.doubt(MEMORY);
+            account.doubt();
         }
         return;
     };
-    if !ledger.covers(MEMORY, [from, to]) {
+    if !account.covers([from, to]) {
         return;
     }
     let (before, after) = (from.boot, to.boot);
@@ -332,9 +325,9 @@ pub(super) fn memory(crossing: &Crossing, ledger: &mut Ledger) {
     let whole = before.known.pages && after.known.gapless && all_finished && Came::of(crossing, to).whole;
     let left = minus(before.pages.added, before.pages.removed);
     if whole && left == after.pages.restored {
-        ledger.hold(MEMORY);
+        account.hold();
     } else {
-        ledger.doubt(MEMORY);
+        account.doubt();
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use luo_trace_common::hooks::Hook;
 
 use super::Place;
-use crate::model::{Coverage, Evidence, Finding, Invariant, Status, Subject, Verdict};
+use crate::model::{Evidence, Finding, Invariant, Status, Subject, Verdict};
 
 /// Of each invariant so many findings are told; of the rest only the number.
 const MOST_FINDINGS: usize = 64;
@@ -36,31 +36,26 @@ pub(super) struct Breach {
     pub(super) time_ns: u64,
 }
 
-impl Ledger {
-    fn tally(&mut self, invariant: Invariant) -> &mut Tally {
-        let place = self
-            .tallies
-            .iter()
-            .position(|(of, _)| *of == invariant)
-            .unwrap_or_else(|| {
-                self.tallies.push((invariant, Tally::default()));
-                self.tallies.len() - 1
-            });
-        &mut self.tallies[place].1
-    }
+/// What is decided about one of them.
+#[derive(Debug)]
+pub(super) struct Account<'a> {
+    invariant: Invariant,
+    tally: &'a mut Tally,
+    findings: &'a mut Vec<Finding>,
+}
 
-    /// Whether these boots have every hook without which nothing can be said about an invariant.
-    pub(super) fn covers<'a>(&mut self, invariant: Invariant, boots: impl IntoIterator<Item = Place<'a>>) -> bool {
+impl Account<'_> {
+    /// Whether these boots have every hook without which nothing can be said about it.
+    pub(super) fn covers<'a>(&mut self, boots: impl IntoIterator<Item = Place<'a>>) -> bool {
         let mut covers = true;
         for Place { boot, .. } in boots {
-            let absent = |coverage: Coverage, hook: &Hook| !coverage.has(*hook);
-            for hook in invariant.needs().iter().filter(|hook| absent(boot.coverage, hook)) {
+            let absent = |hook: &&Hook| !boot.coverage.has(**hook);
+            for hook in self.invariant.needs().iter().filter(absent) {
                 covers = false;
-                let tally = self.tally(invariant);
                 let ids = if boot.coverage.is_switched_off(*hook) {
-                    &mut tally.switched_off
+                    &mut self.tally.switched_off
                 } else {
-                    &mut tally.missing
+                    &mut self.tally.missing
                 };
                 if !ids.contains(&hook.id()) {
                     ids.push(hook.id());
@@ -71,18 +66,19 @@ impl Ledger {
     }
 
     /// It held for one object.
-    pub(super) fn hold(&mut self, invariant: Invariant) {
-        self.tally(invariant).ok += 1;
+    pub(super) fn hold(&mut self) {
+        self.tally.ok += 1;
     }
 
     /// It cannot be told for one object.
-    pub(super) fn doubt(&mut self, invariant: Invariant) {
-        self.tally(invariant).undecidable += 1;
+    pub(super) fn doubt(&mut self) {
+        self.tally.undecidable += 1;
     }
 
     /// It was broken.
-    pub(super) fn violate(&mut self, invariant: Invariant, breach: Breach) {
-        self.tally(invariant).violated += 1;
+    pub(super) fn violate(&mut self, breach: Breach) {
+        self.tally.violated += 1;
+        let invariant = self.invariant;
         let told = self.findings.iter().filter(|finding| finding.invariant == invariant);
         if told.count() >= MOST_FINDINGS {
             return;
@@ -104,6 +100,25 @@ impl Ledger {
             time_ns,
         });
     }
+}
+
+impl Ledger {
+    /// The account of an invariant.
+    pub(super) fn account(&mut self, invariant: Invariant) -> Account<'_> {
+        let place = self
+            .tallies
+            .iter()
+            .position(|(of, _)| *of == invariant)
+            .unwrap_or_else(|| {
+                self.tallies.push((invariant, Tally::default()));
+                self.tallies.len() - 1
+            });
+        Account {
+            invariant,
+            tally: &mut self.tallies[place].1,
+            findings: &mut self.findings,
+        }
+    }
 
     /// What was found, and what is known about each invariant that takes a chain, in the order of the catalogue.
     pub(super) fn close(mut self) -> (Vec<Finding>, Vec<Verdict>) {
@@ -120,7 +135,7 @@ impl Ledger {
     }
 
     fn verdict(&mut self, invariant: Invariant) -> Verdict {
-        let tally = std::mem::take(self.tally(invariant));
+        let tally = std::mem::take(self.account(invariant).tally);
         let blind = !tally.missing.is_empty() || !tally.switched_off.is_empty();
         let status = match (tally.violated, tally.undecidable) {
             (1.., _) => Status::Violated,

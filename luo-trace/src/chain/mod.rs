@@ -28,8 +28,8 @@ pub use join::{Basis, Hole};
 pub use lines::{FileFate, FileLine, SessionLine, Sessions};
 pub use policy::Policies;
 
-use crate::model::{Finding, Verdict};
-use ledger::Ledger;
+use crate::model::{Finding, Invariant, Verdict};
+use ledger::{Account, Ledger};
 
 /// What follows a departure this soon, by the wall clock, follows it directly: no boot that was of any use can have been in
 /// between unseen. In nanoseconds.
@@ -165,6 +165,40 @@ struct Crossing<'a> {
     next: Option<Place<'a>>,
 }
 
+/// Judges a live update by one invariant.
+type Judge = fn(&Crossing, &mut Account);
+
+/// The invariants that take a chain, each with its function.
+const JUDGES: [(Invariant, Judge); 7] = [
+    (Invariant::KexecSessionsConserved, conserve::sessions),
+    (Invariant::KexecFlbData, conserve::flb_data),
+    (Invariant::KexecMemoryConserved, conserve::memory),
+    (Invariant::KexecFilesAccounted, account::files),
+    (Invariant::KexecNumber, arrive::number),
+    (Invariant::KexecArrived, arrive::arrived),
+    (Invariant::TargetCompatible, arrive::compatible),
+];
+
+/// A row of the catalogue without its function does not compile: its invariant would always read *ok*.
+const _: () = {
+    let mut row = 0;
+    while row < Invariant::ALL.len() {
+        let invariant = Invariant::ALL[row];
+        let (mut functions, mut place) = (0, 0);
+        while place < JUDGES.len() {
+            if JUDGES[place].0 as u32 == invariant as u32 {
+                functions += 1;
+            }
+            place += 1;
+        }
+        assert!(
+            functions == if invariant.is_of_a_chain() { 1 } else { 0 },
+            "each invariant that takes a chain stands once in JUDGES, and no other does"
+        );
+        row += 1;
+    }
+};
+
 impl Chain {
     /// Joins the records of boots, given in any order.
     pub fn join(boots: Vec<Boot>) -> Self {
@@ -190,13 +224,9 @@ impl Chain {
                     .filter(|_| update.to.is_none())
                     .and_then(|from| place(from + 1)),
             };
-            conserve::sessions(&crossing, &mut ledger);
-            conserve::flb_data(&crossing, &mut ledger);
-            conserve::memory(&crossing, &mut ledger);
-            account::files(&crossing, &mut ledger);
-            arrive::number(&crossing, &mut ledger);
-            arrive::arrived(&crossing, &mut ledger);
-            arrive::compatible(&crossing, &mut ledger);
+            for (invariant, judge) in JUDGES {
+                judge(&crossing, &mut ledger.account(invariant));
+            }
         }
         let (findings, verdicts) = ledger.close();
         Self {
