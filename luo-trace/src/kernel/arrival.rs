@@ -12,7 +12,7 @@ const PROGRAM: &str = "arrival";
 /// # Errors
 /// Where the kernel refuses it.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
-    program(ebpf)?.load().map_err(super::attach::explain)
+    program(ebpf)?.load().map_err(super::verifier::explain)
 }
 
 /// Walks once, and unloads the program; what is found comes through the ring. Whether it is everything the last record tells.
@@ -22,7 +22,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<()> {
 /// Where the kernel does not run the program.
 pub(super) fn take(ebpf: &mut Ebpf, mut drain: impl FnMut() -> bool) -> Result<()> {
     let program = program(ebpf)?;
-    super::snapshot::drive(program, 0, 0, &mut drain)?;
+    super::drive::drive(program, 0, 0, &mut drain)?;
     program.unload()?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Map, RingBuf};
-use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError};
+use aya::programs::{FEntry, FExit, KProbe, Program};
 use aya::{Ebpf, EbpfLoader};
 use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
@@ -17,6 +17,7 @@ use super::ring::Ring;
 use super::shared::Shared;
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
+use super::verifier::explain;
 use crate::image::Formats;
 use crate::image::btf::Btf;
 use crate::journal::{Header, HookState};
@@ -453,32 +454,6 @@ fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
     program
         .try_into()
         .with_context(|| format!("program {name} is no kprobe"))
-}
-
-/// A verifier's refusal comes with a log of thousands of lines, of which the last tell why.
-pub(super) fn explain(error: ProgramError) -> anyhow::Error {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            anyhow::anyhow!("the kernel refuses the program ({io_error}): {}", tail(&log))
-        }
-        other => other.into(),
-    }
-}
-
-/// The end of a verifier's log, in one line.
-pub(super) fn tail(log: &str) -> String {
-    let lines = log.lines().rev().filter(|line| !is_of_statistics(line));
-    let tail: Vec<&str> = lines.take(6).collect();
-    let tail: Vec<&str> = tail.into_iter().rev().collect();
-    tail.join(" | ")
-}
-
-/// Whether this line of a verifier's log only tells how much there was to do.
-fn is_of_statistics(line: &str) -> bool {
-    ["verification time", "stack depth", "subprog ", "processed "]
-        .iter()
-        .any(|start| line.starts_with(start))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub(super) fn read(ebpf: &mut Ebpf) -> Result<Facts> {
         .program_mut(PROGRAM)
         .context("the binary lacks the program")?
         .try_into()?;
-    program.load().map_err(super::attach::explain)?;
+    program.load().map_err(super::verifier::explain)?;
     program
         .test_run(RawTracePointRunOptions::new())
         .context("the kernel does not run the program")?;

@@ -5,6 +5,7 @@
 
 mod arrival;
 mod attach;
+mod drive;
 mod facts;
 pub mod kallsyms;
 #[cfg(feature = "bpf-log")]
@@ -19,6 +20,7 @@ mod signals;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 pub use attach::{AttachError, Tracer};
 pub use plan::prospects;

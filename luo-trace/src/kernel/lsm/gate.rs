@@ -190,7 +190,7 @@ fn load(instructions: &[Instruction], function: u32) -> Result<OwnedFd> {
         let log = String::from_utf8_lossy(&log[..end]);
         anyhow::anyhow!(
             "the kernel refuses the program ({io_error}): {}",
-            super::super::attach::tail(&log)
+            super::super::verifier::tail(&log)
         )
     })
 }

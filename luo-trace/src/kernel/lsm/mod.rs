@@ -24,10 +24,10 @@ use luo_trace_common::policy::{Aspect, CGROUP_NODES, PROBE, RULES, Selected, Sta
 use luo_trace_common::variables::Variable;
 use zerocopy::IntoBytes;
 
-use super::attach::explain;
 use super::preflight::VMLINUX_BTF;
 use super::shared::Shared;
 use super::signals::HeldSignals;
+use super::verifier::explain;
 use crate::host;
 use crate::image::btf::Btf;
 use crate::policy::Compiled;
