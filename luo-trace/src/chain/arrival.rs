@@ -3,47 +3,18 @@
 use std::collections::{BTreeSet, HashSet};
 
 use luo_trace_common::events::{
-    ARRIVAL_NOTHING, ARRIVAL_WHOLE, FlbRecord, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE,
-    SessionRef, SnapshotEnd,
+    ARRIVAL_NOTHING, ARRIVAL_WHOLE, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE, SessionRef,
+    SnapshotEnd,
 };
 use luo_trace_common::text::SessionName;
 
-use super::boot::{Boot, Pages, Span};
-use crate::event::{Body, Event, EventId};
+use super::boot::{Boot, Pages};
+use super::lines::Span;
+use crate::event::{Body, Event};
 use crate::model::{BLINK_NS, Direction, Walk};
 
 /// More global states than this are not kept. No kernel has ten.
 const MOST_FLBS: usize = 256;
-
-/// What the previous kernel left for LUO, as it was found before anybody read it in. The sessions themselves are in
-/// [`Boot::incoming`], marked [`super::SessionLine::arrived`].
-#[derive(Clone, Debug, Default)]
-pub struct Arrival {
-    /// When the look was over; `None`: it is not.
-    pub at: Option<u64>,
-    /// The previous kernel left nothing.
-    pub nothing: bool,
-    /// Everything that it left was found.
-    pub whole: bool,
-    /// Global state that it left.
-    pub flbs: Vec<FlbRecord>,
-    pub(super) evidence: Option<EventId>,
-    sessions: u64,
-    files: u64,
-    holes: bool,
-}
-
-impl Arrival {
-    /// Whether the look is over.
-    pub(super) fn is_over(&self) -> bool {
-        self.at.is_some()
-    }
-
-    /// Events are missing.
-    pub(super) fn lose(&mut self) {
-        self.holes = true;
-    }
-}
 
 impl Boot {
     /// A record of what the previous kernel left.

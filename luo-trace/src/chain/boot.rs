@@ -10,30 +10,11 @@ use luo_trace_common::hooks::Hook;
 use luo_trace_common::policy::fails;
 use luo_trace_common::text::Compatible;
 
-use super::arrival::Arrival;
-use super::lines::Sessions;
+use super::lines::{Sessions, Span};
 use super::policy::Policies;
 use crate::event::{Body, Event, EventId};
 use crate::journal::{Clock, Header};
 use crate::model::{Coverage, Walk};
-
-/// A stretch of one boot's `CLOCK_MONOTONIC`, in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// When it began.
-    pub start: u64,
-    /// When it ended.
-    pub end: u64,
-    /// Whether what it is of succeeded.
-    pub ok: bool,
-}
-
-impl Span {
-    /// How long it took, in nanoseconds.
-    pub fn duration(&self) -> u64 {
-        self.end.saturating_sub(self.start)
-    }
-}
 
 /// More attempts than this are not kept, but for the newest.
 const MOST_ATTEMPTS: usize = 1024;
@@ -218,6 +199,36 @@ impl Pages {
             sum.pages = sum.pages.wrapping_add(keys.pages);
             sum.sum = sum.sum.wrapping_add(keys.sum);
         }
+    }
+}
+
+/// What the previous kernel left for LUO, as it was found before anybody read it in. The sessions themselves are in
+/// [`Boot::incoming`], marked [`super::SessionLine::arrived`].
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    /// When the look was over; `None`: it is not.
+    pub at: Option<u64>,
+    /// The previous kernel left nothing.
+    pub nothing: bool,
+    /// Everything that it left was found.
+    pub whole: bool,
+    /// Global state that it left.
+    pub flbs: Vec<abi::FlbRecord>,
+    pub(super) evidence: Option<EventId>,
+    pub(super) sessions: u64,
+    pub(super) files: u64,
+    pub(super) holes: bool,
+}
+
+impl Arrival {
+    /// Whether the look is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// Events are missing.
+    pub(super) fn lose(&mut self) {
+        self.holes = true;
     }
 }
 

@@ -7,7 +7,6 @@ use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::SessionRef;
 use luo_trace_common::text::{Compatible, SessionName};
 
-use super::Span;
 use crate::event::EventId;
 
 /// More sessions than this in one direction are not followed, and counted instead: no kernel has a hundredth of them.
@@ -16,6 +15,24 @@ const MOST_SESSIONS: usize = 1 << 16;
 const MOST_FILES: usize = 1 << 20;
 /// How many sessions that were closed before any jump are kept, the first of them; the rest are only counted.
 const ABANDONED_KEPT: usize = 64;
+
+/// A stretch of one boot's `CLOCK_MONOTONIC`, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// When it began.
+    pub start: u64,
+    /// When it ended.
+    pub end: u64,
+    /// Whether what it is of succeeded.
+    pub ok: bool,
+}
+
+impl Span {
+    /// How long it took, in nanoseconds.
+    pub fn duration(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+}
 
 /// What happened to one session in one boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -22,10 +22,9 @@ mod tests;
 pub mod timeline;
 
 pub use account::{Files, Unclaimed};
-pub use arrival::Arrival;
-pub use boot::{Attempt, Boot, FlbLine, Pages, Span};
+pub use boot::{Arrival, Attempt, Boot, FlbLine, Pages};
 pub use join::{Basis, Hole};
-pub use lines::{FileFate, FileLine, SessionLine, Sessions};
+pub use lines::{FileFate, FileLine, SessionLine, Sessions, Span};
 pub use policy::Policies;
 
 use crate::model::{Finding, Invariant, Verdict};

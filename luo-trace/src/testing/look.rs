@@ -6,7 +6,7 @@ use luo_trace_common::events::{
 };
 use luo_trace_common::text::Compatible;
 
-use super::story::{MEMFD, data, flb_id};
+use super::story::{MEMFD, Story, data, flb_id};
 use crate::event::Body;
 
 /// What a walk finds. Its counts are those of what it lists, unless they are told otherwise.
@@ -15,6 +15,20 @@ pub struct Look {
     records: Vec<Body>,
     end: SnapshotEnd,
     handler: bool,
+}
+
+impl Story {
+    /// A walk over the kernel's lists, told by a closure.
+    pub fn look(&mut self, tell: impl FnOnce(&mut Look)) -> &mut Self {
+        self.walks += 1;
+        let mut look = Look::new(self.walks);
+        tell(&mut look);
+        for body in look.into_records() {
+            self.now += 1;
+            self.push(body);
+        }
+        self
+    }
 }
 
 impl Look {

@@ -1,9 +1,5 @@
 //! What some tasks of a made-up machine do, and in which order they get to run.
 
-use crate::event::Event;
-
-use super::kernel::{Kernel, Left, Lists};
-
 /// What goes wrong in a deed, legally: the kernel rolls it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
@@ -63,26 +59,4 @@ pub struct Plan {
     pub order: Vec<u8>,
     /// Whether the record begins with a walk over the kernel's lists.
     pub looks: bool,
-}
-
-impl Plan {
-    /// The record of this plan.
-    pub fn run(&self) -> Vec<Event> {
-        Kernel::new(self).run().0
-    }
-
-    /// The record of this plan, and what left for the next kernel, where it reboots.
-    pub fn run_and_leave(&self) -> (Vec<Event>, Option<Left>) {
-        let (events, kernel) = Kernel::new(self).run();
-        (events, kernel.left)
-    }
-
-    /// The record of this plan, with a walk over the lists at its end, when all is quiet; where in the record that begins,
-    /// and what is there.
-    pub fn run_and_look(&self) -> (Vec<Event>, usize, Lists) {
-        let (mut events, kernel) = Kernel::new(self).run();
-        let walk = events.len();
-        let lists = kernel.look_at_end(&mut events);
-        (events, walk, lists)
-    }
 }

@@ -11,7 +11,6 @@ use luo_trace_common::hooks::Hook;
 use luo_trace_common::policy::ImageVerdict;
 use luo_trace_common::text::{Comm, Compatible, Name, SessionName};
 
-use super::look::Look;
 use crate::event::{Body, Event};
 
 /// The compatible string of the handler that stories use.
@@ -39,12 +38,12 @@ pub fn memfd(number: u64) -> Object {
 /// told need not be possible.
 #[derive(Debug, Default)]
 pub struct Story {
-    now: u64,
+    pub(super) now: u64,
     tid: u32,
     result: i64,
     since: Option<u64>,
     status: i64,
-    walks: u64,
+    pub(super) walks: u64,
     sequence: BTreeMap<u32, u64>,
     /// What was told so far.
     pub events: Vec<Event>,
@@ -338,18 +337,6 @@ impl Story {
     /// `luo_session_deserialize`.
     pub fn read_in(&mut self) -> &mut Self {
         self.simple(|outcome| Body::SessionDeserialize(Plain { outcome }))
-    }
-
-    /// A walk over the kernel's lists, told by a closure.
-    pub fn look(&mut self, tell: impl FnOnce(&mut Look)) -> &mut Self {
-        self.walks += 1;
-        let mut look = Look::new(self.walks);
-        tell(&mut look);
-        for body in look.into_records() {
-            self.now += 1;
-            self.push(body);
-        }
-        self
     }
 
     /// A kernel is loaded by `kexec_file_load(2)`, with this command line.

@@ -28,7 +28,7 @@ const HANDLER: u64 = 0x6_0000;
 
 impl Kernel {
     /// A walk when no task can go on and time has passed.
-    pub(in crate::testing) fn look_at_end(mut self, events: &mut Vec<Event>) -> Lists {
+    pub(super) fn look_at_end(mut self, events: &mut Vec<Event>) -> Lists {
         if self.tasks.is_empty() {
             return Lists::default();
         }

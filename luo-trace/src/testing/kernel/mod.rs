@@ -22,6 +22,7 @@ pub use lists::Lists;
 mod bodies;
 mod freeze;
 mod lists;
+mod play;
 
 /// Every so many turns the machine is held up for so long: longer than the model doubts a record after a gap, and in all
 /// shorter than it waits for an operation to end.
@@ -268,7 +269,7 @@ impl Kernel {
     }
 
     /// Runs until no task can go on.
-    pub(super) fn run(mut self) -> (Vec<Event>, Self) {
+    fn run(mut self) -> (Vec<Event>, Self) {
         loop {
             let ready: Vec<usize> = (0..self.tasks.len()).filter(|&t| self.can_run(t)).collect();
             let Some(last) = ready.len().checked_sub(1) else {
