@@ -6,7 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use crate::policy::{Decision, ImageFile, ImageVerdict, Operation, PolicyChange, PolicyDecision};
+pub use crate::policy::{Decision, Operation};
 use crate::text::{Comm, Compatible, Name, SessionName};
 
 /// Version of this ABI, written in a journal's header.
@@ -198,6 +198,14 @@ macro_rules! payload {
         }
     };
 }
+
+// The macro is there for what stands below it.
+mod policy;
+
+pub use policy::{
+    ImageFile, ImageVerdict, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD, POLICY_LOADED,
+    POLICY_OFF, PolicyChange, PolicyDecision, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN, fails,
+};
 
 /// What every event begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -836,11 +844,6 @@ pub struct Missed {
 
 payload!(Missed {});
 
-payload!(ImageFile {});
-payload!(ImageVerdict {});
-payload!(PolicyChange {});
-payload!(PolicyDecision { session: SessionRef });
-
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
     ($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $call:ident $name:literal;)* }) => {
@@ -942,7 +945,7 @@ mod tests {
     #[test]
     fn every_payload_tells_its_outcome_and_its_session() {
         // Whatever member a struct has, the `payload!` beside it names.
-        for source in [include_str!("events.rs")] {
+        for source in [include_str!("events.rs"), include_str!("events/policy.rs")] {
             for beside in source.split("\npub struct ").skip(1) {
                 let (members, rest) = beside.split_once("\n}\n").unwrap();
                 let Some(payload) = rest.strip_prefix("\npayload!(") else {

@@ -3,10 +3,9 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
-use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageLoad, Kexec, Kind};
+use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageFile, ImageLoad, Kexec, Kind};
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::ImageFile;
 
 use crate::emit::emit;
 use crate::kernel::{Address, read_image};

@@ -10,12 +10,11 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie};
 use aya_ebpf::helpers::generated::bpf_get_current_comm;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
-use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Kind};
+use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Kind, PolicyDecision};
 use luo_trace_common::fields::Field;
 use luo_trace_common::policy::{
     Aspect, CGROUP_NODES, CgroupKey, CgroupNode, CommKey, Condition, Decision, Facts, NEVER, NOT_COUNTED, Operation,
-    Orders, PolicyDecision, RULES, RuleName, RuleSet, Ruling, Selected, SessionKey, State, Table, UidKey, VALUES,
-    Verdict, own_rule,
+    Orders, RULES, RuleName, RuleSet, Ruling, Selected, SessionKey, State, Table, UidKey, VALUES, Verdict, own_rule,
 };
 use luo_trace_common::text::Comm;
 

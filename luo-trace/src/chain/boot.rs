@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
     self as abi, CommandLine, FileCall, FileOp, FlbCall, FlbCallback, IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, INCOMING,
-    Image, Keys, KhoBalance, OUTGOING, SessionRelease,
+    Image, Keys, KhoBalance, OUTGOING, SessionRelease, fails,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::fails;
 use luo_trace_common::text::Compatible;
 
 use super::lines::{Sessions, Span};
@@ -56,7 +55,7 @@ pub struct Boot {
     pub image: Image,
     /// The command line of the image that is armed now.
     pub command_line: Option<Box<CommandLine>>,
-    /// What the agent found in it: the image's id, and the outcome as in [`abi`'s record](luo_trace_common::policy::ImageVerdict::outcome).
+    /// What the agent found in it: the image's id, and the outcome as in [`abi`'s record](luo_trace_common::events::ImageVerdict::outcome).
     pub looked: Option<(u64, u32)>,
     /// LUO's freeze, the last attempt.
     pub freeze: Option<Span>,

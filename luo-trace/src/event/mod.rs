@@ -9,7 +9,7 @@ use luo_trace_common::events::{
     self as abi, FileCall, FlbCall, FlbRecord, Header, Kind, Outcome, Payload, PolicyChange, PolicyDecision, SessionRef,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{self, Condition, Mode};
+use luo_trace_common::policy::{Condition, Mode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// One thing that happened in the kernel, or a hole in the record of it.
@@ -437,13 +437,13 @@ impl Details {
 /// What a change of policy is called; `None` of what a newer version knows.
 pub(crate) fn change_name(what: u32) -> Option<&'static str> {
     Some(match what {
-        policy::POLICY_LOADED => "loaded",
-        policy::POLICY_OFF => "off",
-        policy::POLICY_HOLD => "hold",
-        policy::POLICY_ALLOW => "allow",
-        policy::POLICY_CLEAR => "clear",
-        policy::POLICY_EXPIRED => "expired",
-        policy::POLICY_ADOPTED => "adopted",
+        abi::POLICY_LOADED => "loaded",
+        abi::POLICY_OFF => "off",
+        abi::POLICY_HOLD => "hold",
+        abi::POLICY_ALLOW => "allow",
+        abi::POLICY_CLEAR => "clear",
+        abi::POLICY_EXPIRED => "expired",
+        abi::POLICY_ADOPTED => "adopted",
         _ => return None,
     })
 }
@@ -451,9 +451,9 @@ pub(crate) fn change_name(what: u32) -> Option<&'static str> {
 /// What the agent says of an image, or of its command line.
 pub(crate) fn verdict_name(verdict: u32) -> &'static str {
     match verdict {
-        policy::VERDICT_CARRIES => "carries",
-        policy::VERDICT_LOSES => "loses",
-        policy::VERDICT_PANICS => "panics",
+        abi::VERDICT_CARRIES => "carries",
+        abi::VERDICT_LOSES => "loses",
+        abi::VERDICT_PANICS => "panics",
         _ => "unknown",
     }
 }

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use luo_trace_common::events::{self as abi, Image};
-use luo_trace_common::policy::{ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, fails};
+use luo_trace_common::events::{
+    self as abi, Image, ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, fails,
+};
 use luo_trace_common::text::Compatible;
 
 use super::scene::Moment;

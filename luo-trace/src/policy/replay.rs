@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 use std::mem;
 
-use luo_trace_common::events::{self as abi, FileOp, Header, Image, ImageLoad};
+use luo_trace_common::events::{
+    self as abi, FileOp, Header, Image, ImageLoad, ImageVerdict, POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD,
+    POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision,
+};
 use luo_trace_common::policy::{
-    Aspect, CgroupName, CgroupPath, Condition, Decision, Facts, ImageVerdict, NOT_COUNTED, Operation, Orders,
-    POLICY_ALLOW, POLICY_CLEAR, POLICY_HOLD, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_AGENT_LOSS,
+    Aspect, CgroupName, CgroupPath, Condition, Decision, Facts, NOT_COUNTED, Operation, Orders, RULE_AGENT_LOSS,
     RULE_HOLD, RULE_NONE, RuleName, Ruling, Selected, Table,
 };
 use luo_trace_common::text::{Comm, SessionName};

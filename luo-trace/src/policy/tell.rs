@@ -3,10 +3,11 @@
 
 use std::borrow::Cow;
 
-use luo_trace_common::policy::{
-    self as abi, Mode, NEVER, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD, POLICY_LOADED,
-    POLICY_OFF, PolicyChange, PolicyDecision, RULE_NONE,
+use luo_trace_common::events::{
+    self as abi, POLICY_ADOPTED, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD, POLICY_LOADED, POLICY_OFF,
+    PolicyChange, PolicyDecision,
 };
+use luo_trace_common::policy::{Mode, NEVER, RULE_NONE};
 use serde::{Deserialize, Serialize};
 
 use super::orders::Span;

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{
-    Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, Plain, SessionRef,
+    Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, POLICY_HOLD, POLICY_LOADED, Plain,
+    PolicyChange, PolicyDecision, SessionRef, VERDICT_CARRIES, VERDICT_LOSES,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{
-    Decision, Mode, NEVER, Operation, POLICY_HOLD, POLICY_LOADED, PolicyChange, PolicyDecision, RuleName,
-    VERDICT_CARRIES, VERDICT_LOSES,
-};
+use luo_trace_common::policy::{Decision, Mode, NEVER, Operation, RuleName};
 use luo_trace_common::text::{Compatible, Name};
 use serde_json::Value;
 use zerocopy::FromZeros;

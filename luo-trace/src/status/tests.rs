@@ -1,13 +1,10 @@
 //! What a status says after a story, and how it looks.
 
 use luo_trace_common::events::{
-    FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, Plain, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE,
-    SnapshotBegin, SnapshotEnd,
+    FlbCall, IMAGE_FILE, IMAGE_LEGACY, Image, ImageLoad, Outcome, Plain, PolicyDecision, SNAPSHOT_INCOMING_UNREAD,
+    SNAPSHOT_INCOMPLETE, SnapshotBegin, SnapshotEnd, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
 };
-use luo_trace_common::policy::{
-    Decision, NEVER, Operation, PolicyDecision, RULE_NONE, RuleName, State, VERDICT_CARRIES, VERDICT_LOSES,
-    VERDICT_UNKNOWN,
-};
+use luo_trace_common::policy::{Decision, NEVER, Operation, RULE_NONE, RuleName, State};
 use luo_trace_common::text::Comm;
 use unicode_width::UnicodeWidthStr;
 use zerocopy::FromZeros;

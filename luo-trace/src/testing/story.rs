@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
     ARRIVAL_WHOLE, Arrival, ArrivedFile, ArrivedSession, CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall,
-    FlbCallback, FlbOp, FlbRecord, FlbUse, Header, IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, Kexec, Keys,
-    KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    FlbCallback, FlbOp, FlbRecord, FlbUse, Header, IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, ImageVerdict,
+    Kexec, Keys, KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
 };
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::ImageVerdict;
 use luo_trace_common::text::{Comm, Compatible, Name, SessionName};
 
 use crate::event::{Body, Event};

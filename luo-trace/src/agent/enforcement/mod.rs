@@ -7,11 +7,10 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use luo_trace_common::events::{FileOp, Header as EventHeader};
-use luo_trace_common::policy::{
-    Aspect, Decision, Mode, NEVER, NOT_COUNTED, Operation, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange,
-    PolicyDecision, Selected, Table, Verdict,
+use luo_trace_common::events::{
+    FileOp, Header as EventHeader, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision,
 };
+use luo_trace_common::policy::{Aspect, Decision, Mode, NEVER, NOT_COUNTED, Operation, Selected, Table, Verdict};
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
 

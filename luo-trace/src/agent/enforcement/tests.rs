@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use luo_trace_common::policy::{POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD};
+use luo_trace_common::events::{POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD};
 
 use super::*;
 use crate::testing::{Story, header, memfd, session};

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::panic;
 use std::thread;
 
-use luo_trace_common::events::{IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image};
-use luo_trace_common::policy::{
-    ImageVerdict, Operation, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN, Verdict,
+use luo_trace_common::events::{
+    IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image, ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS,
+    VERDICT_UNKNOWN,
 };
+use luo_trace_common::policy::{Operation, Verdict};
 use luo_trace_common::text::Name;
 use tokio::sync::mpsc;
 

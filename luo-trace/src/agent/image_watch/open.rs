@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use luo_trace_common::policy::ImageFile;
+use luo_trace_common::events::ImageFile;
 
 use crate::image::{self, Contents};
 

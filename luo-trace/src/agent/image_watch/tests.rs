@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use luo_trace_common::events::{IMAGE_FILE, ImageCarrier, ImageLoad, Outcome as Ended, SnapshotBegin};
-use luo_trace_common::policy::{Decision, ImageFile, PolicyDecision};
+use luo_trace_common::events::{
+    IMAGE_FILE, ImageCarrier, ImageFile, ImageLoad, Outcome as Ended, PolicyDecision, SnapshotBegin,
+};
+use luo_trace_common::policy::Decision;
 use tokio::sync::mpsc::UnboundedReceiver;
 use zerocopy::FromZeros;
 

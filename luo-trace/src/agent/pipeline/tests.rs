@@ -4,8 +4,8 @@ use std::io::{self, Cursor};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
-use luo_trace_common::events::FileCall;
-use luo_trace_common::policy::{Aspect, ImageFile, Selected, Verdict};
+use luo_trace_common::events::{FileCall, ImageFile};
+use luo_trace_common::policy::{Aspect, Selected, Verdict};
 
 use super::*;
 use crate::agent::enforcement::{Brake, Loaded};

@@ -1,6 +1,6 @@
 //! Whether what left is what arrived.
 
-use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN};
+use luo_trace_common::events::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN};
 
 use super::*;
 

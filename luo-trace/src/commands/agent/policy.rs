@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use luo_trace_common::policy::{Aspect, Mode, POLICY_CLEAR, PolicyChange, Selected, Verdict};
+use luo_trace_common::events::{POLICY_CLEAR, PolicyChange};
+use luo_trace_common::policy::{Aspect, Mode, Selected, Verdict};
 use luo_trace_common::text::Name;
 use tokio::sync::{mpsc, oneshot};
 use zerocopy::FromZeros;

@@ -1,7 +1,6 @@
 //! Whether the kernel to jump into can carry what is preserved: `kernel/liveupdate/kexec_handover.c` (7.3).
 
-use luo_trace_common::events::{self as abi, Image};
-use luo_trace_common::policy::VERDICT_CARRIES;
+use luo_trace_common::events::{self as abi, Image, VERDICT_CARRIES};
 
 use super::super::court::Court;
 use super::super::finding::{Finding, Subject};

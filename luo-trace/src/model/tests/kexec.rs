@@ -1,4 +1,6 @@
-use luo_trace_common::events::{IMAGE_LEGACY, IMAGE_NONE, Image};
+use luo_trace_common::events::{
+    IMAGE_LEGACY, IMAGE_NONE, Image, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN,
+};
 
 use super::{doubts, holds, story, violates};
 use crate::model::{Invariant, Status};
@@ -136,7 +138,6 @@ fn without_a_walk_there_may_be_incoming_sessions_that_nobody_knows() {
 }
 
 mod target {
-    use luo_trace_common::policy::{VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN};
 
     use super::*;
     use crate::model::tests::{Judged, breaks};

@@ -1,4 +1,5 @@
-use luo_trace_common::policy::{Decision, Operation, PolicyDecision};
+use luo_trace_common::events::PolicyDecision;
+use luo_trace_common::policy::{Decision, Operation};
 use zerocopy::FromZeros;
 
 use super::{LONG, judge};

@@ -8,7 +8,8 @@ use core::time::Duration;
 use std::fmt;
 
 use humantime::format_duration;
-use luo_trace_common::policy::{Mode, NEVER, POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD, PolicyChange};
+use luo_trace_common::events::{POLICY_ALLOW, POLICY_CLEAR, POLICY_EXPIRED, POLICY_HOLD, PolicyChange};
+use luo_trace_common::policy::{Mode, NEVER};
 use luo_trace_common::text::Name;
 use serde::{Deserialize, Serialize};
 

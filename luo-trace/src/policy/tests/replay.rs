@@ -1,13 +1,13 @@
 //! What a policy would have decided in updates that were recorded.
 
 use luo_trace_common::events::{
-    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageLoad, Outcome, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD,
-    SnapshotEnd,
+    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageFile, ImageLoad, Outcome, POLICY_ALLOW, POLICY_CLEAR,
+    POLICY_HOLD, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD,
+    SnapshotEnd, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
 };
 use luo_trace_common::policy::{
-    Aspect, CgroupPath, Condition, Decision, ImageFile, NEVER, NOT_COUNTED, Operation, POLICY_ALLOW, POLICY_CLEAR,
-    POLICY_HOLD, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE,
-    RuleName, VERDICT_CARRIES, VERDICT_LOSES, VERDICT_UNKNOWN,
+    Aspect, CgroupPath, Condition, Decision, NEVER, NOT_COUNTED, Operation, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE,
+    RuleName,
 };
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;

@@ -1,8 +1,8 @@
 //! Metrics as Prometheus reads them.
 
-use luo_trace_common::events::{self as abi, FileOp, Object, Outcome, SessionOp, SessionRef};
+use luo_trace_common::events::{self as abi, FileOp, Object, Outcome, PolicyDecision, SessionOp, SessionRef};
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{PolicyDecision, RULE_NONE, RuleName};
+use luo_trace_common::policy::{RULE_NONE, RuleName};
 use luo_trace_common::text::SessionName;
 use zerocopy::FromZeros;
 
