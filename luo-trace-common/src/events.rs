@@ -88,7 +88,7 @@ macro_rules! for_each_kind {
                 /// `kho_fill_kimage` returned: an image that is being loaded was made one that carries preserved memory. Comes before
                 /// its [`Kind::ImageLoad`], and is the only moment at which the next kernel's command line can be read.
                 52 ImageCarrier(ImageCarrier) "image-carrier" boxed;
-                /// `security_kernel_read_file` was entered for an image to jump into: this is its file, which the agent may look into.
+                /// `security_kernel_read_file` returned for an image to jump into: this is its file, which the agent may look into.
                 53 ImageFile(ImageFile) "image-file";
 
                 /// A function of KHO's interface returned, one that is called once for an object and not once for a page.
@@ -485,8 +485,8 @@ pub struct Image {
     pub id: u64,
     /// [`IMAGE_UNKNOWN`], [`IMAGE_NONE`], [`IMAGE_FILE`] or [`IMAGE_LEGACY`].
     pub mode: u32,
-    /// Keeps the next field aligned; 0.
-    pub reserved: u32,
+    /// Of [`IMAGE_FILE`]: the number of the load that it came by, as policy's programs count loads of files; 0: not known.
+    pub load: u32,
     /// Physical address of KHO's tree in it; 0: it carries no preserved memory.
     pub kho: u64,
 }
@@ -993,7 +993,7 @@ mod tests {
             (Kind::ArrivedFlb, 64),
             (Kind::Arrival, 40),
             (Kind::Missed, 8),
-            (Kind::ImageFile, 24),
+            (Kind::ImageFile, 32),
             (Kind::ImageVerdict, 528),
             (Kind::PolicyChange, 288),
             (Kind::PolicyDecision, 464),

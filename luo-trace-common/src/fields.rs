@@ -278,4 +278,16 @@ fields! {
     RegsArg1Ia32 "pt_regs" "bx";
     /// Its second argument; x86-64.
     RegsArg2Ia32 "pt_regs" "cx";
+    /// What a task may do.
+    TaskCred "task_struct" "cred";
+    /// Its capabilities, in its own user namespace.
+    CredEffective "cred" "cap_effective";
+    /// Its user namespace.
+    CredUserNamespace "cred" "user_ns";
+    /// How many user namespaces lie above one; 0: it is the first.
+    UserNamespaceLevel "user_namespace" "level";
+    /// A task's number in each pid namespace.
+    TaskPid "task_struct" "thread_pid";
+    /// How many pid namespaces lie above the one that it was made in; 0: that is the first.
+    PidLevel "pid" "level";
 }

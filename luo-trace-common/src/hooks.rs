@@ -286,7 +286,7 @@ hooks! {
 
     /// The file of an image to jump into that is being loaded.
     ImageFile "image-file" Reboot Optional
-        enter: Some("image_file_enter"), exit: None,
+        enter: None, exit: Some("image_file"),
         attach: function(&["security_kernel_read_file"], 3), fields: [FileInode InodeNumber InodeSuper SuperDevice];
 
     /// Pages are preserved.
@@ -349,6 +349,11 @@ hooks! {
     KhoRestorePage "kho-restore-page" Kho Optional
         enter: Some("kho_restore_page_enter"), exit: Some("kho_restore_page"),
         attach: function(&["kho_restore_page"], 2), fields: [PagePrivate];
+
+    /// A kernel is loaded or unloaded by `kexec_load(2)` of a 32-bit caller.
+    ImageLoadCompat "image-load-compat" Reboot IfPresent
+        enter: Some("image_load_compat_enter"), exit: Some("image_load_compat"),
+        attach: function(&["__ia32_compat_sys_kexec_load", "__arm64_compat_sys_kexec_load"], 1), fields: [ImageFileOps ImageKho];
 }
 
 #[cfg(test)]

@@ -244,10 +244,14 @@ pub struct State {
     pub held_until: u64,
     /// Until when an operator lets everything pass; 0: not.
     pub allowed_until: u64,
-    /// How often an image was asked to be loaded. Counted by the programs.
+    /// The number of the newest load of a file. Written by the programs, after the [`Load`] itself.
     pub loads: u64,
+    /// The newest load and the one before it, each at the lowest bit of its number. Written by the programs.
+    pub load: [Load; 2],
     /// What is known of the image that is loaded: a [`Verdict`] as a number.
     pub verdict: u64,
+    /// [`Image::id`](crate::events::Image::id) of the image that the verdict is about.
+    pub judged: u64,
     /// The worst severity of an invariant that is violated: 1 warning, 2 error, 3 critical; 0: none is.
     pub violated: u64,
     /// How often the agent asked whether the programs run at all. Counted by the programs.
@@ -263,7 +267,10 @@ pub const ABI: u64 = {
         offset_of!(State, held_until),
         offset_of!(State, allowed_until),
         offset_of!(State, loads),
+        offset_of!(State, load),
+        size_of::<Load>(),
         offset_of!(State, verdict),
+        offset_of!(State, judged),
         offset_of!(State, violated),
         offset_of!(State, probes),
         Verdict::BITS as usize,
@@ -277,6 +284,81 @@ pub const ABI: u64 = {
     }
     hash
 };
+
+/// A load of a file, as the programs note it when the kernel begins to read it: by that they know which load the image in place
+/// came by, whatever becomes of this one.
+///
+/// The kernel has one load of a file under way at a time (`kexec_trylock` in `SYSCALL_DEFINE5(kexec_file_load, ...)`,
+/// `kernel/kexec_file.c`, 7.3), and asks the programs under that lock, after it has checked that the caller may load at all. So
+/// nothing here is changed by a process that may not load, the load before has ended when the next begins, and an image of a file
+/// that was not in place when the newest load began came by that one: what is in place lives, and shares its address with nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Load {
+    /// Its number, from 1; 0: none has begun.
+    pub number: u64,
+    /// [`Image::id`](crate::events::Image::id) of the image that was in place when it began; 0: none was, [`UNREAD`]: not known.
+    pub before: u64,
+    /// The number of the load that this image came by; 0: not known.
+    pub before_number: u64,
+}
+
+/// [`Load::before`]: it could not be read which image was in place.
+pub const UNREAD: u64 = u64::MAX;
+
+/// The number of the load that an image came by which a set of programs took over from the one before it. No load is counted up to
+/// it.
+pub const INHERITED: u64 = u32::MAX as u64;
+
+impl Load {
+    /// The load that begins now, after this one, with this image in place; `None`: that could not be read.
+    #[inline(always)]
+    pub const fn next(self, image: Option<u64>) -> Load {
+        let (before, before_number) = match image {
+            Some(image) => (image, self.number_of(image)),
+            None => (UNREAD, 0),
+        };
+        Load {
+            number: self.number + 1,
+            before,
+            before_number,
+        }
+    }
+
+    /// The number of the load that the image in place came by, one of a file; 0: not known. `self` is the newest load.
+    #[inline(always)]
+    pub const fn number_of(self, image: u64) -> u64 {
+        if image == 0 || self.before == UNREAD {
+            0
+        } else if image == self.before {
+            self.before_number
+        } else {
+            self.number
+        }
+    }
+}
+
+impl State {
+    /// Takes over a verdict from the state of the programs before, which still counted their own loads when it was read: the image
+    /// that it is about is in place when the next load begins, or it is void. Gives the verdict as it counts from here on, and what
+    /// stands for the load before the first.
+    pub const fn inherited(old: &State) -> Option<(Verdict, Load)> {
+        let verdict = Verdict(old.verdict);
+        let newest = old.load[(old.loads & 1) as usize];
+        if verdict.load() == 0 || newest.number != old.loads || newest.number_of(old.judged) != verdict.load() {
+            return None;
+        }
+        let load = Load {
+            number: 0,
+            before: old.judged,
+            before_number: INHERITED,
+        };
+        Some((
+            Verdict::new(INHERITED, verdict.incompatible(), verdict.lacks_liveupdate()),
+            load,
+        ))
+    }
+}
 
 /// What is known of an image, as one number, so that it is read as a whole: which load it came by, and some bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

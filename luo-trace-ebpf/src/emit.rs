@@ -27,6 +27,10 @@ static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 static LOST: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
+/// Calls of which no event tells, since the kernel turned them away: there may be millions. The agent maps it, as it does `LOST`.
+#[btf_map]
+static DENIED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
 /// Whether the agent looks at the ring by itself in a moment, so that events need not wake it: 1; else 0. The agent writes it
 /// in its memory.
 #[btf_map]
@@ -113,6 +117,15 @@ fn next_sequence() -> Option<u64> {
 pub fn count_loss() {
     if let Some(counter) = LOST.get_ptr_mut(0) {
         // SAFETY: a slot of the map that is touched by atomic adds alone.
+        unsafe { add_one(counter) };
+    }
+}
+
+/// A call that any process can make was turned away by the kernel, and no event tells of it.
+#[inline(always)]
+pub fn count_denied() {
+    if let Some(counter) = DENIED.get_ptr_mut(0) {
+        // SAFETY: as in `count_loss`.
         unsafe { add_one(counter) };
     }
 }

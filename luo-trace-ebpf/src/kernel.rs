@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
-use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Object, SessionRef};
+use luo_trace_common::events::{Object, SessionRef};
 use luo_trace_common::fields::{ABSENT, Field};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
@@ -212,24 +212,4 @@ pub fn read_object(file: Address, unique_inode: bool, to: &mut Object) {
     if unique_inode && magic.is_some_and(|magic| magic != ANON_INODE_FS_MAGIC) {
         to.identity = inode.0;
     }
-}
-
-/// Reads which image would be jumped into now. What cannot be read stays unknown.
-#[inline(always)]
-pub fn read_image(to: &mut Image) {
-    let Some(image) = Address::of(Variable::Image).and_then(Address::read_here::<u64>) else {
-        return;
-    };
-    if image == 0 {
-        to.mode = IMAGE_NONE;
-        return;
-    }
-    to.id = image;
-    // Only an image that the kernel has read itself has a loader.
-    to.mode = match Address(image).read::<u64>(Field::ImageFileOps) {
-        Some(0) => IMAGE_LEGACY,
-        Some(_) => IMAGE_FILE,
-        None => return,
-    };
-    to.kho = Address(image).read::<u64>(Field::ImageKho).unwrap_or(0);
 }

@@ -12,10 +12,12 @@
 #![allow(missing_docs, reason = "programs are documented by the hook table")]
 
 mod arrival;
+mod caller;
 mod emit;
 mod facts;
 mod file;
 mod flb;
+mod image;
 mod kernel;
 mod kho;
 mod list;

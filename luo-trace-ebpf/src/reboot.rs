@@ -7,8 +7,10 @@ use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageFile
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
-use crate::emit::emit;
-use crate::kernel::{Address, read_image};
+use crate::caller::may_boot;
+use crate::emit::{count_denied, emit};
+use crate::image::{newest_number, read_image};
+use crate::kernel::Address;
 use crate::registers::Registers;
 use crate::session::emit_plain;
 use crate::task;
@@ -54,31 +56,57 @@ pub fn liveupdate_reboot(ctx: FExitContext) -> u32 {
 /// `long __x64_sys_kexec_file_load(const struct pt_regs *regs)`, kernel/kexec_file.c (7.3)
 #[fentry]
 pub fn image_load_file_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::ImageLoadFile);
+    enter_load(Hook::ImageLoadFile);
     0
 }
 
 #[fexit]
 pub fn image_load_file(ctx: FExitContext) -> u32 {
-    emit_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.arg(1));
+    leave_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.arg(1));
     0
 }
 
 /// `long __x64_sys_kexec_load(const struct pt_regs *regs)`, kernel/kexec.c (7.3)
 #[fentry]
 pub fn image_load_legacy_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::ImageLoadLegacy);
+    enter_load(Hook::ImageLoadLegacy);
     0
 }
 
 #[fexit]
 pub fn image_load_legacy(ctx: FExitContext) -> u32 {
-    emit_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.arg(1));
+    leave_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.arg(1));
     0
 }
 
+/// `long __ia32_compat_sys_kexec_load(const struct pt_regs *regs)`, kernel/kexec.c (7.3)
+#[fentry]
+pub fn image_load_compat_enter(_ctx: FEntryContext) -> u32 {
+    enter_load(Hook::ImageLoadCompat);
+    0
+}
+
+#[fexit]
+pub fn image_load_compat(ctx: FExitContext) -> u32 {
+    leave_load(Hook::ImageLoadCompat, IMAGE_LEGACY, ctx.arg(1));
+    0
+}
+
+/// Every process can call this. Nothing is noted of one that the kernel will turn away, and nothing is told but how many there
+/// were: they can be millions.
 #[inline(always)]
-fn emit_load(hook: Hook, call: u32, result: i64) {
+fn enter_load(hook: Hook) {
+    match may_boot() {
+        true => _ = task::enter(hook),
+        false => count_denied(),
+    }
+}
+
+#[inline(always)]
+fn leave_load(hook: Hook, call: u32, result: i64) {
+    if !may_boot() {
+        return;
+    }
     let ended = task::leave(hook, result);
     emit(Kind::ImageLoad, ended.at, |event: &mut ImageLoad| {
         event.outcome = ended.outcome;
@@ -111,8 +139,10 @@ pub fn image_carrier(ctx: FExitContext) -> u32 {
 }
 
 /// `int security_kernel_read_file(struct file *file, enum kernel_read_file_id id, bool contents)`, security/security.c (7.3)
-#[fentry]
-pub fn image_file_enter(ctx: FEntryContext) -> u32 {
+///
+/// It is told when the checks are over, of which one counts the load.
+#[fexit]
+pub fn image_file(ctx: FExitContext) -> u32 {
     if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE || Registers::of_current().loads_for_crash_by_file() {
         return 0;
     }
@@ -120,6 +150,7 @@ pub fn image_file_enter(ctx: FEntryContext) -> u32 {
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     emit(Kind::ImageFile, now, |event: &mut ImageFile| {
+        event.load = newest_number();
         let Some(inode) = file.follow(Field::FileInode) else {
             return;
         };

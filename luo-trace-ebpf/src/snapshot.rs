@@ -20,7 +20,8 @@ use luo_trace_common::snapshot::{ABANDON, BELIEVE, DIFFERS, FINISH, START, WALKE
 use luo_trace_common::variables::Variable;
 
 use crate::emit::{emit, footprint, has_room, lost, position};
-use crate::kernel::{Address, is_known, read_image, read_object, read_session};
+use crate::image::read_image;
+use crate::kernel::{Address, is_known, read_object, read_session};
 use crate::list::{End, List, Next};
 
 /// How many steps a run takes at most: they are done with preemption off.

@@ -278,7 +278,11 @@ pub fn enter_kho(hook: Hook) {
 /// A function of KHO's interface returns now; `None` where it is part of another one.
 #[inline(always)]
 pub fn leave_kho(hook: Hook, result: i64) -> Option<Ended> {
-    let task = current()?;
+    let Some(task) = current() else {
+        // Its beginning was not seen, or is forgotten.
+        count_loss();
+        return None;
+    };
     if task.kho_call != hook as u64 + 1 {
         return None;
     }

@@ -113,7 +113,7 @@ fn tells(hook: Hook) -> Option<&'static str> {
         Hook::FlbGetIncoming | Hook::FlbGetOutgoing => "flb-get",
         Hook::FlbPutIncoming | Hook::FlbPutOutgoing => "flb-put",
         Hook::Kexec => "kexec-return",
-        Hook::ImageLoadFile | Hook::ImageLoadLegacy => "image-load",
+        Hook::ImageLoadFile | Hook::ImageLoadLegacy | Hook::ImageLoadCompat => "image-load",
         Hook::KhoKeyAdd | Hook::KhoKeyDel | Hook::KhoRestorePage => "kho-balance",
         hook => hook.id(),
     })

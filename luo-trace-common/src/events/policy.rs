@@ -36,7 +36,7 @@ pub struct PolicyDecision {
     pub sessions: u64,
     /// How many files they had, or [`NOT_COUNTED`](crate::policy::NOT_COUNTED).
     pub files: u64,
-    /// [`State::loads`](crate::policy::State::loads), of a load with this one.
+    /// [`State::loads`](crate::policy::State::loads).
     pub loads: u64,
     /// The image that is loaded; of a load: before it.
     pub image: Image,
@@ -139,6 +139,10 @@ pub struct ImageFile {
     pub device: u64,
     /// Its size in bytes.
     pub size: u64,
+    /// The number of the load, as policy's programs count loads of files; 0: none counts.
+    pub load: u32,
+    /// Keeps the size a multiple of its alignment; 0.
+    pub reserved: u32,
 }
 
 payload!(ImageFile {});

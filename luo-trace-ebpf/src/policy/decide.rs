@@ -20,12 +20,13 @@ use luo_trace_common::text::Comm;
 
 use super::cgroup::{Cgroup, select_cgroup, write_path};
 use super::sessions::{Count, count, incoming_is_unfinished};
-use crate::emit::{add_one, count_loss, emit};
-use crate::kernel::{read_image, read_string};
+use crate::emit::{add_one, count_loss, emit, has_room};
+use crate::image::read_image;
+use crate::kernel::read_string;
 
 /// What the agent and the programs tell each other, which both have in their memory.
 #[btf_map]
-static STATE: Array<State, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+pub static STATE: Array<State, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The table of each generation, the one in force at its lowest bit. The agent has them in its memory, too.
 #[btf_map]
@@ -95,9 +96,10 @@ fn decision(operation: Operation, session: u64, name: u64, legacy: bool) -> bool
     }
     let thread = bpf_get_current_pid_tgid() as u32;
     let Some(call) = begin(thread) else {
-        // So many decide at this moment that there is no room for one more.
+        // So many decide at this moment that there is no room for one more: nothing is known of this one.
         count_loss();
-        return false;
+        let applying = table.on[operation as usize] & !table.unknown_passes[operation as usize];
+        return matches!(table.rule(operation, applying, orders).decision, Decision::Deny);
     };
     let orders = forget(&mut call.orders, orders);
     call.session = session;
@@ -141,22 +143,13 @@ fn begin(thread: u32) -> Option<&'static mut Call> {
     CALLS.get_ptr_mut(thread).map(|call| unsafe { &mut *call })
 }
 
-/// Counts an image that is about to be loaded: what is known of the one before it is void.
-#[inline(always)]
-pub fn note_load() {
-    if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: the map's only slot; programs change this member by this function alone.
-        unsafe { add_one(&raw mut (*state).loads) };
-    }
-}
-
 /// Tells the agent that programs run.
 #[inline(always)]
 pub fn note_probe() {
     // A map that no program reads is not in the object.
     core::hint::black_box(FENCE.get(0).is_some());
     if let Some(state) = STATE.get_ptr_mut(0) {
-        // SAFETY: as in `note_load`.
+        // SAFETY: the map's only slot; programs change this member by this function alone.
         unsafe { add_one(&raw mut (*state).probes) };
     }
 }
@@ -334,22 +327,27 @@ impl Call {
     #[inline(always)]
     fn verdict(&self, operation: Operation, state: *const State) -> Verdict {
         let verdict = Verdict(now!(state, verdict));
-        let is_void = matches!(operation, Operation::KexecLoad) || verdict.load() != now!(state, loads);
         match self.image.mode {
-            IMAGE_NONE if !matches!(operation, Operation::KexecLoad) => Verdict::new(0, Some(false), Some(false)),
-            _ if is_void => Verdict::default(),
-            _ => verdict,
+            _ if matches!(operation, Operation::KexecLoad) => Verdict::default(),
+            IMAGE_NONE => Verdict::new(0, Some(false), Some(false)),
+            // It carries nothing over, whatever kernel is in it.
+            IMAGE_LEGACY => Verdict::new(0, Some(true), None),
+            IMAGE_FILE if self.image.load != 0 && verdict.load() == u64::from(self.image.load) => verdict,
+            _ => Verdict::default(),
         }
     }
 
     /// Sends the event.
     #[inline(always)]
     fn tell(&self, operation: Operation, state: *const State, table: &Table, ruling: Ruling) {
+        // Who is refused can ask again at once, and as often as it likes: that takes no room from what LUO does.
+        if matches!(ruling.decision, Decision::Deny) && !has_room() {
+            count_loss();
+            return;
+        }
         let facts = &self.facts;
         // SAFETY: helper without preconditions.
         let at = unsafe { bpf_ktime_get_ns() };
-        let passes = !matches!(ruling.decision, Decision::Deny);
-        let this_load = u64::from(passes && matches!(operation, Operation::KexecLoad));
         emit(Kind::PolicyDecision, at, |event: &mut PolicyDecision| {
             event.operation = operation as u32;
             event.decision = ruling.decision as u32;
@@ -367,7 +365,7 @@ impl Call {
             event.unknown = facts.unknown;
             event.sessions = facts.sessions;
             event.files = facts.files;
-            event.loads = now!(state, loads) + this_load;
+            event.loads = now!(state, loads);
             event.image = self.image;
             if self.cgroup_known {
                 write_path(&self.cgroup, &mut event.cgroup);

@@ -24,10 +24,13 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::policy::{CREATE_SESSION, Operation, PROBE};
 use luo_trace_common::variables::Variable;
 
+use crate::caller::{CAP_SYS_BOOT, is_first_user_namespace, is_in_first_pid_namespace};
+use crate::image::begin_load;
 use crate::kernel::{Address, Trusted};
 use crate::reboot::READING_KEXEC_IMAGE;
 use crate::registers::Registers;
-use decide::{About, decide, note_load, note_probe};
+pub use decide::STATE;
+use decide::{About, decide, note_probe};
 
 /// `EPERM` of `include/uapi/asm-generic/errno-base.h` (7.3), as an LSM program gives it.
 const EPERM: i32 = -1;
@@ -35,8 +38,6 @@ const EPERM: i32 = -1;
 const PRESERVE_FD: u32 = 0xba40;
 /// `LOADING_KEXEC_IMAGE` of `enum kernel_load_data_id`, `include/linux/kernel_read_file.h` (7.3), which has the same numbers.
 const LOADING_KEXEC_IMAGE: u32 = READING_KEXEC_IMAGE;
-/// `CAP_SYS_BOOT` of `include/uapi/linux/capability.h` (7.3).
-const CAP_SYS_BOOT: u32 = 22;
 
 /// The threads that may not make the session that they are about to make. The gate, which the agent makes from single
 /// instructions since aya has no programs of its kind, takes them out: see `kernel/lsm/gate.rs` in the agent.
@@ -92,6 +93,8 @@ pub fn policy_read_file(ctx: LsmContext) -> i32 {
     if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE || Registers::of_current().loads_for_crash_by_file() {
         return 0;
     }
+    // It is counted whether it is refused or not: its number stands for nothing else.
+    begin_load();
     load(false)
 }
 
@@ -111,24 +114,21 @@ pub fn policy_capable(ctx: LsmContext) -> i32 {
     if ctx.arg::<u32>(2) != CAP_SYS_BOOT || !Registers::of_current().reboots_by_kexec() {
         return 0;
     }
+    // In a namespace of its own a caller is asked about that one, and can never jump.
+    if !is_first_user_namespace(Address(ctx.arg(1))) || !is_in_first_pid_namespace() {
+        return 0;
+    }
     answer(decide(Operation::KexecReboot, About::default()))
 }
 
 /// An image to jump into is about to be loaded.
 #[inline(always)]
 fn load(legacy: bool) -> i32 {
-    let refused = decide(
-        Operation::KexecLoad,
-        About {
-            legacy,
-            ..About::default()
-        },
-    );
-    // One that is refused leaves the image as it is.
-    if !refused {
-        note_load();
-    }
-    answer(refused)
+    let about = About {
+        legacy,
+        ..About::default()
+    };
+    answer(decide(Operation::KexecLoad, about))
 }
 
 /// The verifier wants the answer as a number in the program.

@@ -16,6 +16,8 @@ pub struct Losses {
     pub dropped: u64,
     /// Programs that the kernel skipped: no record tells of them.
     pub missed: u64,
+    /// Calls of processes that the kernel does not let load an image: no record tells of them, and none is missed.
+    pub denied: u64,
     /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
 }

@@ -82,7 +82,7 @@ pub struct Found {
 }
 
 /// What an image has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Contents {
     /// What kind of file it is: `bzImage`, `EFI zboot`, `vmlinux`, `arm64 Image`, or a compressed one of the last two.
     pub kind: &'static str,

@@ -262,7 +262,7 @@ fn versioned(word: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Words of a kernel, as hashes: enough to tell later whether one is among them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     state: RandomState,
     /// In order, once all are in.

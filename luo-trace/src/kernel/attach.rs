@@ -200,9 +200,9 @@ impl Tracer {
             }
             _ => bail!("map {name} was taken before"),
         };
-        let (lost, hush) = (shared("LOST")?, shared("HUSH")?);
+        let (lost, denied, hush) = (shared("LOST")?, shared("DENIED")?, shared("HUSH")?);
         let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
-        Ring::new(RingBuf::try_from(ring)?, lost, hush, misses)
+        Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses)
     }
 }
 

@@ -17,18 +17,26 @@ use crate::host;
 pub struct Ring {
     ring: AsyncFd<RingBuf<MapData>>,
     lost: Shared,
+    denied: Shared,
     hush: Shared,
     misses: Misses,
 }
 
 impl Ring {
-    pub(super) fn new(ring: RingBuf<MapData>, lost: Shared, hush: Shared, misses: Misses) -> Result<Self> {
+    pub(super) fn new(
+        ring: RingBuf<MapData>,
+        lost: Shared,
+        denied: Shared,
+        hush: Shared,
+        misses: Misses,
+    ) -> Result<Self> {
         // SAFETY: the map owns its descriptor, gives the same one each time, and closes it only when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|error| anyhow::anyhow!("the ring buffer cannot be waited for: {error}"))?;
         Ok(Self {
             ring,
             lost,
+            denied,
             hush,
             misses,
         })
@@ -62,8 +70,11 @@ impl Source for Ring {
     }
 
     fn losses(&mut self) -> Losses {
-        let (dropped, missed) = (self.lost.words()[0].load(Ordering::Acquire), self.misses.count());
-        let at = host::clock().monotonic_ns;
-        Losses { dropped, missed, at }
+        Losses {
+            dropped: self.lost.words()[0].load(Ordering::Acquire),
+            missed: self.misses.count(),
+            denied: self.denied.words()[0].load(Ordering::Acquire),
+            at: host::clock().monotonic_ns,
+        }
     }
 }

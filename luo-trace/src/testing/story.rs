@@ -500,7 +500,7 @@ impl Story {
 pub const IMAGE: Image = Image {
     id: 0x1_3a6e,
     mode: IMAGE_FILE,
-    reserved: 0,
+    load: 0,
     kho: 0x7000_0000,
 };
 

@@ -10,7 +10,7 @@ use luo_trace::chain::case::Case;
 use luo_trace::event::Body;
 use luo_trace::journal;
 use luo_trace::policy::Policy;
-use luo_trace_common::events::{POLICY_LOADED, PolicyChange, PolicyDecision};
+use luo_trace_common::events::{POLICY_LOADED, PolicyDecision};
 use luo_trace_common::policy::{Decision, Mode, Operation, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE, RULES};
 use serde_json::Value;
 use testbed_guest::scenario::{PolicyFile, PolicyTest, Scenario};
@@ -183,6 +183,7 @@ fn is_of(policy: &Policy, (operation, decision, told): &Ruled) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use luo_trace_common::events::PolicyChange;
     use luo_trace_common::policy::{CgroupPath, NOT_COUNTED, RuleName};
     use luo_trace_common::text::Name;
 

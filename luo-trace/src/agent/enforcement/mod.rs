@@ -60,10 +60,8 @@ pub trait Brake {
     fn violated(&mut self, severity: u64);
     /// The rules that name what is preserved now.
     fn preserved(&mut self, selected: [Selected; Aspect::COUNT]);
-    /// What is known of the image that is loaded.
-    fn judge(&mut self, verdict: Verdict);
-    /// How often an image was asked to be loaded.
-    fn loads(&self) -> u64;
+    /// What is known of an image, by its id.
+    fn judge(&mut self, image: u64, verdict: Verdict);
 }
 
 /// A record of the agent's own.
@@ -331,16 +329,16 @@ impl Keeper {
         ended.into_iter().map(note).collect()
     }
 
-    /// What is known of the image that is loaded: the programs decide by it at once.
-    pub fn judge(&mut self, verdict: Verdict) {
+    /// What is known of the image of this id: the programs decide by it at once, where that one is in place.
+    pub fn judge(&mut self, image: u64, verdict: Verdict) {
         if let Ok(brake) = &mut self.brake {
-            brake.judge(verdict);
+            brake.judge(image, verdict);
         }
     }
 
-    /// How often an image was asked to be loaded; `None` where no program counts.
-    pub fn loads(&self) -> Option<u64> {
-        self.brake.as_ref().ok().map(|brake| brake.loads())
+    /// Whether there are programs that can refuse.
+    pub fn can_refuse(&self) -> bool {
+        self.brake.is_ok()
     }
 
     /// Waits until everything that was said is told.

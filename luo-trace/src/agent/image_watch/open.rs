@@ -149,6 +149,7 @@ mod tests {
             inode: of.ino(),
             device: number(libc::major(of.dev()), libc::minor(of.dev())),
             size: of.len(),
+            ..ImageFile::default()
         }
     }
 

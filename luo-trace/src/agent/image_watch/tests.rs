@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
 use luo_trace_common::events::{
-    IMAGE_FILE, ImageCarrier, ImageFile, ImageLoad, Outcome as Ended, PolicyDecision, SnapshotBegin,
+    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, ImageCarrier, ImageLoad, Outcome as Ended, SnapshotBegin,
+    VERDICT_CARRIES, VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN,
 };
-use luo_trace_common::policy::Decision;
+use luo_trace_common::text::Name;
 use tokio::sync::mpsc::UnboundedReceiver;
-use zerocopy::FromZeros;
 
 use super::*;
+use crate::event::Body;
+use crate::image;
 use crate::testing::image::Kernel;
 use crate::testing::{IMAGE, Story};
 
@@ -22,6 +24,8 @@ struct Host {
     target: Target,
     looks: UnboundedReceiver<Look>,
     jump_is_near: bool,
+    /// How many loads policy's programs have counted; `None`: there are none.
+    counted: Option<u32>,
 }
 
 const LINE: &str = "kho=on liveupdate=on";
@@ -37,6 +41,11 @@ fn image(number: u64) -> Image {
         id: IMAGE.id + number,
         ..IMAGE
     }
+}
+
+/// The same image, which came by the load of this number.
+fn by(load: u32, image: Image) -> Image {
+    Image { load, ..image }
 }
 
 /// One session, with a file of each of these handlers.
@@ -73,6 +82,15 @@ impl Host {
             target: Target::new(sender),
             looks,
             jump_is_near: false,
+            counted: None,
+        }
+    }
+
+    /// On a host that has a policy, which has counted so many loads.
+    fn with_policy(counted: u32) -> Self {
+        Self {
+            counted: Some(counted),
+            ..Self::new()
         }
     }
 
@@ -85,6 +103,7 @@ impl Host {
 
     /// The loader opens a file with this, and the kernel begins to read it.
     fn begins(&mut self, kernel: &[u8]) -> &mut Self {
+        self.counted = self.counted.map(|counted| counted + 1);
         self.opens(kernel).reads()
     }
 
@@ -102,18 +121,9 @@ impl Host {
             inode: of.ino(),
             device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
             size: of.len(),
+            load: self.counted.unwrap_or(0),
+            reserved: 0,
         }))
-    }
-
-    /// Policy is asked about the load, of this number.
-    fn asked(&mut self, loads: u64) -> &mut Self {
-        let mut decision = PolicyDecision::new_zeroed();
-        decision.loads = loads;
-        self.tell(Body::PolicyDecision(
-            Operation::KexecLoad,
-            Decision::Pass,
-            Box::new(decision),
-        ))
     }
 
     /// The kernel has the command line, and ends with this image loaded.
@@ -126,6 +136,14 @@ impl Host {
             outcome: Ended::default(),
         })));
         self.ends_with(0, image)
+    }
+
+    /// Another task ends a load of its own, which began unseen.
+    fn stranger_ends_with(&mut self, result: i64, image: Image) -> &mut Self {
+        self.story.by(1);
+        self.ends_with(result, image);
+        self.story.by(std::process::id());
+        self
     }
 
     fn ends_with(&mut self, result: i64, image: Image) -> &mut Self {
@@ -158,7 +176,7 @@ impl Host {
 
     /// What policy is told: of which load, and whether the kernel cannot take what is preserved.
     fn for_policy(&mut self) -> Option<(u64, Option<bool>)> {
-        let verdict = self.target.for_policy()?;
+        let (_, verdict) = self.target.for_policy()?;
         Some((verdict.load(), verdict.incompatible()))
     }
 }
@@ -170,15 +188,15 @@ fn memfds() -> Vec<u8> {
 #[test]
 fn an_image_is_judged_when_it_is_loaded_and_read_in_whatever_order() {
     for read_first in [true, false] {
-        let mut host = Host::new();
-        host.begins(&memfds()).asked(3);
+        let mut host = Host::with_policy(2);
+        host.begins(&memfds());
         if read_first {
             host.looked();
             assert_eq!(host.says(&with(&["memfd-v2"])), None, "it is not loaded yet");
-            host.ends(IMAGE);
+            host.ends(by(3, IMAGE));
         } else {
-            host.ends(IMAGE);
-            assert_eq!(host.says(&with(&["memfd-v2"])), None, "nobody has read it yet");
+            host.ends(by(3, IMAGE));
+            assert_eq!(host.says(&with(&["memfd-v2"])), None, "it was not read yet");
             host.looked();
         }
         let verdict = host.target.judge(&with(&["memfd-v2"]), formats).unwrap();
@@ -193,8 +211,8 @@ fn an_image_is_judged_when_it_is_loaded_and_read_in_whatever_order() {
 
 #[test]
 fn it_is_judged_again_when_another_handler_comes_into_use_and_told_where_that_matters() {
-    let mut host = Host::new();
-    host.begins(&memfds()).asked(1).ends(IMAGE).looked();
+    let mut host = Host::with_policy(0);
+    host.begins(&memfds()).ends(by(1, IMAGE)).looked();
     assert_eq!(host.outcome(&Preserved::default()), Some(VERDICT_CARRIES));
     assert_eq!(host.for_policy(), Some((1, Some(false))));
     // Given a session with what the kernel in the image knows, it stays as it was, whatever is said of it;
@@ -217,7 +235,7 @@ fn it_is_judged_again_when_another_handler_comes_into_use_and_told_where_that_ma
 #[test]
 fn a_kernel_without_luo_loses_sessions_that_are_still_to_come() {
     let mut host = Host::new();
-    host.begins(&Kernel::plain().bzimage()).asked(1).ends(IMAGE).looked();
+    host.begins(&Kernel::plain().bzimage()).ends(IMAGE).looked();
     // Nothing may be preserved now; whoever preserves something and reboots at once must not be faster than the agent.
     let (outcome, why) = host.says(&Preserved::default()).unwrap();
     assert_eq!(outcome, VERDICT_LOSES, "{why}");
@@ -240,62 +258,84 @@ fn a_format_that_the_image_does_not_read_has_it_panic() {
 #[test]
 fn what_kexec_load_loads_loses_at_once() {
     let mut host = Host::new();
-    host.asked(2).ends_with(0, LEGACY);
+    host.ends_with(0, LEGACY);
     let (outcome, why) = host.says(&with(&[])).unwrap();
     assert_eq!(outcome, VERDICT_LOSES);
     assert!(why.contains("kexec_load(2)"), "{why}");
+    assert_eq!(host.for_policy(), None, "policy knows that by itself");
+}
+
+#[test]
+fn a_load_that_fails_leaves_the_image_and_its_verdict_as_they_are() {
+    let mut host = Host::with_policy(0);
+    host.begins(&memfds()).ends(by(1, IMAGE)).looked();
+    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_CARRIES));
+    assert_eq!(host.for_policy(), Some((1, Some(false))));
+    // Given another load, refused by policy or by the kernel, then its number stands for nothing,
+    host.begins(b"no kernel").ends_with(-1, by(1, IMAGE));
+    assert_eq!(host.for_policy(), None);
+    // what comes of its file is not told,
+    host.looked();
+    assert_eq!((host.says(&with(&["memfd-v2"])), host.for_policy()), (None, None));
+    // and neither is an image for a crash, whose file is not told and which leaves the other in its place.
+    host.ends_with(0, by(1, IMAGE));
+    assert_eq!((host.says(&with(&["memfd-v2"])), host.for_policy()), (None, None));
+}
+
+#[test]
+fn a_stranger_that_only_fails_changes_nothing() {
+    let mut host = Host::with_policy(0);
+    host.begins(&memfds()).ends(by(1, IMAGE)).looked();
+    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_CARRIES));
+    assert_eq!(host.for_policy(), Some((1, Some(false))));
+    // Given a second load, of a kernel without LUO, and another task that fails while it is under way,
+    host.begins(&Kernel::plain().bzimage())
+        .stranger_ends_with(-1, by(1, IMAGE));
+    assert_eq!((host.says(&with(&["memfd-v2"])), host.for_policy()), (None, None));
+    host.ends(by(2, image(1)))
+        .stranger_ends_with(-1, by(2, image(1)))
+        .looked();
+    // then the second image is judged as it is.
+    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_LOSES));
     assert_eq!(host.for_policy(), Some((2, Some(true))));
 }
 
 #[test]
-fn a_load_that_fails_leaves_the_old_verdict_under_the_newer_number() {
-    let mut host = Host::new();
-    host.begins(&memfds()).asked(1).ends(IMAGE).looked();
-    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_CARRIES));
-    assert_eq!(host.for_policy(), Some((1, Some(false))));
-    // Given another load, refused by policy or by the kernel,
-    host.begins(b"no kernel").asked(2).ends_with(-1, IMAGE);
-    assert_eq!(host.for_policy(), Some((2, Some(false))));
-    // then what comes of its file is nobody's,
-    host.looked();
-    assert_eq!((host.says(&with(&["memfd-v2"])), host.for_policy()), (None, None));
-    // and neither of an image for a crash, which leaves the other in its place. Policy is not asked about that, and counts
-    // none.
-    host.begins(b"for a crash").ends_with(0, IMAGE).looked();
-    host.target.policy_counts(2);
-    assert_eq!(host.says(&with(&["memfd-v2"])), None);
-    assert_eq!(host.for_policy(), Some((2, Some(false))));
-}
-
-#[test]
-fn where_policy_is_not_asked_it_still_counts() {
-    let mut host = Host::new();
-    host.begins(&memfds()).ends(IMAGE).looked();
-    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_CARRIES));
+fn the_file_of_a_load_is_not_taken_for_that_of_an_image_that_came_by_another() {
+    let mut host = Host::with_policy(0);
+    // Given a load that has succeeded, and another that replaced its image before it came back to its caller,
+    host.begins(&memfds()).ends_with(0, by(2, image(1)));
+    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_UNKNOWN));
     assert_eq!(host.for_policy(), None);
-    host.target.policy_counts(7);
-    assert_eq!(host.for_policy(), Some((7, Some(false))));
-    host.target.policy_counts(8);
+    // or an image in the place of the one before.
+    host.begins(&memfds()).ends_with(0, by(9, IMAGE));
     assert_eq!(
-        host.for_policy(),
-        None,
-        "the number of an image does not change by itself"
+        (host.outcome(&with(&["memfd-v2"])), host.for_policy()),
+        (Some(VERDICT_UNKNOWN), None)
     );
 }
 
 #[test]
-fn a_file_that_cannot_be_had_is_told_as_unknown_and_policy_is_left_alone() {
+fn without_a_policy_images_are_judged_and_nothing_is_told_to_programs() {
     let mut host = Host::new();
+    host.begins(&memfds()).ends(IMAGE).looked();
+    assert_eq!(host.outcome(&with(&["memfd-v2"])), Some(VERDICT_CARRIES));
+    assert_eq!(host.for_policy(), None);
+}
+
+#[test]
+fn a_file_that_cannot_be_had_is_told_as_unknown_and_policy_is_left_alone() {
+    let mut host = Host::with_policy(1);
     // Given a loader that has closed its file before the agent comes,
     host.opens(&memfds());
     host.open[0] = tempfile::tempfile().unwrap();
-    host.reads().asked(1).ends(IMAGE);
+    host.reads().ends(by(1, IMAGE));
     let (outcome, why) = host.says(&with(&["memfd-v2"])).unwrap();
     assert_eq!(outcome, VERDICT_UNKNOWN);
     assert!(why.contains("closed its image"), "{why}");
     assert_eq!(host.for_policy(), None);
     // or a file that is no kernel.
-    host.begins(b"no kernel").asked(2).ends(image(1)).looked();
+    host.begins(b"no kernel").ends(by(2, image(1))).looked();
     let (outcome, why) = host.says(&with(&["memfd-v2"])).unwrap();
     assert_eq!(outcome, VERDICT_UNKNOWN);
     assert!(why.contains("no kernel"), "{why}");
@@ -349,7 +389,7 @@ fn what_was_loaded_before_the_agent_came_is_unknown_and_no_crash_image_is_taken_
     };
     host.tell(walk(IMAGE));
     assert_eq!(host.outcome(&with(&[])), Some(VERDICT_UNKNOWN));
-    host.begins(&memfds()).ends_with(0, IMAGE).looked();
+    host.ends_with(0, IMAGE);
     assert_eq!(host.says(&with(&[])), None);
 }
 

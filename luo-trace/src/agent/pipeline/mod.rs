@@ -59,6 +59,7 @@ struct Told {
     console: u64,
     streams: u64,
     journal: u64,
+    denied: u64,
 }
 
 impl Pipeline {
@@ -106,13 +107,10 @@ impl Pipeline {
             return;
         }
         let verdict = target.judge(&self.live.preserved(), formats);
-        if let Some(policy) = &mut self.policy {
-            if let Some(loads) = policy.loads() {
-                target.policy_counts(loads);
-            }
-            if let Some(verdict) = target.for_policy() {
-                policy.judge(verdict);
-            }
+        if let Some(policy) = &mut self.policy
+            && let Some((image, verdict)) = target.for_policy()
+        {
+            policy.judge(image, verdict);
         }
         if let Some(verdict) = verdict {
             self.note(Kind::ImageVerdict, &verdict);
@@ -231,6 +229,9 @@ impl Pipeline {
     /// recorded.
     fn judge(&mut self, batch: Records, losses: Losses) -> Records {
         let mut records = batch;
+        let denied = losses.denied.saturating_sub(self.told.denied);
+        self.told.denied += denied;
+        self.live.metrics.denied_loads(denied);
         let newly = losses.missed.saturating_sub(self.missed);
         if newly > 0 {
             self.missed = losses.missed;

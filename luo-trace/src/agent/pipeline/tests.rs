@@ -161,6 +161,7 @@ fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
         inode: of.ino(),
         device: u64::from(libc::major(of.dev())) << 20 | u64::from(libc::minor(of.dev())),
         size: of.len(),
+        ..ImageFile::default()
     }));
     story.load("kho=on liveupdate=on");
     let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
@@ -274,10 +275,7 @@ impl Brake for Pulse {
     fn order(&mut self, _held_until: u64, _allowed_until: u64) {}
     fn violated(&mut self, _severity: u64) {}
     fn preserved(&mut self, _selected: [Selected; Aspect::COUNT]) {}
-    fn judge(&mut self, _verdict: Verdict) {}
-    fn loads(&self) -> u64 {
-        0
-    }
+    fn judge(&mut self, _image: u64, _verdict: Verdict) {}
 }
 
 #[test]

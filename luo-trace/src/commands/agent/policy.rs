@@ -166,12 +166,8 @@ impl Brake for kernel::lsm::Brake {
         kernel::lsm::Brake::preserved(self, &selected);
     }
 
-    fn judge(&mut self, verdict: Verdict) {
-        self.state().judge(verdict);
-    }
-
-    fn loads(&self) -> u64 {
-        self.state().loads()
+    fn judge(&mut self, image: u64, verdict: Verdict) {
+        self.state().judge(image, verdict);
     }
 }
 
@@ -269,7 +265,7 @@ pub(super) fn carry_out(request: Request, left: &mut Left, pipeline: &mut Pipeli
     let ended = pipeline.policy().map(|keeper| keeper.expire(now));
     ended.into_iter().flatten().for_each(|note| pipeline.note_one(note));
     let result = match pipeline.policy() {
-        Some(keeper) if keeper.loads().is_some() => keeper.take(&order, uid, now),
+        Some(keeper) if keeper.can_refuse() => keeper.take(&order, uid, now),
         _ if order == Order::Clear => left.clear(uid),
         Some(keeper) => keeper.take(&order, uid, now),
         None => Err(NO_POLICY.into()),

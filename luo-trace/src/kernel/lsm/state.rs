@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use luo_trace_common::policy::{State, Verdict};
+use luo_trace_common::policy::{Load, State, Verdict};
 use zerocopy::FromZeros;
 
 use crate::kernel::shared::Shared;
@@ -35,20 +35,15 @@ impl SharedState {
         put(member!(self, allowed_until), until);
     }
 
-    /// Tells what is known of the image that is loaded. It counts as long as no other is loaded than the one of
-    /// [`Verdict::load`].
-    pub fn judge(&self, verdict: Verdict) {
+    /// Tells what is known of an image. It counts as long as the image in place came by the load of [`Verdict::load`].
+    pub fn judge(&self, image: u64, verdict: Verdict) {
+        put(member!(self, judged), image);
         put(member!(self, verdict), verdict.0);
     }
 
     /// Tells the worst severity of an invariant that is violated, as [`State::violated`] has it.
     pub fn violated(&self, severity: u64) {
         put(member!(self, violated), severity);
-    }
-
-    /// How often an image was about to be loaded.
-    pub fn loads(&self) -> u64 {
-        member!(self, loads).load(Ordering::SeqCst)
     }
 
     /// All of it, each member as it is when it is read.
@@ -60,7 +55,16 @@ impl SharedState {
         state.held_until = get(member!(self, held_until));
         state.allowed_until = get(member!(self, allowed_until));
         state.loads = get(member!(self, loads));
+        for i in 0..2 {
+            let words = self.load(i);
+            state.load[i] = Load {
+                number: get(&words[0]),
+                before: get(&words[1]),
+                before_number: get(&words[2]),
+            };
+        }
         state.verdict = get(member!(self, verdict));
+        state.judged = get(member!(self, judged));
         state.violated = get(member!(self, violated));
         state.probes = get(member!(self, probes));
         state
@@ -70,9 +74,19 @@ impl SharedState {
     pub(super) fn inherit(&self, old: &State) {
         put(member!(self, held_until), old.held_until);
         put(member!(self, allowed_until), old.allowed_until);
-        put(member!(self, verdict), old.verdict);
-        // Loads that both sets counted make the sum too high, and so the verdict void.
-        member!(self, loads).fetch_add(old.loads, Ordering::SeqCst);
+        // Where these programs have counted a load already, what is written here is void.
+        if let Some((verdict, load)) = State::inherited(old) {
+            let words = self.load(0);
+            put(&words[2], load.before_number);
+            put(&words[1], load.before);
+            self.judge(old.judged, verdict);
+        }
+    }
+
+    /// The words of a [`Load`].
+    fn load(&self, i: usize) -> &[AtomicU64] {
+        let first = (offset_of!(State, load) + i * size_of::<Load>()) / size_of::<u64>();
+        &self.0.words()[first..][..size_of::<Load>() / size_of::<u64>()]
     }
 
     /// Puts a policy in force; 0: none.

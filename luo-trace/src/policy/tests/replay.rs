@@ -20,7 +20,7 @@ use crate::testing::{MEMFD, Story, memfd, session};
 const LEGACY: Image = Image {
     id: 0x77,
     mode: IMAGE_LEGACY,
-    reserved: 0,
+    load: 0,
     kho: 0,
 };
 

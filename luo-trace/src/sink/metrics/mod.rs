@@ -114,6 +114,7 @@ metrics! {
     hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
     lost_events: IntCounterVec = "luo_trace_lost_events_total" [] "Events that were lost before the agent could read them.";
+    denied_loads: IntCounterVec = "luo_trace_denied_loads_total" [] "Calls of kexec_load(2) and kexec_file_load(2) by processes that may not load an image, of which no event tells.";
     decode_errors: IntCounterVec = "luo_trace_decode_errors_total" [] "Records from the kernel that the agent could not decode.";
     sink_dropped: IntCounterVec = "luo_trace_sink_dropped_total" ["sink"] "Items that a sink was too slow for, or could not write.";
 }
@@ -192,12 +193,18 @@ impl Metrics {
         Kind::ALL.iter().for_each(|kind| add(&f.events, &[kind.name()], 0));
         Invariant::ALL.iter().for_each(|&invariant| violation(f, invariant, 0));
         add(&f.lost_events, &[], 0);
+        add(&f.denied_loads, &[], 0);
         add(&f.decode_errors, &[], 0);
         set(&f.update_number, &[], 0);
         metrics.set_policy(Mode::Off, &[]);
         metrics.set_orders(false, 0);
         metrics.set_policy_troubles(0);
         Ok(metrics)
+    }
+
+    /// Counts calls of processes that may not load an image.
+    pub fn denied_loads(&self, calls: u64) {
+        add(&self.families.denied_loads, &[], calls);
     }
 
     /// Counts an event.

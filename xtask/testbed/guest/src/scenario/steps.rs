@@ -30,6 +30,7 @@ pub enum Step {
     Load(Load),
     Unload(Unload),
     Reboot(Reboot),
+    LoadByI386(LoadByI386),
     Fault(Fault),
     FailNth(FailNth),
     /// Creates sessions and preserves files in each; they stay open.
@@ -66,6 +67,7 @@ pub enum Step {
     BothModes(BothModes),
     Product(Product),
     RefusedThroughout(RefusedThroughout),
+    DeniedThroughout(DeniedThroughout),
     /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
     Eventually(Box<Step>),
 }
@@ -77,9 +79,9 @@ impl Step {
             Step::StartAgent(step) => step.policy.iter().cloned().collect(),
             Step::ReloadPolicy(step) if step.refused.is_none() => vec![step.policy.clone()],
             Step::Churn(step) => step.policies.clone(),
-            Step::As(As { steps, .. }) | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => {
-                steps.iter().flat_map(Step::policies).collect()
-            }
+            Step::As(As { steps, .. })
+            | Step::RefusedThroughout(RefusedThroughout { steps, .. })
+            | Step::DeniedThroughout(DeniedThroughout { steps, .. }) => steps.iter().flat_map(Step::policies).collect(),
             Step::BothModes(BothModes { policy, steps }) => {
                 let own = policy.iter().flat_map(|policy| [policy.clone(), policy.looking()]);
                 own.chain(steps.iter().flat_map(Step::policies)).collect()
@@ -116,7 +118,8 @@ impl Step {
             )),
             Step::As(As { steps, .. })
             | Step::BothModes(BothModes { steps, .. })
-            | Step::RefusedThroughout(RefusedThroughout { steps, .. }) => steps.iter().try_for_each(Step::check),
+            | Step::RefusedThroughout(RefusedThroughout { steps, .. })
+            | Step::DeniedThroughout(DeniedThroughout { steps, .. }) => steps.iter().try_for_each(Step::check),
             Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
@@ -291,6 +294,37 @@ pub struct Unload {
 pub struct Reboot {
     /// The error it must fail with.
     pub fails: ErrnoName,
+    /// Who calls.
+    #[serde(default)]
+    pub by: Caller,
+}
+
+/// Who makes a system call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Caller {
+    /// Root, as the other steps do.
+    #[default]
+    Root,
+    /// Root in a pid namespace of its own.
+    PidNamespace,
+    /// A user without any right, that is root in a user namespace of its own and has a pid namespace there.
+    UserNamespace,
+    /// Root, by the number that 32-bit programs on x86 call it by.
+    I386,
+}
+
+/// Calls `kexec_load(2)` as 32-bit programs on x86 do, with segments that lie nowhere: with none it takes out the kernel that is
+/// loaded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadByI386 {
+    /// How many segments.
+    #[serde(default)]
+    pub segments: u32,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
 }
 
 /// Sets a switch of the testbed's kernel, a file in `/sys/kernel/debug/luo_testbed`.
@@ -527,6 +561,16 @@ pub struct Product {
 pub struct RefusedThroughout {
     /// The session's name.
     pub session: SessionName,
+    /// What is done meanwhile.
+    pub steps: Vec<Step>,
+}
+
+/// Does steps while a thread without any right tries over and over to load an image, which must fail with `EPERM` each time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedThroughout {
+    /// How often it tries at least.
+    pub times: u64,
     /// What is done meanwhile.
     pub steps: Vec<Step>,
 }

@@ -16,11 +16,12 @@ use testbed_guest::content;
 use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{
-    BothModes, Churn, DeviceFile, ErrnoName, Load, ManySessions, Memfd, RefusedThroughout, Run, SessionName, Step,
+    BothModes, Churn, DeniedThroughout, DeviceFile, ErrnoName, Load, ManySessions, Memfd, RefusedThroughout, Run,
+    SessionName, Step,
 };
 
 use crate::agent::{Agent, PATIENCE};
-use crate::{bench, bpf, churn, faults, guise, sweep, system, without};
+use crate::{bench, bpf, callers, churn, faults, guise, sweep, system, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -133,7 +134,8 @@ impl<'a, 's> Driver<'a, 's> {
             }
             Step::Load(step) => self.load(step),
             Step::Unload(step) => self.expect(system::unload_kernel(step.how)?, None).map(drop),
-            Step::Reboot(step) => self.expect(system::kexec(), Some(step.fails)).map(drop),
+            Step::Reboot(step) => self.expect(callers::reboot(step.by)?, Some(step.fails)).map(drop),
+            Step::LoadByI386(step) => self.expect(callers::load_by_i386(step.segments), step.fails).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
             Step::FailNth(step) => {
                 self.device()?;
@@ -163,6 +165,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::BothModes(step) => self.in_both_modes(step),
             Step::Product(_) => bail!("xtask makes steps of it, and this guest got it as it is"),
             Step::RefusedThroughout(step) => self.refused_throughout(step),
+            Step::DeniedThroughout(step) => self.denied_throughout(step),
             Step::Eventually(step) => self.perform_at_last(step),
         }
     }
@@ -217,14 +220,39 @@ impl<'a, 's> Driver<'a, 's> {
             }
             Ok(attempts)
         };
+        self.throughout(&step.steps, &over, attempts, "refused")
+    }
+
+    fn denied_throughout(&mut self, step: &DeniedThroughout) -> Result<()> {
+        let over = AtomicBool::new(false);
+        let attempts = || {
+            callers::become_stranger()?;
+            let mut attempts = 0_u64;
+            while !over.load(Ordering::Relaxed) || attempts < step.times {
+                callers::load_as_stranger()?;
+                attempts += 1;
+            }
+            Ok(attempts)
+        };
+        self.throughout(&step.steps, &over, attempts, "denied")
+    }
+
+    /// Does steps while a thread makes attempts, until it is told that they are over; tells how many there were.
+    fn throughout(
+        &mut self,
+        steps: &[Step],
+        over: &AtomicBool,
+        attempts: impl FnOnce() -> Result<u64> + Send,
+        what: &str,
+    ) -> Result<()> {
         let result = thread::scope(|scope| {
             let thread = scope.spawn(attempts);
-            let done = step.steps.iter().try_for_each(|step| self.perform_told(step));
+            let done = steps.iter().try_for_each(|step| self.perform_told(step));
             over.store(true, Ordering::Relaxed);
-            let refused = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
-            done.and(refused)
+            let attempts = thread.join().map_err(|_| anyhow!("the thread panicked"))?;
+            done.and(attempts)
         });
-        let doing = format!("refused {} times", result?);
+        let doing = format!("{what} {} times", result?);
         system::say(&Message::Step { doing });
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod agent;
 mod bench;
 mod bpf;
+mod callers;
 mod churn;
 mod driver;
 mod faults;
