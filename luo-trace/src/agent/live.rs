@@ -11,13 +11,11 @@ use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Preserved;
 use crate::journal::{Header, HookState};
-use crate::model::{Direction, Finding, Model, SessionState};
+use crate::model::{Finding, Model};
 use crate::policy::orders::{Entry, Standing};
-use crate::policy::tell::ImageVerdict;
 use crate::sink::metrics::Metrics;
-use crate::sink::{control, web};
+use crate::sink::{self, web};
 use crate::status::{self, Digest, Losses, Status};
-use crate::text::units::bytes;
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -187,7 +185,7 @@ impl State {
     }
 }
 
-impl control::Source for Live {
+impl sink::Source for Live {
     fn status(&self) -> Status {
         let facts = host::facts(self.kernel.clone(), self.boot_id.clone());
         let state = self.state();
@@ -234,82 +232,4 @@ impl web::Source for Live {
         // No agent can be asked before the hooks are attached: the port is opened after that.
         Ok(())
     }
-
-    fn page(&self) -> web::Page {
-        let state = self.state();
-        let model = &state.model;
-        web::Page {
-            kernel: self.kernel.clone(),
-            host: host::name(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            update: state.digest.update_number(),
-            image: state.digest.image_verdict().map(ImageVerdict::tell),
-            troubles: self.troubles(&state),
-            policy: state
-                .policy()
-                .map_or_else(Vec::new, |policy| policy.lines(host::monotonic_ns())),
-            verdicts: model
-                .verdicts()
-                .iter()
-                .map(|verdict| web::Verdict {
-                    invariant: verdict.invariant.id().into(),
-                    status: verdict.status.name().into(),
-                    statement: verdict.invariant.statement().trim().into(),
-                })
-                .collect(),
-            findings: state.findings.iter().map(Finding::to_string).collect(),
-            sessions: model
-                .sessions()
-                .map(|session| web::Session {
-                    name: session.name().to_string(),
-                    direction: session.direction().name().into(),
-                    state: session.state().name().into(),
-                    files: session.files().count() + usize::try_from(session.pending_files()).unwrap_or(usize::MAX),
-                })
-                .chain(model.waiting().map(|session| web::Session {
-                    name: session.name().to_string(),
-                    direction: Direction::Incoming.name().into(),
-                    state: SessionState::Pending.name().into(),
-                    files: session.files().len(),
-                }))
-                .collect(),
-            files: web::Table {
-                rows: file_rows(model),
-                all: live_files(model),
-            },
-            flbs: model
-                .flbs()
-                .map(|flb| web::Flb {
-                    name: flb.name.to_string(),
-                    direction: flb.direction.name().into(),
-                    users: flb.users.to_string(),
-                    state: if flb.alive { "alive" } else { "gone" }.into(),
-                })
-                .collect(),
-        }
-    }
-}
-
-/// Rows for the files that the page has room for.
-fn file_rows(model: &Model) -> Vec<web::File> {
-    let mut rows = Vec::new();
-    for session in model.sessions() {
-        let room = web::ROWS - rows.len();
-        rows.extend(session.files().take(room).map(|file| web::File {
-            session: session.name().to_string(),
-            token: format!("{:#x}", file.token),
-            handler: file.handler.to_string(),
-            size: bytes(file.size),
-            state: file.state.name().to_owned(),
-        }));
-        if rows.len() == web::ROWS {
-            break;
-        }
-    }
-    rows
-}
-
-fn live_files(model: &Model) -> usize {
-    let files = model.counts().files().map(|count| count.files).sum::<u64>() - model.counts().pending_files();
-    usize::try_from(files).unwrap_or(usize::MAX)
 }

@@ -5,11 +5,19 @@ use std::io;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::status::Status;
+
 pub mod console;
 pub mod control;
 pub mod journal;
 pub mod metrics;
 pub mod web;
+
+/// What a sink that is asked shows.
+pub trait Source: Send + Sync + 'static {
+    /// The state of things. It may take a while.
+    fn status(&self) -> Status;
+}
 
 /// A thread that consumes what it is fed.
 #[derive(Debug)]

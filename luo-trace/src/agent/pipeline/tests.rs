@@ -12,10 +12,10 @@ use crate::agent::enforcement::{Brake, Loaded};
 use crate::chain::case::{Judgement, judge};
 use crate::event::decode::encode;
 use crate::journal::{Events, Reader, Store, Writer};
-use crate::model::Finding;
 use crate::policy::{Compiled, Policy};
 use crate::sink::journal::JournalSink;
-use crate::sink::web;
+use crate::sink::{self, web};
+use crate::status;
 use crate::testing::{Deed, Fault, Flood, Plan, Story, memfd, session};
 
 /// A kernel whose records come in these batches, and which skips programs while one of them is taken.
@@ -80,7 +80,7 @@ impl Store for Memory {
 /// What the agent and its journal say.
 struct Told {
     /// Findings, and the verdict on each invariant.
-    live: (Vec<String>, Vec<String>),
+    live: (Vec<status::Finding>, Vec<String>),
     journal: Judgement,
     picture_is_whole: bool,
     /// How often the counts were asked for before the end.
@@ -113,12 +113,13 @@ fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl F
     let asked = kernel.asked;
     let picture_is_whole = pipeline.picture_is_whole();
     pipeline.finish("the test is over", &mut kernel).unwrap();
-    let page = web::Source::page(&*live);
+    let status = sink::Source::status(&*live);
     let bytes = memory.0.lock().unwrap().clone();
     Told {
         live: (
-            page.findings,
-            page.verdicts
+            status.findings,
+            status
+                .verdicts
                 .iter()
                 .map(|v| format!("{} {}", v.invariant, v.status))
                 .collect(),
@@ -129,8 +130,8 @@ fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl F
     }
 }
 
-fn in_journal(told: &Told) -> (Vec<String>, Vec<String>) {
-    let findings = told.journal.findings.iter().rev().map(Finding::to_string).collect();
+fn in_journal(told: &Told) -> (Vec<status::Finding>, Vec<String>) {
+    let findings = told.journal.findings.iter().rev().map(status::Finding::from).collect();
     let verdicts = told.journal.verdicts.iter();
     let verdict = |v: &crate::model::Verdict| format!("{} {}", v.invariant.id(), v.status.name());
     (findings, verdicts.map(verdict).collect())
@@ -181,8 +182,11 @@ fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
     let [finding] = &told.live.0[..] else {
         panic!("{:?}", told.live.0)
     };
-    assert!(finding.starts_with("target-compatible (critical)"), "{finding}");
-    assert!(finding.contains("KHO is not built in"), "{finding}");
+    assert_eq!(
+        (&*finding.invariant, &*finding.severity),
+        ("target-compatible", "critical")
+    );
+    assert!(finding.seen.contains("KHO is not built in"), "{finding:?}");
     assert_eq!(told.live, in_journal(&told));
 }
 
@@ -204,7 +208,7 @@ fn a_program_that_was_skipped_while_a_batch_came_is_no_finding_live_or_replayed(
     let parted = told(vec![events, end], Some((1, 2)));
     for told in [whole, parted] {
         // then nothing is found, nothing is certain,
-        assert_eq!(told.live.0, [""; 0]);
+        assert_eq!(told.live.0, []);
         assert!(
             told.live.1.iter().all(|verdict| verdict.ends_with("unknown")),
             "{:?}",

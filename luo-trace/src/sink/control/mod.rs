@@ -3,7 +3,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/status` | a [`Status`] |
+//! | `/status` | a [`Status`](crate::status::Status) |
 //! | `/events` | events and findings, one JSON object a line, until the agent ends |
 //! | `/events/text`, `/events/colour` | the same for people |
 //! | `POST /policy`, with an [`Order`] as JSON | what became of it, as an [`Answer`] |
@@ -36,19 +36,13 @@ use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender, error::RecvErro
 use tokio::sync::{mpsc, oneshot};
 
 use crate::policy::orders::{Answer, Order};
-use crate::status::Status;
+use crate::sink::Source;
 
 /// Where the socket lies unless told otherwise.
 pub const DEFAULT_PATH: &str = "/run/luo-trace/agent.sock";
 
 /// How many batches of lines may wait for the slowest reader.
 const QUEUE: usize = 32;
-
-/// What the socket shows.
-pub trait Source: Send + Sync + 'static {
-    /// The state of things. It may take a while.
-    fn status(&self) -> Status;
-}
 
 /// More bytes than any order has.
 const LONGEST_ORDER: usize = 4096;
@@ -384,6 +378,7 @@ mod tests {
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
     use super::*;
+    use crate::status::Status;
 
     struct Fake;
 

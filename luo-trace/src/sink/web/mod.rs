@@ -14,85 +14,63 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::status::{File, Flb, Session, Status};
+
 /// Where the port listens unless told otherwise: on this machine only.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9886";
 
 /// How many rows of each table the page shows.
-pub const ROWS: usize = 200;
+const ROWS: usize = 200;
 
 /// What the port shows.
-pub trait Source: Send + Sync + 'static {
+pub trait Source: super::Source {
     /// The metrics, in Prometheus' text format.
     fn metrics(&self) -> String;
     /// Whether the agent sees what happens; if not, a sentence that says why.
     fn ready(&self) -> Result<(), String>;
-    /// The state of things, for people.
-    fn page(&self) -> Page;
 }
 
-/// What the page shows. Everything is text to show as it is: the page escapes it.
-#[derive(Clone, Debug, Default, Template)]
+/// A status, drawn for people. Everything in it is text to show as it is: the page escapes it.
+#[derive(Template)]
 #[template(path = "status.html")]
-pub struct Page {
-    /// Kernel release.
-    pub kernel: String,
-    /// This machine's name.
-    pub host: String,
-    /// Version of the agent.
-    pub version: String,
-    /// The number of the live update that brought this kernel, where it is known.
-    pub update: Option<u64>,
-    /// What the agent found in the image that is loaded, where it looked.
-    pub image: Option<String>,
-    /// Why the agent does not see everything; empty when it does.
-    pub troubles: Vec<String>,
-    /// What policy is and did, a sentence each; empty: there is none.
-    pub policy: Vec<String>,
-    /// The verdicts.
-    pub verdicts: Vec<Verdict>,
-    /// The last findings, latest first.
-    pub findings: Vec<String>,
-    /// Live sessions.
-    pub sessions: Table<Session>,
-    /// Live files.
-    pub files: Table<File>,
-    /// Global state.
-    pub flbs: Table<Flb>,
+struct Page<'a> {
+    status: &'a Status,
+    version: &'static str,
+    sessions: Table<&'a Session>,
+    files: Table<(&'a Session, &'a File)>,
+    flbs: Table<&'a Flb>,
 }
 
-/// One invariant's verdict.
-#[derive(Clone, Debug, Default)]
-pub struct Verdict {
-    /// The invariant's id.
-    pub invariant: String,
-    /// `ok`, `violated` or `unknown`.
-    pub status: String,
-    /// What it says.
-    pub statement: String,
+impl<'a> Page<'a> {
+    fn of(status: &'a Status) -> Self {
+        let files = |session: &'a Session| session.files.iter().map(move |file| (session, file));
+        Self {
+            status,
+            version: env!("CARGO_PKG_VERSION"),
+            sessions: status.sessions.iter().collect(),
+            files: status.sessions.iter().flat_map(files).collect(),
+            flbs: status.flbs.iter().collect(),
+        }
+    }
+
+    fn policy(&self) -> Vec<String> {
+        let policy = self.status.policy.as_ref();
+        policy.map_or_else(Vec::new, |policy| policy.lines(self.status.time_ns))
+    }
 }
 
 /// The first rows of a list, and how many it has.
-#[derive(Clone, Debug)]
-pub struct Table<T> {
+struct Table<T> {
     /// At most [`ROWS`] of them.
-    pub rows: Vec<T>,
+    rows: Vec<T>,
     /// How many there are in all.
-    pub all: usize,
+    all: usize,
 }
 
 impl<T> Table<T> {
     /// How many are not shown.
-    pub fn more(&self) -> usize {
+    fn more(&self) -> usize {
         self.all.saturating_sub(self.rows.len())
-    }
-}
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self {
-            rows: Vec::new(),
-            all: 0,
-        }
     }
 }
 
@@ -103,47 +81,6 @@ impl<T> FromIterator<T> for Table<T> {
         let all = rows.len() + items.count();
         Self { rows, all }
     }
-}
-
-/// A session's row.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Its name.
-    pub name: String,
-    /// `outgoing` or `incoming`.
-    pub direction: String,
-    /// Where it is in its life.
-    pub state: String,
-    /// How many files it holds.
-    pub files: usize,
-}
-
-/// A file's row.
-#[derive(Clone, Debug, Default)]
-pub struct File {
-    /// The name of its session.
-    pub session: String,
-    /// Its token, where it is known.
-    pub token: String,
-    /// Its handler.
-    pub handler: String,
-    /// Its size in bytes, for people.
-    pub size: String,
-    /// Where it is in its life.
-    pub state: String,
-}
-
-/// A row of global state.
-#[derive(Clone, Debug, Default)]
-pub struct Flb {
-    /// Its compatible string.
-    pub name: String,
-    /// `outgoing` or `incoming`.
-    pub direction: String,
-    /// How many files use it.
-    pub users: String,
-    /// Where it is in its life.
-    pub state: String,
 }
 
 /// Opens the port.
@@ -194,7 +131,7 @@ async fn ready(State(source): State<Arc<dyn Source>>) -> Response {
 }
 
 async fn page(State(source): State<Arc<dyn Source>>) -> Response {
-    match source.page().render() {
+    match Page::of(&source.status()).render() {
         Ok(html) => {
             // The page has no script and loads nothing: whatever a session's name holds, a browser will not run it.
             let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -216,11 +153,18 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::status::Finding;
 
     #[derive(Default)]
     struct Fake {
-        page: Page,
+        status: Status,
         not_ready: Option<&'static str>,
+    }
+
+    impl crate::sink::Source for Fake {
+        fn status(&self) -> Status {
+            self.status.clone()
+        }
     }
 
     impl Source for Fake {
@@ -230,10 +174,6 @@ mod tests {
 
         fn ready(&self) -> Result<(), String> {
             self.not_ready.map_or(Ok(()), |why| Err(why.into()))
-        }
-
-        fn page(&self) -> Page {
-            self.page.clone()
         }
     }
 
@@ -296,38 +236,53 @@ mod tests {
     #[test]
     fn the_page_shows_what_is_there_and_runs_nothing_that_a_name_holds() {
         let evil = "<script>alert(1)</script>\" onload='x";
-        let page = Page {
+        let file = File {
+            handler: evil.into(),
+            ..File::default()
+        };
+        let status = Status {
             kernel: "7.3.4".into(),
-            findings: vec![format!("file-token-unique: {evil}")],
-            sessions: [Session {
+            findings: vec![Finding {
+                invariant: "file-token-unique".into(),
+                object: evil.into(),
+                ..Finding::default()
+            }],
+            sessions: vec![Session {
                 name: evil.into(),
                 state: "retrieved".into(),
+                files: vec![file],
                 ..Session::default()
-            }]
-            .into_iter()
-            .collect(),
-            ..Page::default()
+            }],
+            ..Status::default()
         };
-        let answer = ask(Fake { page, not_ready: None }, "GET /");
+        let fake = Fake {
+            status,
+            not_ready: None,
+        };
+        let answer = ask(fake, "GET /");
         assert!(
             answer.contains("content-type: text/html; charset=utf-8\r\n"),
             "{answer}"
         );
         assert!(answer.contains("7.3.4") && answer.contains("retrieved"), "{answer}");
         assert!(!answer.contains("<script") && !answer.contains("\" onload"), "{answer}");
-        assert_eq!(answer.matches("&#60;script&#62;").count(), 2, "{answer}");
+        // The name stands with the session and with its file.
+        assert_eq!(answer.matches("&#60;script&#62;").count(), 4, "{answer}");
         assert!(answer.contains("http-equiv=\"refresh\""), "{answer}");
     }
 
     #[test]
     fn a_long_list_is_cut_and_says_so() {
-        let sessions: Table<Session> = (0..ROWS + 5).map(|_| Session::default()).collect();
-        assert_eq!((sessions.rows.len(), sessions.more()), (ROWS, 5));
-        let page = Page {
-            sessions,
-            ..Page::default()
+        let sessions = |count| vec![Session::default(); count];
+        let mut status = Status {
+            sessions: sessions(ROWS + 5),
+            ..Status::default()
         };
-        assert!(page.render().unwrap().contains("5 more"));
+        let page = Page::of(&status).render().unwrap();
+        assert!(page.contains("Sessions (205)") && page.contains("5 more"), "{page}");
+        assert_eq!(page.matches("<tr>").count(), 1 + ROWS + 1, "heads and rows");
+        status.sessions = sessions(ROWS);
+        assert!(!Page::of(&status).render().unwrap().contains("more."));
     }
 
     #[tokio::test(flavor = "current_thread")]
