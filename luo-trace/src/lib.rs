@@ -13,6 +13,8 @@
 //! - [`status`]: the state of a host, in one piece;
 //! - [`text`]: words and numbers as people read and write them.
 //!
+//! With the feature `port` there is also the agent's HTTP port, `sink::web`, for the tests and fuzzers of it alone.
+//!
 //! With the feature `agent` there are also `kernel` (the only room that knows aya), `agent` (what runs on a host), `sink` (what
 //! leaves it), `host`, `commands` and `exit`. `tests/house.rs` has the table of which room may import which.
 
@@ -34,7 +36,7 @@ pub mod kernel;
 pub mod model;
 pub mod policy;
 pub mod report;
-#[cfg(feature = "agent")]
+#[cfg(feature = "port")]
 pub mod sink;
 pub mod status;
 #[cfg(any(test, feature = "testing"))]

@@ -7,9 +7,13 @@ use std::thread::JoinHandle;
 
 use crate::status::Status;
 
+#[cfg(feature = "agent")]
 pub mod console;
+#[cfg(feature = "agent")]
 pub mod control;
+#[cfg(feature = "agent")]
 pub mod journal;
+#[cfg(feature = "agent")]
 pub mod metrics;
 pub mod web;
 

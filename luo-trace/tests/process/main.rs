@@ -105,6 +105,16 @@ fn a_mistake_in_expectations_is_told_with_its_place() {
 }
 
 #[test]
+fn an_agent_does_not_start_with_a_port_that_cannot_be_protected() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("typo.yml"), "basic_auth_user: {}\n").unwrap();
+    let agent = |rest: &str| says(place.path(), &format!("agent --control agent.sock {rest}")).ends(2);
+    agent("--listen 127.0.0.1:0 --web-config gone.yml").refuses(&["--web-config", "gone.yml", "No such file"]);
+    agent("--listen 127.0.0.1:0 --web-config typo.yml").refuses(&["typo.yml", "basic_auth_user", "line 1"]);
+    agent("--web-config typo.yml").refuses(&["--listen"]);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_told_by_name() {
     let place = tempfile::tempdir().unwrap();
     for line in [

@@ -1,15 +1,16 @@
 //! `luo-trace agent`: trace this host until told to stop.
 
 mod carry;
+mod descriptors;
 mod outputs;
 mod policy;
+mod port;
 mod snapshots;
 mod wakeups;
 
 use std::env;
 use std::fs;
 use std::future::pending;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Refusal, Request};
-use crate::sink::web;
 
 use carry::Carrying;
 use outputs::{Socket, outputs, serial_line};
@@ -51,9 +51,8 @@ pub struct Args {
     /// Record everything into DIR/BOOT-ID.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
     #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
     journal: Option<PathBuf>,
-    /// Serve metrics and a page for people at this address
-    #[arg(long, value_name = "ADDR", env = "LUO_TRACE_LISTEN")]
-    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    port: port::Args,
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -128,6 +127,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     args.carry.check(has_directory, has_service_manager)?;
     let file = policy::File::new(args.policy.as_deref());
     let loaded = file.read()?;
+    let port = args.port.prepare()?;
     if let Some(obstacle) = preflight::obstacle() {
         tell(obstacle);
         return Ok(Exit::CannotWork);
@@ -135,11 +135,12 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes, file, loaded, end))
+    runtime.block_on(trace(args, ring_bytes, (file, loaded), port, end))
 }
 
 /// Reads the value of `--kho`.
@@ -158,8 +159,8 @@ fn ring_bytes(kib: u32) -> Option<u32> {
 async fn trace(
     args: &Args,
     ring_bytes: u32,
-    file: policy::File,
-    loaded: Option<Loaded>,
+    (file, loaded): (policy::File, Option<Loaded>),
+    port: Option<port::Prepared>,
     end: impl AsyncFnOnce(Arc<Live>),
 ) -> Result<Exit> {
     // The handlers come first: a signal during the start-up must end the agent in order, too.
@@ -181,9 +182,8 @@ async fn trace(
         Ok(agent) => agent,
         Err(exit) => return Ok(exit),
     };
-    if let Some(address) = args.listen {
-        serve(agent.live.clone(), address).await;
-    }
+    // It is served until the record has ended.
+    let _port = port.and_then(|port| port.open(agent.live.clone()));
     let end = end(agent.live.clone());
     let ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
     // These go nowhere unless a service manager wants to know.
@@ -375,16 +375,6 @@ fn runs_already(pid: Option<u32>) -> String {
         "an agent runs on this host already{which}: ask it with `luo-trace status` or `luo-trace watch`, or stop it before \
          another is started"
     )
-}
-
-/// Serves what is known at an address, in the background. An address that cannot be had is told, and nothing else suffers.
-async fn serve(live: Arc<Live>, address: SocketAddr) {
-    match web::bind(address).await {
-        Ok(listener) => {
-            tokio::spawn(web::serve(listener, live, pending()));
-        }
-        Err(error) => tell(format_args!("{error:#}; going on without the port")),
-    }
 }
 
 /// A file that exists while the agent is ready.

@@ -1,18 +1,29 @@
 //! The agent's HTTP port: metrics for Prometheus, health for its supervisor, and a page for people. It serves
 //! reads only, and knows nothing of where its answers come from: see [`Source`].
+//!
+//! [`Port`] is its thread; [`Access`] is what `--web-config` says of TLS and passwords, and `guard` is who is let in.
 
-use std::future::Future;
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod access;
+mod config;
+mod guard;
+mod serve;
+mod tls;
 
-use anyhow::Context;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use askama::Template;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+
+pub use access::Access;
+pub use config::WebConfig;
+pub use serve::{CONNECTIONS, Port};
 
 use crate::status::{File, Flb, Session, Status};
 
@@ -83,55 +94,79 @@ impl<T> FromIterator<T> for Table<T> {
     }
 }
 
-/// Opens the port.
-///
-/// # Errors
-/// Where the address is taken, is not this machine's, or needs a privilege; the message says what to do. The agent goes
-/// on without the port.
-pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; another program may use the port: choose another with --listen, port 0 takes any free one")
-    })
+/// How long an answer stays as it is. However many peers ask, the state's lock is theirs for a small part of the time.
+const METRICS_STAY: Duration = Duration::from_millis(200);
+/// A page takes longer, since it also says which processes hold a session.
+const PAGE_STAYS: Duration = Duration::from_secs(1);
+
+/// An answer that is made anew when it is asked for and older than it may be.
+struct Fresh {
+    stays: Duration,
+    made: Mutex<Option<(Instant, Bytes)>>,
 }
 
-/// Serves until `stop` is done.
-///
-/// # Errors
-/// Where the listener fails for good.
-pub async fn serve(
-    listener: TcpListener,
+impl Fresh {
+    fn new(stays: Duration) -> Self {
+        Self {
+            stays,
+            made: Mutex::default(),
+        }
+    }
+
+    fn get<E>(&self, make: impl FnOnce() -> Result<String, E>) -> Result<Bytes, E> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, answer)) = &*made
+            && at.elapsed() < self.stays
+        {
+            return Ok(answer.clone());
+        }
+        let answer = Bytes::from(make()?);
+        *made = Some((Instant::now(), answer.clone()));
+        Ok(answer)
+    }
+}
+
+/// What the paths have in common.
+struct Shared {
     source: Arc<dyn Source>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(source)).with_graceful_shutdown(stop).await
+    metrics: Fresh,
+    page: Fresh,
 }
 
 /// The paths, each for GET and HEAD only.
 fn router(source: Arc<dyn Source>) -> Router {
+    let shared = Shared {
+        source,
+        metrics: Fresh::new(METRICS_STAY),
+        page: Fresh::new(PAGE_STAYS),
+    };
     Router::new()
         .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(source)
+        .with_state(Arc::new(shared))
 }
 
-async fn metrics(State(source): State<Arc<dyn Source>>) -> impl IntoResponse {
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let made = shared.metrics.get(|| Ok::<_, Infallible>(shared.source.metrics()));
+    let body = made.unwrap_or_else(|never| match never {});
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        source.metrics(),
+        body,
     )
+        .into_response()
 }
 
-async fn ready(State(source): State<Arc<dyn Source>>) -> Response {
-    match source.ready() {
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.source.ready() {
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
-async fn page(State(source): State<Arc<dyn Source>>) -> Response {
-    match Page::of(&source.status()).render() {
+async fn page(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.page.get(|| Page::of(&shared.source.status()).render()) {
         Ok(html) => {
             // The page has no script and loads nothing: whatever a session's name holds, a browser will not run it.
             let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -145,150 +180,28 @@ async fn page(State(source): State<Arc<dyn Source>>) -> Response {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
+/// For the fuzzers: what an unprotected port answers to these bytes, where it may be asked for under this name and by address.
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub fn answer(bytes: &[u8], host: &str, source: Arc<dyn Source>) -> Vec<u8> {
+    use std::sync::atomic::AtomicBool;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::*;
-    use crate::status::Finding;
-
-    #[derive(Default)]
-    struct Fake {
-        status: Status,
-        not_ready: Option<&'static str>,
-    }
-
-    impl crate::sink::Source for Fake {
-        fn status(&self) -> Status {
-            self.status.clone()
-        }
-    }
-
-    impl Source for Fake {
-        fn metrics(&self) -> String {
-            "luo_sessions{direction=\"outgoing\"} 1\n".into()
-        }
-
-        fn ready(&self) -> Result<(), String> {
-            self.not_ready.map_or(Ok(()), |why| Err(why.into()))
-        }
-    }
-
-    /// The whole answer, from the status line to the last byte.
-    fn ask(source: Fake, request: &str) -> String {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-            let address = listener.local_addr().unwrap();
-            tokio::spawn(serve(listener, Arc::new(source), pending()));
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            answer
-        })
-    }
-
-    #[test]
-    fn metrics_have_the_content_type_that_prometheus_wants() {
-        let answer = ask(Fake::default(), "GET /metrics");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(
-            answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
-            "{answer}"
-        );
-        assert!(answer.ends_with("luo_sessions{direction=\"outgoing\"} 1\n"), "{answer}");
-    }
-
-    #[test]
-    fn the_agent_is_alive_at_once_and_ready_when_it_is_attached() {
-        let attaching = || Fake {
-            not_ready: Some("attaching: 3 of 20 hooks"),
-            ..Fake::default()
-        };
-        assert!(ask(attaching(), "GET /healthz").starts_with("HTTP/1.1 200"));
-        let answer = ask(attaching(), "GET /readyz");
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.ends_with("attaching: 3 of 20 hooks\n"),
-            "{answer}"
-        );
-        assert!(ask(Fake::default(), "GET /readyz").starts_with("HTTP/1.1 200"));
-    }
-
-    #[test]
-    fn only_reads_are_served() {
-        for method in ["POST", "PUT", "DELETE", "PATCH"] {
-            for path in ["/", "/metrics", "/healthz", "/readyz"] {
-                let answer = ask(Fake::default(), &format!("{method} {path}"));
-                assert!(answer.starts_with("HTTP/1.1 405"), "{method} {path}: {answer}");
-            }
-        }
-        assert!(ask(Fake::default(), "GET /etc/passwd").starts_with("HTTP/1.1 404"));
-    }
-
-    #[test]
-    fn the_page_shows_what_is_there_and_runs_nothing_that_a_name_holds() {
-        let evil = "<script>alert(1)</script>\" onload='x";
-        let file = File {
-            handler: evil.into(),
-            ..File::default()
-        };
-        let status = Status {
-            kernel: "7.3.4".into(),
-            findings: vec![Finding {
-                invariant: "file-token-unique".into(),
-                object: evil.into(),
-                ..Finding::default()
-            }],
-            sessions: vec![Session {
-                name: evil.into(),
-                state: "retrieved".into(),
-                files: vec![file],
-                ..Session::default()
-            }],
-            ..Status::default()
-        };
-        let fake = Fake {
-            status,
-            not_ready: None,
-        };
-        let answer = ask(fake, "GET /");
-        assert!(
-            answer.contains("content-type: text/html; charset=utf-8\r\n"),
-            "{answer}"
-        );
-        assert!(answer.contains("7.3.4") && answer.contains("retrieved"), "{answer}");
-        assert!(!answer.contains("<script") && !answer.contains("\" onload"), "{answer}");
-        // The name stands with the session and with its file.
-        assert_eq!(answer.matches("&#60;script&#62;").count(), 4, "{answer}");
-        assert!(answer.contains("http-equiv=\"refresh\""), "{answer}");
-    }
-
-    #[test]
-    fn a_long_list_is_cut_and_says_so() {
-        let sessions = |count| vec![Session::default(); count];
-        let mut status = Status {
-            sessions: sessions(ROWS + 5),
-            ..Status::default()
-        };
-        let page = Page::of(&status).render().unwrap();
-        assert!(page.contains("Sessions (205)") && page.contains("5 more"), "{page}");
-        assert_eq!(page.matches("<tr>").count(), 1 + ROWS + 1, "heads and rows");
-        status.sessions = sessions(ROWS);
-        assert!(!Page::of(&status).render().unwrap().contains("more."));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_port_in_use_is_an_error_that_says_what_to_do() {
-        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = format!("{:#}", bind(taken.local_addr().unwrap()).await.unwrap_err());
-        assert!(error.contains("--listen") && error.contains("in use"), "{error}");
-    }
+    let exchange = async {
+        let mut answer = Vec::new();
+        let shown = serve::Shown::new([host.to_owned()], source);
+        // The pipe has room for everything, and its other end is open: no write can fail.
+        let (mut client, port) = tokio::io::duplex(bytes.len() + (1 << 20));
+        _ = client.write_all(bytes).await;
+        _ = client.shutdown().await;
+        serve::exchange(port, serve::PATIENCE, None, &shown, &AtomicBool::default()).await;
+        _ = client.read_to_end(&mut answer).await;
+        answer
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.map_or_else(|_| Vec::new(), |runtime| runtime.block_on(exchange))
 }
+
+#[cfg(test)]
+mod tests;
