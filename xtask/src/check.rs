@@ -60,6 +60,18 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     tally.check("documentation", documentation);
     tests(tally)?;
     tally.check("rules of the dashboards", dashboards::rules);
+    tally.check("Prometheus scrapes by TLS", || {
+        let scrapes = "dashboards::tests::prometheus";
+        run(cargo(&[
+            "test",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--",
+            "--ignored",
+            scrapes,
+        ]))
+    });
     fuzzing(tally);
     Ok(())
 }

@@ -72,7 +72,7 @@ pub(crate) fn check(metrics_file: &Path) -> Result<Report> {
     let present = series(&metrics);
     ensure!(!present.is_empty(), "{} holds no metrics", metrics_file.display());
     let agent = serve(metrics.clone())?;
-    let prometheus = Prometheus::start(&tools.program("prometheus")?, agent, &rules_file)?;
+    let prometheus = Prometheus::start(&tools.program("prometheus")?, agent, &rules_file, "scheme: http")?;
     prometheus.wait_for_scrapes()?;
 
     let dashboard = fs::read_to_string(dashboards.join("luo-trace.json")).context("cannot read the dashboard")?;
@@ -167,14 +167,15 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(program: &Path, agent: SocketAddr, rules: &Path) -> Result<Self> {
+    /// `how` is the way in which it scrapes the agent, in its configuration's words.
+    fn start(program: &Path, agent: SocketAddr, rules: &Path, how: &str) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("luo-trace-prometheus-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let rules = rules.canonicalize().context("cannot find the rules")?;
         let config = format!(
             "global: {{scrape_interval: {INTERVAL}, scrape_timeout: {INTERVAL}, evaluation_interval: {INTERVAL}}}\n\
              rule_files: [{rules:?}]\n\
-             scrape_configs: [{{job_name: luo-trace, static_configs: [{{targets: ['{agent}']}}]}}]\n"
+             scrape_configs: [{{job_name: luo-trace, static_configs: [{{targets: ['{agent}']}}], {how}}}]\n"
         );
         let file = dir.join("prometheus.yml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
@@ -291,5 +292,63 @@ impl Drop for Prometheus {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use luo_trace::sink::web::{Access, Port, Source};
+    use luo_trace::status::Status;
+
+    use super::*;
+
+    struct Fake;
+
+    impl luo_trace::sink::Source for Fake {
+        fn status(&self) -> Status {
+            Status::default()
+        }
+    }
+
+    impl Source for Fake {
+        fn metrics(&self) -> String {
+            "luo_update_number 7\n".into()
+        }
+
+        fn ready(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    #[ignore = "takes a Prometheus: `cargo xtask check` gets one and runs this"]
+    fn prometheus_scrapes_the_port_by_tls_with_a_password() {
+        // Given the agent's port with a certificate and a user,
+        let dir = std::env::temp_dir().join(format!("luo-trace-port-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(dir.join("server.crt"), made.cert.pem()).unwrap();
+        fs::write(dir.join("server.key"), made.signing_key.serialize_pem()).unwrap();
+        // The hash of "secret".
+        let config = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n\
+                      basic_auth_users: {prometheus: $2b$10$NNTX5C2XFHYvH6KZO/xGYuquQjT4iAbwgf2divQypjZYq/Ex6Oy12}\n";
+        fs::write(dir.join("web.yml"), config).unwrap();
+        let access = Access::open(Some(&dir.join("web.yml"))).unwrap();
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let port = Port::open(anywhere, [], access, Arc::new(Fake), |line| println!("{line}")).unwrap();
+        // when Prometheus is told of both, then it scrapes.
+        let tools = setup::ensure(&[Need::Prometheus]).unwrap();
+        let how = format!(
+            "scheme: https, tls_config: {{ca_file: '{}', server_name: localhost}}, \
+             basic_auth: {{username: prometheus, password: secret}}",
+            dir.join("server.crt").display()
+        );
+        let program = tools.program("prometheus").unwrap();
+        let rules = directory().join("rules.yml");
+        let prometheus = Prometheus::start(&program, port.address(), &rules, &how).unwrap();
+        prometheus.wait_for_scrapes().unwrap();
+        let answer = prometheus.query("luo_update_number").unwrap();
+        assert_eq!(answer[0]["value"][1], "7", "{answer}");
+        fs::remove_dir_all(dir).unwrap();
     }
 }

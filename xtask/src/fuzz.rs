@@ -13,7 +13,17 @@ use crate::setup::{self, Need};
 use crate::vm::guest::workspace;
 
 /// What is fuzzed: each is a binary of `luo-trace/fuzz`.
-pub(crate) const TARGETS: [&str; 7] = ["records", "journal", "btf", "serial", "expect", "image", "policy"];
+pub(crate) const TARGETS: [&str; 9] = [
+    "records",
+    "journal",
+    "btf",
+    "serial",
+    "expect",
+    "image",
+    "policy",
+    "web-config",
+    "http",
+];
 
 /// What makes the compiler report to libFuzzer where a program has been. Those of `cargo fuzz`, which works here, too;
 /// without a sanitizer, since nothing of this is `unsafe`.
@@ -38,7 +48,7 @@ const MEMORY: u32 = 512;
 /// The options of `cargo xtask fuzz`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// One of records, journal, btf, serial, expect, image, policy; left out, each in its turn
+    /// One of records, journal, btf, serial, expect, image, policy, web-config, http; left out, each in its turn
     target: Option<String>,
     /// How long, for each
     #[arg(long, default_value_t = 60)]

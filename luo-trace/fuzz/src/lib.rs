@@ -4,6 +4,8 @@
 //! written so that a fuzzer gets on: what only a checksum or a length would refuse is put right first.
 
 use std::io::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use luo_trace::chain::Chain;
 use luo_trace::chain::case::{Case, judge};
@@ -16,6 +18,9 @@ use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Reader};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
 use luo_trace::policy::{Policy, Problem, Replay};
+use luo_trace::sink;
+use luo_trace::sink::web::{self, WebConfig};
+use luo_trace::status;
 use luo_trace::testing::image::bzimage;
 use luo_trace::testing::{Story, memfd, session};
 use luo_trace_common::policy::{RULES, VALUES};
@@ -175,6 +180,85 @@ pub fn expect(input: &[u8]) {
             assert!(checks.iter().all(|check| !check.message.contains('\n')), "{checks:?}");
         }
     }
+}
+
+/// The file of `--web-config`.
+///
+/// Whatever it is, it is refused with a reason, or every password in it is a hash that can be tried.
+pub fn web_config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    match WebConfig::read(text) {
+        Err(why) => assert!(!why.is_empty()),
+        Ok(config) => {
+            assert!(
+                config
+                    .users
+                    .values()
+                    .all(|hash| hash.starts_with("$2") && hash.len() == 60)
+            );
+            assert!(config.users.keys().all(|user| !user.is_empty() && !user.contains(':')));
+        }
+    }
+}
+
+/// What the port of [`http`] may be asked for by, and what its answers have in them.
+const HOST: &str = "node-7";
+const SHOWN: &str = "luo_update_number 7";
+
+struct Port;
+
+impl sink::Source for Port {
+    fn status(&self) -> status::Status {
+        status::Status {
+            host: SHOWN.into(),
+            ..status::Status::default()
+        }
+    }
+}
+
+impl web::Source for Port {
+    fn metrics(&self) -> String {
+        SHOWN.into()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What a client sends to the agent's HTTP port.
+///
+/// Whatever it is, the port answers once at most, and shows nothing to one that asks for a host of another name.
+pub fn http(input: &[u8]) {
+    let answer = web::answer(input, HOST, Arc::new(Port));
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1."), "{answer}");
+    assert!(answer.matches(SHOWN).count() <= 2, "more than one answer: {answer}");
+    if answer.contains(SHOWN) {
+        let input = String::from_utf8_lossy(input);
+        let lines = input.trim_start().lines().take_while(|line| !line.is_empty());
+        let hosts = lines.filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("host").then_some(value.trim())
+        });
+        hosts.for_each(|host| assert!(is_ours(host), "shown to {host:?}: {answer}"));
+    }
+}
+
+/// Whether a `Host` is one of those that the port answers, told in another way than it tells.
+fn is_ours(host: &str) -> bool {
+    let digits = |port: &str| port.chars().all(|digit| digit.is_ascii_digit());
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let names = [HOST, "localhost", machine.trim()].map(str::to_lowercase);
+    let is_name = |name: &str| !name.is_empty() && names.contains(&name.trim_end_matches('.').to_lowercase());
+    let bare = host.trim_start_matches('[').split(']').next().unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| digits(port))
+        .map_or(host, |(name, _)| name);
+    is_name(name) || name.parse::<IpAddr>().is_ok() || host.parse::<IpAddr>().is_ok() || bare.parse::<IpAddr>().is_ok()
 }
 
 /// Type information, as of a kernel.

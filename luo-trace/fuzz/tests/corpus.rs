@@ -51,3 +51,13 @@ fn images() {
 fn policies() {
     replay("policy", luo_trace_fuzz::policy);
 }
+
+#[test]
+fn web_configs() {
+    replay("web-config", luo_trace_fuzz::web_config);
+}
+
+#[test]
+fn requests() {
+    replay("http", luo_trace_fuzz::http);
+}
