@@ -137,11 +137,12 @@ fn after(first: u64, journal: &[u8], more: &mut Vec<u8>) -> io::Result<u64> {
     let (mut from, mut count) = (reader.whole(), 0_u64);
     while let Some(frame) = reader.next() {
         let records = records(&frame);
-        if count + records > first {
+        let with = count.saturating_add(records);
+        if with > first {
             if count < first {
                 let why = "the journal had not got so far, and what was carried over the kexec does not go so far back";
                 let lost = Lost {
-                    records: count + records - first,
+                    records: with - first,
                     why: why.into(),
                 };
                 frame::put_json(more, kind::LOST, &lost)?;
@@ -149,7 +150,7 @@ fn after(first: u64, journal: &[u8], more: &mut Vec<u8>) -> io::Result<u64> {
             }
             break;
         }
-        count += records;
+        count = with;
         if records > 0 {
             from = reader.whole();
         }

@@ -5,7 +5,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::{BEGINNING, FIXED, HEAD_AT, MAGIC, NUMBER, TAIL_AT, VERSION, ring_after};
+use super::{BEGINNING, FIXED, HEAD_AT, MAGIC, NUMBER, NUMBER_CRC, TAIL_AT, VERSION, ring_after, sealed};
 use crate::journal::frame::{self, kind};
 use crate::journal::{Clock, End, Header};
 
@@ -108,8 +108,10 @@ impl<M: Memory> Recorder<M> {
 
     fn begin_entry(&mut self) {
         self.entry.clear();
-        self.entry.extend(self.records.to_le_bytes());
-        debug_assert_eq!(self.entry.len(), NUMBER);
+        let number = self.records.to_le_bytes();
+        self.entry.extend(number);
+        self.entry.extend(crc32fast::hash(&number).to_le_bytes());
+        debug_assert_eq!(self.entry.len(), NUMBER + NUMBER_CRC);
     }
 
     /// Puts the entry into the ring.
@@ -125,7 +127,7 @@ impl<M: Memory> Recorder<M> {
             self.tail += u64::from(oldest);
         }
         if self.tail != before {
-            self.memory.publish(TAIL_AT, self.tail);
+            self.memory.publish(TAIL_AT, sealed(self.tail));
         }
         let at = (self.head % self.ring as u64) as usize;
         let (first, rest) = self.entry.split_at(len.min(self.ring - at));
@@ -134,7 +136,7 @@ impl<M: Memory> Recorder<M> {
             self.memory.write(self.start, rest);
         }
         self.head += len as u64;
-        self.memory.publish(HEAD_AT, self.head);
+        self.memory.publish(HEAD_AT, sealed(self.head));
         self.entries.push_back(len as u32);
     }
 }

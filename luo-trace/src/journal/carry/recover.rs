@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{BEGINNING, FIXED, HEAD_AT, MAGIC, NUMBER, TAIL_AT, VERSION, ring_after};
+use super::{
+    BEGINNING, FIRST_VERSION, FIXED, HEAD_AT, MAGIC, NUMBER, NUMBER_CRC, TAIL_AT, VERSION, ring_after, unsealed,
+};
 use crate::journal::Lost;
 use crate::journal::frame::{self, HEAD, MAX_PAYLOAD, TAIL, kind};
 
@@ -36,7 +38,8 @@ impl fmt::Display for Unreadable {
             Self::Foreign => f.write_str("it holds no journal of luo-trace"),
             Self::Version(version) => write!(
                 f,
-                "its layout has version {version}, and this luo-trace reads {VERSION}: run the same luo-trace in both kernels"
+                "its layout has version {version}, and this luo-trace reads up to {VERSION}: run a luo-trace in the next kernel that \
+                 is no older than the one before it"
             ),
             Self::Damaged => f.write_str("it came over damaged"),
         }
@@ -58,9 +61,11 @@ pub fn recover(memory: &[u8]) -> Result<Recovered, Unreadable> {
     if number(FIXED) != crc32fast::hash(fixed) {
         return Err(Unreadable::Damaged);
     }
-    if number(8) != VERSION {
-        return Err(Unreadable::Version(number(8)));
-    }
+    let is_first = match number(8) {
+        FIRST_VERSION => true,
+        VERSION => false,
+        version => return Err(Unreadable::Version(version)),
+    };
     let beginning = number(12) as usize;
     let journal = memory.get(BEGINNING..).and_then(|rest| rest.get(..beginning));
     let journal = journal.ok_or(Unreadable::Damaged)?;
@@ -73,12 +78,23 @@ pub fn recover(memory: &[u8]) -> Result<Recovered, Unreadable> {
         journal: journal.to_vec(),
         ..Recovered::default()
     };
-    Entries {
-        ring,
-        at: word(memory, TAIL_AT),
-        end: word(memory, HEAD_AT),
+    let count = |at: usize| match is_first {
+        true => Some(word(memory, at)),
+        false => unsealed(word(memory, at)),
+    };
+    match count(TAIL_AT).zip(count(HEAD_AT)) {
+        Some((at, end)) => Entries {
+            ring,
+            at,
+            end,
+            number_crc: if is_first { 0 } else { NUMBER_CRC },
+        }
+        .copy(&mut recovered),
+        None => {
+            recovered.damaged = true;
+            tell(&mut recovered, 1, "what was carried over the kexec is damaged");
+        }
     }
-    .copy(&mut recovered);
     Ok(recovered)
 }
 
@@ -93,6 +109,8 @@ struct Entries<'a> {
     ring: &'a [u8],
     at: u64,
     end: u64,
+    /// Bytes of a number's checksum.
+    number_crc: usize,
 }
 
 impl Entries<'_> {
@@ -104,25 +122,26 @@ impl Entries<'_> {
         {
             to.damaged = true;
         }
-        let mut expected = 0;
+        let mut expected = 0_u64;
         let mut entry = Vec::new();
         while !to.damaged && self.at < self.end {
-            let Some((number, kind)) = self.next(&mut entry).filter(|&(number, _)| number >= expected) else {
+            // A number that is too small, or that none can follow, is damage as well.
+            let after = |number: u64, kind| number.checked_add(u64::from(kind == kind::EVENT));
+            let next = self.next(&mut entry);
+            let next = next.and_then(|(number, kind)| Some((number.checked_sub(expected)?, after(number, kind)?)));
+            let Some((missing, next)) = next else {
                 to.damaged = true;
                 break;
             };
-            if number > expected {
-                to.lost += number - expected;
-                tell(
-                    to,
-                    number - expected,
-                    "later ones took their place in what was carried over the kexec",
-                );
+            if missing > 0 {
+                to.lost += missing;
+                let why = "later ones took their place in what was carried over the kexec";
+                tell(to, missing, why);
             }
-            let is_record = u64::from(kind == kind::EVENT);
-            to.records += is_record;
-            expected = number + is_record;
-            to.journal.extend(entry.get(NUMBER..).unwrap_or_default());
+            to.records += next - expected - missing;
+            expected = next;
+            to.journal
+                .extend(entry.get(NUMBER + self.number_crc..).unwrap_or_default());
         }
         if to.damaged {
             tell(to, 1, "what was carried over the kexec is damaged from here on");
@@ -131,18 +150,24 @@ impl Entries<'_> {
 
     /// Reads the next entry: how many records came before it, and its kind. `None`: it is not whole.
     fn next(&mut self, entry: &mut Vec<u8>) -> Option<(u64, u16)> {
-        let mut head = [0; NUMBER + HEAD];
-        self.read(&mut head)?;
+        let before = NUMBER + self.number_crc;
+        let mut head = [0; NUMBER + NUMBER_CRC + HEAD];
+        let head = &mut head[..before + HEAD];
+        self.read(head)?;
         let (number, head) = head.split_first_chunk::<NUMBER>()?;
+        let (crc, head) = head.split_at(self.number_crc);
+        if !crc.is_empty() && crc32fast::hash(number) != frame::number(crc) {
+            return None;
+        }
         let (len, kind) = frame::head(head.try_into().ok()?);
         if len > MAX_PAYLOAD {
             return None;
         }
-        let whole = NUMBER + HEAD + len + TAIL;
+        let whole = before + HEAD + len + TAIL;
         entry.clear();
         entry.resize(whole, 0);
         self.read(entry)?;
-        let (frame, crc) = entry.get(NUMBER..)?.split_at(HEAD + len);
+        let (frame, crc) = entry.get(before..)?.split_at(HEAD + len);
         if crc32fast::hash(frame) != frame::number(crc) {
             return None;
         }

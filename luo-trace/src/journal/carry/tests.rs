@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::journal::{Clock, End, Frame, Header, MAX_PAYLOAD, Reader};
+use crate::journal::frame::{self, HEAD};
+use crate::journal::{Clock, End, Frame, Header, MAX_PAYLOAD, Reader, kind};
 use crate::testing::cases;
 
 /// A memory whose writer is stopped after so many bytes; a number is written whole, or not at all.
@@ -213,6 +214,74 @@ fn a_damaged_entry_ends_the_journal_and_is_told() {
     let recovered = recover(&memory).unwrap();
     assert!(recovered.damaged);
     assert_eq!(read(&recovered.journal), ((0..10).collect(), vec![(10, 1)]));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_told_and_makes_nothing_up() {
+    let mut memory = left_behind(70, usize::MAX);
+    let whole = recover(&memory).unwrap();
+    assert!(whole.lost > 0, "the ring was gone around");
+    for (at, bit) in (0..memory.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+        memory[at] ^= 1 << bit;
+        // The beginning is a part of the journal, for its reader to judge.
+        if let Ok(recovered) = recover(&memory)
+            && Reader::new(&recovered.journal[..]).is_ok()
+        {
+            let place = format!("bit {bit} of byte {at}");
+            let (numbers, losses) = read(&recovered.journal);
+            assert!(recovered.lost <= whole.lost, "{place}: {} lost", recovered.lost);
+            assert_eq!(recovered.damaged, recovered.journal != whole.journal, "{place}");
+            assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{place}");
+            assert_eq!(
+                losses.len(),
+                1 + usize::from(recovered.damaged) - usize::from(numbers.is_empty()),
+                "{place}"
+            );
+        }
+        memory[at] ^= 1 << bit;
+    }
+}
+
+#[test]
+fn a_number_that_none_can_follow_is_damage() {
+    let mut memory = left_behind(3, usize::MAX);
+    let at = memory
+        .windows(8)
+        .rposition(|bytes| bytes == 2_u64.to_le_bytes())
+        .unwrap();
+    // The record begins with its number as well; the entry's is before it, and before the frame's head.
+    let at = at - HEAD - NUMBER_CRC - NUMBER;
+    memory[at..at + NUMBER].fill(0xff);
+    let crc = crc32fast::hash(&memory[at..at + NUMBER]).to_le_bytes();
+    memory[at + NUMBER..][..NUMBER_CRC].copy_from_slice(&crc);
+    let recovered = recover(&memory).unwrap();
+    assert!(recovered.damaged);
+    assert_eq!(read(&recovered.journal), (vec![0, 1], vec![(2, 1)]));
+}
+
+#[test]
+fn a_memory_of_the_first_layout_is_still_read() {
+    // Given what an older agent left: no checksum but the frames' own,
+    let mut memory = left_behind(0, usize::MAX);
+    memory[8..12].copy_from_slice(&FIRST_VERSION.to_le_bytes());
+    let crc = crc32fast::hash(&memory[..FIXED]).to_le_bytes();
+    memory[FIXED..FIXED + 4].copy_from_slice(&crc);
+    let beginning = u32::from_le_bytes(*memory[12..].first_chunk().unwrap());
+    let mut at = ring_after(beginning as usize);
+    let start = at;
+    for number in 0..5_u64 {
+        let mut entry = number.to_le_bytes().to_vec();
+        assert!(frame::put(&mut entry, kind::EVENT, &record(number)));
+        memory[at..at + entry.len()].copy_from_slice(&entry);
+        at += entry.len();
+    }
+    memory[HEAD_AT..HEAD_AT + 8].copy_from_slice(&((at - start) as u64).to_le_bytes());
+    // then all of it comes over,
+    let recovered = recover(&memory).unwrap();
+    assert_eq!(read(&recovered.journal), ((0..5).collect(), vec![]));
+    // and a number that none can follow is damage there as well.
+    memory[start..start + 8].fill(0xff);
+    assert!(recover(&memory).unwrap().damaged);
 }
 
 proptest! {

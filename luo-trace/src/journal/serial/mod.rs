@@ -185,7 +185,7 @@ impl Lines {
         }
         self.broken = true;
         match self.parts.last_mut() {
-            Some(Part::Missing(before)) => *before += lines,
+            Some(Part::Missing(before)) => *before = before.saturating_add(lines),
             _ => self.parts.push(Part::Missing(lines)),
         }
     }

@@ -176,6 +176,20 @@ fn a_line_that_is_torn_costs_a_few_events_and_says_so() {
 }
 
 #[test]
+fn a_count_of_missing_lines_never_wraps() {
+    // Given the beginning of a recording, and lines whose numbers leave all others out and which hold nothing,
+    let mut text = line(&header("b", 1), 0);
+    let id = text.split(' ').nth(1).unwrap().to_owned();
+    for number in [u64::MAX; 32] {
+        let line = format!("{TAG}{id} {number} 1/1 *");
+        text += &format!("{line} {:08x}\n", crc32fast::hash(line.as_bytes()));
+    }
+    // then what is missing is as much as can be said.
+    let (_, _, summary, _) = journals(&text).remove(0);
+    assert_eq!(summary.lost, u64::MAX);
+}
+
+#[test]
 fn a_recording_without_its_beginning_is_counted_and_nothing_is_made_of_it() {
     let text = line(&header("b", 1), 95);
     for lost in 0..Line::parse(text.as_bytes()).unwrap().pieces as usize {
