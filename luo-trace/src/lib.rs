@@ -5,6 +5,7 @@
 //!
 //! - [`event`]: events, how records become events, and where records come from;
 //! - [`model`]: what LUO holds, the invariants, and the findings;
+//! - [`input`]: opening files that a user names;
 //! - [`journal`]: one boot's record on disk, over a serial line, and in memory that a kexec keeps;
 //! - [`chain`]: several boots joined: what left, what arrived, the timeline of each update;
 //! - [`policy`]: what may pass on a host, and what its operators order;
@@ -30,6 +31,7 @@ pub mod expect;
 #[cfg(feature = "agent")]
 pub mod host;
 pub mod image;
+pub mod input;
 pub mod journal;
 #[cfg(feature = "agent")]
 pub mod kernel;

@@ -71,13 +71,14 @@ fn uses(code: &str, word: &str) -> bool {
 
 /// The rooms of the library, from the ground up, and the rooms that each may import: only those of lower floors, which stand earlier
 /// in this table.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("exit", &[]),
+    ("input", &[]),
     ("text", &[]),
     ("event", &["text"]),
     ("image", &[]),
     ("model", &["event", "image", "text"]),
-    ("journal", &["event", "model"]),
+    ("journal", &["event", "input", "model"]),
     ("testing", &["event", "journal"]),
     ("policy", &["event", "image", "model", "text"]),
     ("status", &["event", "image", "journal", "model", "policy", "text"]),
@@ -96,8 +97,8 @@ const ROOMS: [(&str, &[&str]); 18] = [
     (
         "commands",
         &[
-            "agent", "chain", "event", "exit", "expect", "host", "image", "journal", "kernel", "model", "policy",
-            "report", "sink", "status", "text",
+            "agent", "chain", "event", "exit", "expect", "host", "image", "input", "journal", "kernel", "model",
+            "policy", "report", "sink", "status", "text",
         ],
     ),
     ("main", &["commands", "exit"]),

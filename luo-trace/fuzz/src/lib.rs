@@ -173,6 +173,7 @@ pub fn expect(input: &[u8]) {
                 records: Vec::new(),
                 chain: Chain::join(Vec::new()),
                 repeated: Vec::new(),
+                unreadable: Vec::new(),
             };
             let checks = expectations.check(&case, today, text);
             let lines = text.lines().count().max(1);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::chain::{Boot, Chain};
 use crate::event::{Body, Event};
-use crate::journal::{Events, Header, OpenError, Source, Summary, events, sources};
+use crate::journal::{Events, Header, OpenError, Source, Summary, Unreadable, each, events};
 use crate::model::{Finding, Model, Status, Verdict};
 
 /// What a journal proves.
@@ -30,7 +30,7 @@ pub struct Judgement {
 }
 
 /// What several journals prove together.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Case {
     /// What each journal proves by itself, in the order the boots ran.
     pub records: Vec<Record>,
@@ -38,6 +38,8 @@ pub struct Case {
     pub chain: Chain,
     /// Journals of boots of which another journal tells more. They have no part in the judgement.
     pub repeated: Vec<PathBuf>,
+    /// Journals of a directory that could not be read. What is in them is not known.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// One journal, and what it proves.
@@ -49,41 +51,23 @@ pub struct Record {
     pub judgement: Judgement,
 }
 
-/// A journal that cannot be read.
-#[derive(Debug)]
-pub struct Unreadable {
-    /// Where it lies.
-    pub journal: PathBuf,
-    /// Why it cannot be read.
-    pub error: OpenError,
-}
-
-impl std::fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.journal.display(), self.error)
-    }
-}
-
-impl std::error::Error for Unreadable {}
-
 impl Case {
     /// Judges journals, given in any order: as files, directories of them, or serial logs that hold some.
     ///
     /// # Errors
-    /// Where one is no journal that this version can read. Damage after its beginning is no error: it is part of the
-    /// judgement.
+    /// Where one is no journal that this version can read; of a directory, where none in it is. Damage after its beginning is
+    /// no error: it is part of the judgement.
     pub fn of<P: AsRef<Path>>(journals: &[P]) -> Result<Self, Unreadable> {
-        let mut read = Vec::new();
+        let (mut read, mut unreadable) = (Vec::new(), Vec::new());
         for path in journals {
-            let sources = sources(path.as_ref()).map_err(|(journal, error)| Unreadable { journal, error })?;
-            for Source { name, events } in sources {
+            unreadable.extend(each(path.as_ref(), |Source { name, events }| {
                 let mut boot = Boot::new(events.header());
                 let judgement = judge(events, |event| boot.apply(event));
                 boot.late_clock = judgement.summary.clock;
                 boot.resume(&judgement.header);
                 let journal = name;
                 read.push((boot, Record { journal, judgement }));
-            }
+            })?);
         }
         let (read, repeated) = without_repetition(read);
         let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();
@@ -94,6 +78,7 @@ impl Case {
             records: taken.collect(),
             chain,
             repeated,
+            unreadable,
         })
     }
 
@@ -110,7 +95,8 @@ impl Case {
             Status::Unknown if !verdict.is_unwatched() => Outcome::Inconclusive,
             Status::Unknown | Status::Ok => Outcome::Held,
         });
-        let holes = self.chain.holes.first().map(|_| Outcome::Inconclusive);
+        let missing = !self.chain.holes.is_empty() || !self.unreadable.is_empty();
+        let holes = missing.then_some(Outcome::Inconclusive);
         let boots = self.records.iter().map(|record| record.judgement.outcome());
         boots.chain(chain).chain(holes).max().unwrap_or(Outcome::Held)
     }

@@ -13,13 +13,13 @@ pub mod status;
 pub mod top;
 pub mod watch;
 
-use std::fs::File;
 use std::io::{self, Read, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::exit::Exit;
+use crate::input;
 use crate::sink::control;
 
 /// What is to be done.
@@ -121,7 +121,7 @@ impl Write for Stdout {
 fn read_text(path: &Path, most: u64, what: &str) -> Result<String> {
     let context = || format!("cannot read {what} from {}", path.display());
     let mut bytes = Vec::new();
-    let file = File::open(path).with_context(context)?;
+    let file = input::open(path).with_context(context)?;
     file.take(most + 1).read_to_end(&mut bytes).with_context(context)?;
     if bytes.len() as u64 > most {
         bail!("{} is longer than {most} bytes: is it {what}?", path.display());

@@ -48,6 +48,13 @@ impl Expectations {
             },
             line: None,
         });
+        checks.extend(case.unreadable.iter().map(|unreadable| Check {
+            group: Group::Record,
+            name: "every journal can be read".into(),
+            answer: Answer::Inconclusive,
+            message: unreadable.to_string(),
+            line: None,
+        }));
         checks
     }
 

@@ -37,7 +37,7 @@ mod tests;
 pub use events::{Events, Summary, events};
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
-pub use source::{Source, sources};
+pub use source::{Source, Unreadable, each};
 #[cfg(feature = "agent")]
 pub use tty::Tty;
 pub use writer::{Store, Writer};

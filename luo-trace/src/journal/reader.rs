@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::frame::{self, HEAD, MAX_PAYLOAD, PREAMBLE, Preamble, TAIL, VERSION, kind};
 use super::{Clock, End, Header, Lost};
+use crate::input;
 
 /// Why a journal cannot be read at all.
 #[derive(Debug)]
@@ -166,7 +167,7 @@ pub struct Reader<R> {
 impl Reader<BufReader<File>> {
     /// Opens the journal at `path`.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::new(BufReader::with_capacity(1 << 18, File::open(path)?))
+        Self::new(BufReader::with_capacity(1 << 18, input::open(path)?))
     }
 }
 

@@ -1,11 +1,15 @@
 //! Where journals are read from: files, directories of them, and serial logs that hold some.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
 use super::serial::Log;
 use super::{Events, OpenError, Reader};
+use crate::input;
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER: usize = 1 << 18;
@@ -18,31 +22,79 @@ pub struct Source {
     pub events: Events<Box<dyn Read>>,
 }
 
-/// The journals at `path`: one, where that is a journal; all `*.luoj` in it, where it is a directory; and all recordings in
-/// it, where it is a serial log.
+/// A journal that cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Where it lies.
+    pub journal: PathBuf,
+    /// Why it cannot be read.
+    pub error: OpenError,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.journal.display(), self.error)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// Its path and the reason, in words.
+impl Serialize for Unreadable {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Unreadable", 2)?;
+        fields.serialize_field("journal", &self.journal.display().to_string())?;
+        fields.serialize_field("reason", &self.error.to_string())?;
+        fields.end()
+    }
+}
+
+/// Gives `take` each of the journals at `path`, one after the other: one, where that is a journal; all `*.luoj` in it, where it is a
+/// directory; and all recordings in it, where it is a serial log. Returns those of a directory that cannot be read.
 ///
 /// # Errors
-/// Where there is none, or one cannot be read from its beginning; and the path of what is wrong.
-pub fn sources(path: &Path) -> Result<Vec<Source>, (PathBuf, OpenError)> {
-    let unreadable = |error: io::Error| (path.to_owned(), error.into());
-    if path.is_dir() {
-        let mut inside = Vec::new();
-        for entry in path.read_dir().map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|extension| extension == "luoj") {
-                inside.push(path);
-            }
-        }
-        inside.sort();
-        if inside.is_empty() {
-            return Err((path.to_owned(), OpenError::Empty));
-        }
-        let opened = inside
-            .iter()
-            .map(|path| file(path).map_err(|error| (path.clone(), error)));
-        return Ok(opened.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect());
+/// Where there is none, or none that can be read from its beginning.
+pub fn each(path: &Path, mut take: impl FnMut(Source)) -> Result<Vec<Unreadable>, Unreadable> {
+    let unreadable = |journal: &Path, error| Unreadable {
+        journal: journal.to_owned(),
+        error,
+    };
+    if !path.is_dir() {
+        file(path)
+            .map_err(|error| unreadable(path, error))?
+            .into_iter()
+            .for_each(take);
+        return Ok(Vec::new());
     }
-    file(path).map_err(|error| (path.to_owned(), error))
+    let inside = directory(path).map_err(|error| unreadable(path, error.into()))?;
+    let (mut taken, mut left_out) = (false, Vec::new());
+    for path in &inside {
+        match file(path) {
+            Ok(sources) => {
+                taken = true;
+                sources.into_iter().for_each(&mut take);
+            }
+            Err(error) => left_out.push(unreadable(path, error)),
+        }
+    }
+    match (taken, left_out.is_empty()) {
+        (true, _) => Ok(left_out),
+        (false, true) => Err(unreadable(path, OpenError::Empty)),
+        (false, false) => Err(left_out.remove(0)),
+    }
+}
+
+/// The journals in a directory, by their names.
+fn directory(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut inside = Vec::new();
+    for entry in path.read_dir()? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "luoj") {
+            inside.push(path);
+        }
+    }
+    inside.sort();
+    Ok(inside)
 }
 
 fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
@@ -52,7 +104,7 @@ fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
             events: Events::new(Reader::new(input)?),
         })
     };
-    let mut file = BufReader::with_capacity(BUFFER, File::open(path)?);
+    let mut file = BufReader::with_capacity(BUFFER, input::open(path)?);
     match Reader::new(&mut file) {
         Ok(_) => {}
         Err(OpenError::Foreign) => {

@@ -35,6 +35,11 @@ impl Report {
                 .iter()
                 .map(|path| clean(path.as_os_str().as_encoded_bytes()))
                 .collect(),
+            unreadable: case
+                .unreadable
+                .iter()
+                .map(|unreadable| clean(unreadable.to_string()))
+                .collect(),
             findings: findings(case),
             verdicts: verdicts(case),
         }

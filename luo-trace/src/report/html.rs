@@ -52,6 +52,7 @@ struct Page<'a> {
     counted: String,
     doubts: &'a [String],
     repeated: &'a [String],
+    unreadable: &'a [String],
     kernels: &'a [json::Kernel],
     version: &'static str,
 }
@@ -248,6 +249,7 @@ impl<'a> Page<'a> {
             ),
             doubts: &report.doubts,
             repeated: &report.repeated,
+            unreadable: &report.unreadable,
             kernels: &report.kernels,
             version: env!("CARGO_PKG_VERSION"),
         }

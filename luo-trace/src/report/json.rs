@@ -24,6 +24,8 @@ pub struct Report {
     pub doubts: Vec<String>,
     /// Journals that were left out, since another one tells more of the same boot, escaped.
     pub repeated: Vec<String>,
+    /// Journals of a directory that could not be read, each with its reason, escaped.
+    pub unreadable: Vec<String>,
     /// What was found, of each kernel and over the updates.
     pub findings: Vec<Finding>,
     /// The verdict on every invariant, over everything.

@@ -377,7 +377,10 @@ fn where_nothing_is_known_of_the_next_kernel_the_shutdown_has_an_open_end() {
 fn the_json_form_keeps_its_keys() {
     let json = serde_json::to_value(update()).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&json), "doubts findings kernels repeated result updates verdicts");
+    assert_eq!(
+        keys(&json),
+        "doubts findings kernels repeated result unreadable updates verdicts"
+    );
     let (kernel, update) = (&json["kernels"][0], &json["updates"][0]);
     assert_eq!(
         keys(kernel),

@@ -379,6 +379,10 @@ impl Page {
                 "  left out, since another record tells more of the same boot: {journal}"
             );
         }
+        for journal in &report.unreadable {
+            let journal = self.paint("33", journal);
+            line!(self, "  left out, and what is in it is not known: {journal}");
+        }
         for doubt in &report.doubts {
             let doubt = self.paint("33", doubt);
             line!(self, "  {doubt}");

@@ -142,6 +142,129 @@ fn an_empty_file_and_a_text_are_no_journals() {
     }
 }
 
+/// Every command that reads a file, with `X` in the place of that file; the others are there.
+const READERS: [&str; 9] = [
+    "check X",
+    "check 1.luoj --expect X",
+    "report X",
+    "policy check X",
+    "policy test X 1.luoj",
+    "policy test policy.toml X",
+    "preflight --kernel X",
+    "preflight --kernel image --journal X",
+    "agent --policy X --control x.sock",
+];
+
+#[test]
+fn what_may_never_end_is_refused_at_once_by_every_command() {
+    let place = recorded(&[&leaves]);
+    fs::write(place.path().join("policy.toml"), POLICY).unwrap();
+    fs::write(place.path().join("image"), Kernel::plain().bzimage()).unwrap();
+    let fifo = place.path().join("fifo");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let _socket = std::os::unix::net::UnixListener::bind(place.path().join("socket")).unwrap();
+    std::os::unix::fs::symlink(&fifo, place.path().join("link")).unwrap();
+    for (name, what) in [
+        ("fifo", "it is a pipe: write"),
+        ("link", "it is a pipe: write"),
+        ("socket", "it is a socket: give a file"),
+        ("/dev/zero", "another device without an end: give a file"),
+    ] {
+        for line in READERS {
+            let said = says(place.path(), &line.replace('X', name)).ends(2);
+            said.refuses(&[name, what]);
+        }
+    }
+}
+
+#[test]
+fn a_file_is_read_through_a_link_and_as_standard_input() {
+    let place = recorded(&[&takes_a_token_twice]);
+    std::os::unix::fs::symlink("1.luoj", place.path().join("link")).unwrap();
+    says(place.path(), "check link").ends(1);
+    let input = fs::File::open(place.path().join("1.luoj")).unwrap();
+    run(luo_trace(["check", "/dev/stdin"]).stdin(input)).ends(1);
+    // A pipe may wait for ever for what is written into it.
+    let (reader, _writer) = std::io::pipe().unwrap();
+    run(luo_trace(["check", "/dev/stdin"]).stdin(reader))
+        .ends(2)
+        .refuses(&["/dev/stdin", "it is a pipe"]);
+}
+
+#[test]
+fn journals_of_a_directory_that_cannot_be_read_are_told_and_the_others_judged() {
+    // Given two good journals beside an empty file, a journal without its beginning's end, notes, a directory and a pipe,
+    let place = recorded(&[&leaves, &arrives]);
+    let whole = fs::read(place.path().join("1.luoj")).unwrap();
+    fs::write(place.path().join("empty.luoj"), "").unwrap();
+    fs::write(place.path().join("half.luoj"), &whole[..40]).unwrap();
+    fs::write(place.path().join("notes.luoj"), "not a journal at all, but a text\n").unwrap();
+    fs::create_dir(place.path().join("inside.luoj")).unwrap();
+    let fifo = place.path().join("fifo.luoj");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let unreadable = ["empty", "half", "notes", "inside", "fifo"];
+    // then check judges the two, says what it could not read, and does not say that all is well,
+    let said = says(place.path(), "check .").ends(3);
+    assert!(said.stdout.contains("completed: boot 1"), "{}", said.stdout);
+    for name in unreadable {
+        let line = format!("left out, and what is in it is not known: ./{name}.luoj: ");
+        assert!(said.stdout.contains(&line), "no {name} in {}", said.stdout);
+    }
+    for format in ["json", "ktap", "junit", "github"] {
+        let said = says(place.path(), &format!("check . --format {format}")).ends(3);
+        assert!(said.stdout.contains("half.luoj"), "{}", said.stdout);
+    }
+    // the report has a line for each,
+    for format in ["text", "html", "json"] {
+        let said = says(place.path(), &format!("report . --format {format}")).ends(0);
+        for name in unreadable {
+            assert!(
+                said.stdout.contains(&format!("{name}.luoj")),
+                "no {name} in {}",
+                said.stdout
+            );
+        }
+    }
+    // and nothing else takes what it has read for all there is.
+    fs::write(place.path().join("policy.toml"), POLICY).unwrap();
+    let said = says(place.path(), "policy test policy.toml .").ends(3);
+    assert!(said.stdout.contains("left out: ./half.luoj"), "{}", said.stdout);
+    fs::write(place.path().join("image"), Kernel::with_luo(&["memfd-v2"]).bzimage()).unwrap();
+    let said = says(place.path(), "preflight --kernel image --journal .").ends(3);
+    assert!(said.stdout.contains("may be the latest"), "{}", said.stdout);
+}
+
+#[test]
+fn a_violation_is_told_whatever_else_cannot_be_read() {
+    let place = recorded(&[&takes_a_token_twice]);
+    fs::write(place.path().join("empty.luoj"), "").unwrap();
+    says(place.path(), "check .").ends(1);
+}
+
+#[test]
+fn a_directory_with_no_journal_that_can_be_read_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    says(place.path(), "check .")
+        .ends(2)
+        .refuses(&["no journal in this directory"]);
+    fs::write(place.path().join("empty.luoj"), "").unwrap();
+    says(place.path(), "check .")
+        .ends(2)
+        .refuses(&["empty.luoj", "not a luo-trace journal"]);
+}
+
 #[test]
 fn a_journal_that_was_cut_off_is_read_as_far_as_it_goes() {
     let place = recorded(&[&leaves]);

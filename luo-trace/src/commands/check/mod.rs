@@ -64,6 +64,7 @@ enum Format {
 /// - `findings`, `verdicts` and `doubts` over the updates, in the form of a journal's; `evidence` is `"boot/cpu:seq"`, the
 ///   boot as its place in `journals`, from 1;
 /// - `repeated`: paths of journals that were left out, since another journal tells more of the same boot;
+/// - `unreadable`: journals of a directory that could not be read, with `journal` (its path) and `reason`;
 /// - `journals`: for each, in the order the boots ran, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
 ///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
 ///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
@@ -76,7 +77,7 @@ enum Format {
 /// missing.
 ///
 /// # Errors
-/// Where a journal cannot be read from its beginning, the expectations cannot be read, or stdout cannot be written. Nothing
+/// Where a journal that was named cannot be read from its beginning, or none in a directory can; where the expectations cannot be read, or stdout cannot be written. Nothing
 /// is printed but in the last case.
 pub fn run(args: &Args) -> Result<Exit> {
     let text = |path| read_text(path, MAX_FILE, "a file of expectations");
@@ -154,6 +155,7 @@ fn case_as_json(case: &Case, checks: &[Check], result: Outcome) -> Value {
         "verdicts": case.chain.verdicts,
         "doubts": case.doubts(),
         "repeated": repeated.collect::<Vec<_>>(),
+        "unreadable": case.unreadable,
         "journals": journals,
         "checks": checks,
     })

@@ -54,6 +54,9 @@ pub(super) fn as_text(out: &mut impl Write, case: &Case, all: bool) -> io::Resul
             path.display()
         )?;
     }
+    for unreadable in &case.unreadable {
+        writeln!(out, "left out, and what is in it is not known: {unreadable}\n")?;
+    }
     if chain.updates.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Format;
 use crate::exit::Exit;
-use crate::journal::{Source, sources};
+use crate::journal::{Source, each};
 use crate::policy::{Policy, Replay, Replayed};
 
 /// Options of `luo-trace policy test`.
@@ -41,7 +41,8 @@ struct Tried {
 ///
 /// With `--format json` the output is one object: `mode`, and `journals`, for each `journal` (its path), `boot_id`, `lost` and
 /// `damaged` (events and places that are missing) and `decisions`: `time_ns`, `pid`, `comm`, `operation`, `session` (or null),
-/// `decision` (null: cannot tell) and `rule` (or null).
+/// `decision` (null: cannot tell) and `rule` (or null); and `unreadable`: journals of a directory that could not be read, with
+/// `journal` and `reason`.
 ///
 /// The exit status is 1 where the policy says no to a call, 3 where it does not as far as the records tell, and 0 where it does
 /// not.
@@ -51,10 +52,9 @@ struct Tried {
 pub fn run(args: &Args) -> Result<Exit> {
     let policy = super::read(&args.file)?;
     let mut tried = Vec::new();
+    let mut unreadable = Vec::new();
     for path in &args.journals {
-        let sources =
-            sources(path).map_err(|(path, error)| anyhow::Error::new(error).context(path.display().to_string()));
-        tried.extend(sources?.into_iter().map(|source| replay(&policy, source)));
+        unreadable.extend(each(path, |source| tried.push(replay(&policy, source)))?);
     }
     let mut out = super::super::stdout();
     match args.format {
@@ -62,13 +62,24 @@ pub fn run(args: &Args) -> Result<Exit> {
             let object = json!({
                 "mode": policy.mode.name(),
                 "journals": tried.iter().map(as_json).collect::<Vec<_>>(),
+                "unreadable": unreadable,
             });
             writeln!(out, "{object:#}")?;
         }
-        Format::Text => tried.iter().try_for_each(|tried| as_text(&mut out, tried))?,
+        Format::Text => {
+            tried.iter().try_for_each(|tried| as_text(&mut out, tried))?;
+            for unreadable in &unreadable {
+                writeln!(out, "cannot be read, and is left out: {unreadable}")?;
+            }
+        }
     }
     out.flush().context("cannot write to stdout")?;
-    Ok(exit(&tried))
+    // What cannot be read may tell of calls that the policy refuses.
+    let exit = exit(&tried);
+    Ok(match exit {
+        Exit::Held if !unreadable.is_empty() => Exit::Inconclusive,
+        exit => exit,
+    })
 }
 
 fn replay(policy: &Policy, source: Source) -> Tried {

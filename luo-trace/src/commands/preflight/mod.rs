@@ -1,10 +1,10 @@
 //! `luo-trace preflight`: will this kernel take what is preserved here?
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use luo_trace_common::events::SNAPSHOT_CHANGED;
 use luo_trace_common::text::Name;
@@ -14,7 +14,8 @@ use super::{Format, Socket};
 use crate::event::Body;
 use crate::exit::Exit;
 use crate::image::{self, Contents, Formats, ImageError, InUse, Judgement, Outcome, Preserved, Reason, Source};
-use crate::journal::{Header, sources};
+use crate::input;
+use crate::journal::{Header, each};
 use crate::kernel::preflight::{Obstacle, obstacle};
 use crate::model::Model;
 use crate::sink::control::client;
@@ -136,7 +137,7 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let cannot = || format!("cannot read {}", path.display());
-    let file = File::open(path).with_context(cannot)?;
+    let file = input::open(path).with_context(cannot)?;
     if file.metadata().with_context(cannot)?.len() > FILE_MAX {
         bail!("{} is larger than any kernel: {} MiB", path.display(), FILE_MAX >> 20);
     }
@@ -204,16 +205,19 @@ impl Host {
     /// What the latest of these records tells at its end.
     fn recorded(journals: &[PathBuf]) -> Result<Self> {
         let mut latest: Option<(u64, Self)> = None;
+        let mut unreadable = Vec::new();
         for path in journals {
-            let sources = sources(path).map_err(|(path, error)| anyhow!("{}: {error}", path.display()))?;
-            for source in sources {
+            unreadable.extend(each(path, |source| {
                 let began = source.events.header().clock.realtime_ns;
                 if latest.as_ref().is_none_or(|(before, _)| *before < began) {
                     latest = Some((began, Self::at_end_of(source)));
                 }
-            }
+            })?);
         }
-        let (_, host) = latest.context("there is no journal")?;
+        let (_, mut host) = latest.context("there is no journal")?;
+        if let Some(unreadable) = unreadable.first() {
+            host.preserved.incomplete = Some(format!("a journal that may be the latest cannot be read, {unreadable}"));
+        }
         Ok(host)
     }
 

@@ -512,6 +512,7 @@ mod promises {
             records: vec![record],
             chain: Chain::default(),
             repeated: Vec::new(),
+            unreadable: Vec::new(),
         }
     }
 
