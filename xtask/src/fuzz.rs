@@ -13,14 +13,17 @@ use crate::setup::{self, Need};
 use crate::vm::guest::workspace;
 
 /// What is fuzzed: each is a binary of `luo-trace/fuzz`.
-pub(crate) const TARGETS: [&str; 9] = [
+pub(crate) const TARGETS: [&str; 12] = [
     "records",
     "journal",
     "btf",
     "serial",
+    "carried",
     "expect",
     "image",
     "policy",
+    "orders",
+    "symbols",
     "web-config",
     "http",
 ];

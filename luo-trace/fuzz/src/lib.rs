@@ -3,6 +3,7 @@
 //! Each function here is one target's body, so that the committed corpus can be replayed by a plain test. Inputs are
 //! written so that a fuzzer gets on: what only a checksum or a length would refuse is put right first.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,21 +15,28 @@ use luo_trace::event::decode::Decoder;
 use luo_trace::expect::{Day, Expectations};
 use luo_trace::image::btf::Btf;
 use luo_trace::image::{self, Formats, InUse, Outcome, Preserved};
+use luo_trace::journal::carry::{Memory, Recorder, recover};
 use luo_trace::journal::serial::{Log, Serial};
-use luo_trace::journal::{Events, Reader};
+use luo_trace::journal::{Events, Frame, Header, Reader};
 use luo_trace::model::{Coverage, Model, Status, Verdict};
+use luo_trace::policy::orders::{Order, Standing};
 use luo_trace::policy::{Policy, Problem, Replay};
 use luo_trace::sink;
 use luo_trace::sink::web::{self, WebConfig};
 use luo_trace::status;
 use luo_trace::testing::image::bzimage;
 use luo_trace::testing::{Story, memfd, session};
-use luo_trace_common::policy::{RULES, VALUES};
+use luo_trace_common::policy::{Mode, RULES, VALUES};
+
+// A part of the agent, and of nothing else in it: so the agent itself, with all that it is built from, is not needed here.
+#[path = "../../src/kernel/kallsyms.rs"]
+#[allow(dead_code, reason = "the running kernel's list is not asked for here")]
+mod kallsyms;
 
 /// What begins every journal, and every frame's kind; see `luo_trace::journal`.
 const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
 /// The number of frames' kinds that are known, and one that is not.
-const KINDS: u8 = 7;
+const KINDS: u8 = 8;
 
 /// The records of the ring: a length of two bytes, that many bytes of a record, and so on.
 ///
@@ -112,6 +120,152 @@ pub fn serial(input: &[u8]) {
         };
         judge(Events::new(reader), |_| {}).outcome();
     }
+}
+
+/// Memory that came over a kexec. Where the first byte is even, the rest is the memory, in the layout's version that the byte names,
+/// with the checksum of its beginning put right. Where it is odd, a byte each says how long a record is that was kept; the two
+/// before them say which byte of the memory is damaged, and the next one how.
+///
+/// Whatever it holds, what comes out is read to its end and judged; what damage leaves is what was kept, in its order, and no more
+/// is told to be lost than there was.
+pub fn carried(input: &[u8]) {
+    match input {
+        [mode, rest @ ..] if mode % 2 == 0 => {
+            let mut memory = rest.to_vec();
+            memory.resize(memory.len().max(64), 0);
+            memory[..8].copy_from_slice(b"LUOCARRY");
+            memory[8..12].copy_from_slice(&u32::from(mode / 2 % 4).to_le_bytes());
+            let crc = crc32fast::hash(&memory[..24]);
+            memory[24..28].copy_from_slice(&crc.to_le_bytes());
+            if let Ok(recovered) = recover(&memory)
+                && let Ok(reader) = Reader::new(&recovered.journal[..])
+            {
+                judge(Events::new(reader), |_| {}).outcome();
+            }
+        }
+        [_, low, high, flip, lengths @ ..] => damaged(usize::from(u16::from_le_bytes([*low, *high])), *flip, lengths),
+        _ => {}
+    }
+}
+
+/// Keeps records of these lengths, damages a byte, and looks at what is left.
+fn damaged(at: usize, flip: u8, lengths: &[u8]) {
+    struct Kept(Vec<u8>);
+    impl Memory for &mut Kept {
+        fn size(&self) -> usize {
+            self.0.len()
+        }
+        fn write(&mut self, at: usize, bytes: &[u8]) {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        fn publish(&mut self, at: usize, value: u64) {
+            self.write(at, &value.to_le_bytes());
+        }
+    }
+    let mut kept = Kept(vec![0; 6 << 10]);
+    let Ok(mut recorder) = Recorder::begin(&mut kept, &Header::default()) else {
+        unreachable!("there is room for a header and some records");
+    };
+    let record = |(number, len): (u64, &u8)| [&number.to_le_bytes()[..], &vec![b'.'; usize::from(*len)]].concat();
+    (0..)
+        .zip(lengths)
+        .map(record)
+        .for_each(|record| recorder.record(&record));
+    let places = kept.0.len();
+    kept.0[at % places] ^= flip;
+    let Ok(recovered) = recover(&kept.0) else { return };
+    // The header of the journal is for its reader to judge.
+    let Ok(mut reader) = Reader::new(&recovered.journal[..]) else {
+        return;
+    };
+    let mut next = 0;
+    while let Some(frame) = reader.next() {
+        if let Frame::Event(bytes) = frame {
+            let number = bytes
+                .first_chunk()
+                .map_or(u64::MAX, |number| u64::from_le_bytes(*number));
+            assert!(number >= next, "record {number} after {next}");
+            assert_eq!(
+                lengths.get(number as usize).map(|len| record((number, len))).as_deref(),
+                Some(bytes)
+            );
+            next = number + 1;
+        }
+    }
+    assert!(
+        recovered.records.saturating_add(recovered.lost) <= lengths.len() as u64,
+        "{recovered:?}"
+    );
+}
+
+/// Orders. Where the first byte is even, the rest is the file in which they are kept over the agent's end, and where it is odd a
+/// request at the agent's socket.
+///
+/// Whatever it is, it is refused with a reason, or can be taken and kept, and what is kept is read as the same.
+pub fn orders(input: &[u8]) {
+    const BOOT: &str = "b";
+    const NOW: u64 = 1 << 40;
+    let Some((mode, rest)) = input.split_first() else {
+        return;
+    };
+    let standing = if mode % 2 == 0 {
+        match Standing::kept(rest, BOOT, NOW) {
+            Ok(standing) => standing,
+            Err(why) => {
+                assert!(!why.is_empty());
+                Standing::of_damage(&why, NOW)
+            }
+        }
+    } else {
+        let Ok(order) = serde_json::from_slice::<Order>(rest) else {
+            return;
+        };
+        let mut standing = Standing::default();
+        match order.check() {
+            Ok(()) => assert!(!standing.take(&order, 0, Mode::Enforce, NOW).told.is_empty()),
+            Err(why) => assert!(!why.contains('\n'), "{why}"),
+        }
+        standing
+    };
+    assert_eq!(
+        Standing::kept(standing.keep(BOOT).as_bytes(), BOOT, NOW),
+        Ok(standing.clone())
+    );
+    standing.found();
+    standing.joined(u64::MAX, NOW + 1, NOW).expire(u64::MAX);
+}
+
+/// The kernel's list of its symbols.
+///
+/// Whatever it is, only symbols are found that were asked for, at an address that stands before their name.
+pub fn symbols(input: &[u8]) {
+    let names = kallsyms::variables();
+    let Ok(found) = kallsyms::Symbols::parse(input, &names) else {
+        unreachable!("memory can always be read");
+    };
+    let mut first: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in input
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| std::str::from_utf8(line).ok())
+    {
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        if let [address, _, name] = words[..]
+            && let Ok(address) = u64::from_str_radix(address, 16)
+        {
+            first.entry(name).or_insert(address);
+        }
+    }
+    for name in names {
+        if let Some(address) = found.address(name) {
+            assert_eq!(first.get(name), Some(&address), "{name}");
+        }
+    }
+    assert!(
+        found
+            .variables()
+            .iter()
+            .all(|address| *address == 0 || first.values().any(|of| of == address))
+    );
 }
 
 /// A policy.

@@ -48,6 +48,21 @@ fn images() {
 }
 
 #[test]
+fn carried_memory() {
+    replay("carried", luo_trace_fuzz::carried);
+}
+
+#[test]
+fn orders() {
+    replay("orders", luo_trace_fuzz::orders);
+}
+
+#[test]
+fn symbols() {
+    replay("symbols", luo_trace_fuzz::symbols);
+}
+
+#[test]
 fn policies() {
     replay("policy", luo_trace_fuzz::policy);
 }

@@ -3,5 +3,6 @@
 pub mod carry;
 pub mod enforcement;
 pub mod image_watch;
+pub mod keep;
 pub mod live;
 pub mod pipeline;

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 /// Version of the format that this code writes. It reads every version up to this one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Version of a journal's first file, which every reader understands.
+pub(super) const HEAD_VERSION: u32 = 1;
 
 /// No payload is longer, in bytes: a length above this is damage.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -22,6 +24,8 @@ pub mod kind {
     pub const END: u16 = 5;
     /// A new [`Header`](super::super::Header): another agent took the recording up again in the same boot.
     pub const RESUMED: u16 = 6;
+    /// The journal goes on in another file; the payload is its number, as JSON. Readers that do not know of it see the record stop.
+    pub const CONTINUED: u16 = 7;
 }
 
 const MAGIC: [u8; 8] = *b"LUOJRNL\n";
@@ -31,11 +35,11 @@ pub(super) const HEAD: usize = 6;
 /// Bytes of a frame after its payload.
 pub(super) const TAIL: usize = 4;
 
-/// What every journal begins with.
-pub(super) fn preamble() -> [u8; PREAMBLE] {
+/// What every file of a journal begins with.
+pub(super) fn preamble(version: u32) -> [u8; PREAMBLE] {
     let mut bytes = [0; PREAMBLE];
     bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32fast::hash(&bytes[..12]);
     bytes[12..].copy_from_slice(&crc.to_le_bytes());
     bytes

@@ -10,6 +10,10 @@
 //! | length | payload: a kernel record for an event, JSON for everything else |
 //! | 4 | CRC32 of all of the above |
 //!
+//! A journal that is not to exceed a size goes on in parts, `DIR/<boot-id>.luoj.1` and so on, of which those in the middle are removed.
+//! A part is a file of the same form, in version 2: an older reader takes none for a whole journal. Its header is that of the run
+//! that it is of, and says how many records came before it; where the file before it is not there, that many are missing.
+//!
 //! Numbers are little-endian. The first frame is the [`Header`]. A reader skips kinds and JSON fields it does not know,
 //! so a format grows without a new version; [`VERSION`] rises only when an old reader would misunderstand.
 //!
@@ -23,7 +27,9 @@ use crate::model::Coverage;
 
 pub mod carry;
 mod events;
+mod files;
 mod frame;
+mod keep;
 mod reader;
 pub mod serial;
 mod source;
@@ -35,7 +41,9 @@ mod writer;
 mod tests;
 
 pub use events::{Events, Summary, events};
+pub use files::Files;
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
+pub use keep::{Keep, Limits, Pruned, Removed, prune};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
 pub use source::{Source, Unreadable, each};
 #[cfg(feature = "agent")]
@@ -93,6 +101,20 @@ pub struct Header {
     /// read in. Sessions that came and went before are not known.
     #[serde(default)]
     pub late: bool,
+    /// Which part of a journal the file is; none where it is the first, or the only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+}
+
+/// What a part of a journal says of what comes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Which part it is, from 1.
+    pub number: u64,
+    /// How many records of the boot come before it, those that were lost on the way into the journal too.
+    pub before: u64,
+    /// How many of them are of the run that its header tells of.
+    pub of_run: u64,
 }
 
 impl Header {

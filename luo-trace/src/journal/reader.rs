@@ -1,14 +1,16 @@
 //! Reading a journal: frame by frame, in bounded memory, whatever the bytes are.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::files::{files_of, head_of};
 use super::frame::{self, HEAD, MAX_PAYLOAD, PREAMBLE, Preamble, TAIL, VERSION, kind};
-use super::{Clock, End, Header, Lost};
+use super::{Clock, End, Header, Lost, Part};
 use crate::input;
 
 /// Why a journal cannot be read at all.
@@ -83,8 +85,10 @@ pub struct Damage {
     pub reason: Reason,
     /// How many bytes were given up.
     pub bytes: u64,
-    /// Whether reading went on after it. It does only where the damaged frame's end is sure: a whole frame begins there.
+    /// Whether reading of this file went on after it. It does only where the damaged frame's end is sure: a whole frame begins there.
     pub resumed: bool,
+    /// The part that it lies in; 0: the journal's first file.
+    pub part: u64,
 }
 
 impl fmt::Display for Damage {
@@ -94,11 +98,11 @@ impl fmt::Display for Damage {
         } else {
             "nothing after it could be read"
         };
-        write!(
-            f,
-            "{} bytes at offset {}: {}; {after}",
-            self.bytes, self.offset, self.reason
-        )
+        write!(f, "{} bytes at offset {}", self.bytes, self.offset)?;
+        if self.part > 0 {
+            write!(f, " of part {}", self.part)?;
+        }
+        write!(f, ": {}; {after}", self.reason)
     }
 }
 
@@ -147,11 +151,25 @@ pub enum Frame<'a> {
     Damage(Damage),
 }
 
-/// Reads a journal from its start.
+/// Reads a journal from its start, through all its files.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
+    /// The files after this one, with their numbers.
+    rest: std::vec::IntoIter<(u64, R)>,
     header: Header,
+    /// What the first file says of itself, where it is a part.
+    part: Option<Part>,
+    /// The number of the file that is read.
+    file: u64,
+    /// The header of the run that is read, and how many records there were so far, of the boot and of the run.
+    run: Header,
+    records: u64,
+    of_run: u64,
+    /// What is to be told before more is read.
+    pending: VecDeque<Frame<'static>>,
+    /// Whether this file says that another follows.
+    is_continued: bool,
     /// The frame last read: head, payload, checksum.
     buffer: Vec<u8>,
     /// Where the next frame begins.
@@ -164,22 +182,84 @@ pub struct Reader<R> {
     unknown: u64,
 }
 
+/// How much of a file is read at a time, in bytes.
+const BUFFER: usize = 1 << 18;
+
 impl Reader<BufReader<File>> {
-    /// Opens the journal at `path`.
+    /// Opens the journal at `path`, with its parts.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::new(BufReader::with_capacity(1 << 18, input::open(path)?))
+        Self::joined(open(path)?)
     }
+
+    /// Opens one file of a journal.
+    pub(super) fn open_one(path: &Path) -> Result<Self, OpenError> {
+        Self::new(buffered(path)?)
+    }
+}
+
+/// Opens the files of the journal at `path`.
+pub(super) fn open(path: &Path) -> io::Result<Vec<(u64, BufReader<File>)>> {
+    let mut opened = vec![(0, buffered(path)?)];
+    let rest: Vec<PathBuf> = files_of(path)?.into_iter().skip(1).collect();
+    for path in rest {
+        match buffered(&path) {
+            // Its agent has removed it since, which the next one tells.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => opened.push((head_of(&path).map_or(0, |(_, number)| number), file?)),
+        }
+    }
+    Ok(opened)
+}
+
+fn buffered(path: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(BUFFER, input::open(path)?))
 }
 
 impl<R: Read> Reader<R> {
     /// Reads the preamble and the header.
-    pub fn new(mut input: R) -> Result<Self, OpenError> {
+    pub fn new(input: R) -> Result<Self, OpenError> {
+        Self::joined(vec![(0, input)])
+    }
+
+    /// Reads the preamble and the header of the first of a journal's files; the others follow in their order.
+    pub(super) fn joined(inputs: Vec<(u64, R)>) -> Result<Self, OpenError> {
+        let mut rest = inputs.into_iter();
+        let (_, input) = rest.next().ok_or(OpenError::Foreign)?;
+        let mut reader = Self {
+            input,
+            rest,
+            header: Header::default(),
+            part: None,
+            file: 0,
+            run: Header::default(),
+            records: 0,
+            of_run: 0,
+            pending: VecDeque::new(),
+            is_continued: false,
+            buffer: Vec::new(),
+            offset: 0,
+            whole: 0,
+            ahead: None,
+            done: false,
+            unknown: 0,
+        };
+        (reader.header, reader.part) = reader.begin()?;
+        reader.run = reader.header.clone();
+        if let Some(part) = reader.part {
+            (reader.file, reader.records, reader.of_run) = (part.number, part.before, part.of_run);
+            reader.miss(part.before, NOT_GIVEN);
+        }
+        Ok(reader)
+    }
+
+    /// Reads the preamble and the header of a file.
+    fn begin(&mut self) -> Result<(Header, Option<Part>), OpenError> {
         let mut preamble = [0; PREAMBLE];
-        let len = fill(&mut input, &mut preamble)?;
+        let len = fill(&mut self.input, &mut preamble)?;
         match Preamble::of(&preamble) {
             Preamble::Foreign => {
                 // What is shorter than a preamble and begins like one was cut; an empty file says nothing.
-                let begins_so = len > 0 && len < PREAMBLE && frame::preamble().starts_with(&preamble[..len]);
+                let begins_so = len > 0 && len < PREAMBLE && frame::preamble(1).starts_with(&preamble[..len.min(8)]);
                 let cut = OpenError::Damaged { reason: Reason::Cut };
                 return Err(if begins_so { cut } else { OpenError::Foreign });
             }
@@ -190,25 +270,100 @@ impl<R: Read> Reader<R> {
             Preamble::Version(version) if version > VERSION => return Err(OpenError::Newer { version }),
             Preamble::Version(_) => {}
         }
-        let start = PREAMBLE as u64;
-        let mut reader = Self {
-            input,
-            header: Header::default(),
-            buffer: Vec::new(),
-            offset: start,
-            whole: start,
-            ahead: None,
-            done: false,
-            unknown: 0,
-        };
+        self.offset = PREAMBLE as u64;
         let damaged = |reason| OpenError::Damaged { reason };
-        match reader.read_frame().map_err(damaged)? {
-            Some(kind::HEADER) => reader.header = reader.json().map_err(damaged)?,
+        let mut header: Header = match self.read_frame().map_err(damaged)? {
+            Some(kind::HEADER) => self.json().map_err(damaged)?,
             Some(_) => return Err(damaged(Reason::Content)),
             None => return Err(damaged(Reason::Cut)),
+        };
+        self.whole = self.offset;
+        let part = header.part.take();
+        Ok((header, part))
+    }
+
+    /// Goes on in the next file. `false`: there is none, and nothing more to tell.
+    fn go_on(&mut self) -> bool {
+        let Some((number, next)) = self.rest.next() else {
+            let is_continued = std::mem::take(&mut self.is_continued);
+            if is_continued {
+                self.miss(
+                    1,
+                    "the journal goes on in another file, BOOT-ID.luoj.NUMBER, which is not here",
+                );
+            }
+            return is_continued;
+        };
+        self.input = next;
+        (self.offset, self.whole, self.ahead, self.is_continued) = (0, 0, None, false);
+        match self.begin() {
+            Ok((header, Some(part))) if header.boot_id == self.header.boot_id => {
+                self.done = false;
+                self.join(header, part);
+            }
+            // The next one tells how many records are missing with it.
+            other => {
+                let reason = match other {
+                    Err(OpenError::Damaged { reason }) => reason,
+                    Err(OpenError::Io(_)) => Reason::Io,
+                    _ => Reason::Content,
+                };
+                let damage = self.give_up(0, reason);
+                self.pending.push_back(Frame::Damage(Damage { part: number, ..damage }));
+            }
         }
-        reader.whole = reader.offset;
-        Ok(reader)
+        true
+    }
+
+    /// Tells what is missing before a part, and whether another run has begun there.
+    fn join(&mut self, header: Header, part: Part) {
+        let missing = part.before.saturating_sub(self.records);
+        if header == self.run {
+            self.miss(missing, REMOVED);
+        } else {
+            self.miss(missing.saturating_sub(part.of_run), REMOVED);
+            self.pending.push_back(Frame::Resumed(Box::new(header.clone())));
+            self.miss(missing.min(part.of_run), REMOVED);
+            self.run = header;
+        }
+        (self.file, self.records, self.of_run) = (part.number, part.before, part.of_run);
+    }
+
+    fn miss(&mut self, records: u64, why: &str) {
+        if records > 0 {
+            let why = why.into();
+            self.pending.push_back(Frame::Lost(Lost { records, why }));
+        }
+    }
+
+    /// What the file that is read first says of itself, where it is a part.
+    pub(super) fn part(&self) -> Option<Part> {
+        self.part
+    }
+
+    /// The number of the file that is read: 0, or that of the part.
+    pub(super) fn file(&self) -> u64 {
+        self.file
+    }
+
+    /// The header of the run that is read.
+    pub(super) fn run(&self) -> &Header {
+        &self.run
+    }
+
+    /// How many records the boot had so far, those that were lost on the way into the journal too.
+    pub(super) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// How many of them are of the run that is read.
+    pub(super) fn of_run(&self) -> u64 {
+        self.of_run
+    }
+
+    fn count(&mut self, records: u64) {
+        self.records = self.records.saturating_add(records);
+        self.of_run = self.of_run.saturating_add(records);
     }
 
     /// The header that the journal begins with.
@@ -221,7 +376,7 @@ impl<R: Read> Reader<R> {
         self.unknown
     }
 
-    /// Where the last whole frame read so far ends, in bytes from the file's start.
+    /// Where the last whole frame read so far ends, in bytes from the start of the file that it lies in.
     pub fn whole(&self) -> u64 {
         self.whole
     }
@@ -233,14 +388,24 @@ impl<R: Read> Reader<R> {
     )]
     pub fn next(&mut self) -> Option<Frame<'_>> {
         loop {
+            if let Some(frame) = self.pending.pop_front() {
+                return Some(frame);
+            }
             if self.done {
-                return None;
+                if !self.go_on() {
+                    return None;
+                }
+                continue;
             }
             let start = self.offset;
             let kind = match self.ahead.take() {
                 Some(kind) => kind,
                 None => match self.read_frame() {
-                    Ok(kind) => kind?,
+                    Ok(Some(kind)) => kind,
+                    Ok(None) => {
+                        self.done = true;
+                        continue;
+                    }
                     Err(reason) => return Some(Frame::Damage(self.damage(start, reason))),
                 },
             };
@@ -251,11 +416,20 @@ impl<R: Read> Reader<R> {
                 kind::CLOCK => self.json().map(Frame::Clock),
                 kind::END => self.json().map(Frame::End),
                 kind::RESUMED => self.json().map(|header| Frame::Resumed(Box::new(header))),
+                kind::CONTINUED => {
+                    self.is_continued = true;
+                    continue;
+                }
                 _ => {
                     self.unknown += 1;
                     continue;
                 }
             };
+            match &content {
+                Ok(Frame::Lost(lost)) => self.count(lost.records),
+                Ok(Frame::Resumed(header)) => (self.run, self.of_run) = ((**header).clone(), 0),
+                _ => {}
+            }
             // The frame itself is whole, so where the next one begins is sure.
             return Some(content.unwrap_or_else(|reason| {
                 let bytes = self.buffer.len() as u64;
@@ -265,9 +439,11 @@ impl<R: Read> Reader<R> {
                     reason,
                     bytes,
                     resumed: true,
+                    part: self.file,
                 })
             }));
         }
+        self.count(1);
         Some(Frame::Event(self.payload()))
     }
 
@@ -314,8 +490,14 @@ impl<R: Read> Reader<R> {
                 reason,
                 bytes,
                 resumed: true,
+                part: self.file,
             };
         }
+        self.give_up(offset, reason)
+    }
+
+    /// Gives up the file that is read, from `offset` on.
+    fn give_up(&mut self, offset: u64, reason: Reason) -> Damage {
         self.done = true;
         // An error here only ends the counting.
         self.offset += io::copy(&mut self.input, &mut io::sink()).unwrap_or(0);
@@ -324,6 +506,7 @@ impl<R: Read> Reader<R> {
             reason,
             bytes: self.offset - offset,
             resumed: false,
+            part: self.file,
         }
     }
 
@@ -336,6 +519,10 @@ impl<R: Read> Reader<R> {
         serde_json::from_slice(self.payload()).map_err(|_| Reason::Content)
     }
 }
+
+const REMOVED: &str = "the middle of the record was removed: this boot's journal had reached its bound, which --journal-max-size \
+                       gives";
+const NOT_GIVEN: &str = "they are in files of this journal that come before this one";
 
 /// Reads until `buffer` is full or the input ends, and gives how many bytes came.
 fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

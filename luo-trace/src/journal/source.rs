@@ -2,17 +2,15 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::serial::Log;
+use super::files;
+use super::reader::open;
+use super::serial::{Log, Recording};
 use super::{Events, OpenError, Reader};
-use crate::input;
-
-/// How much of a file is read at a time, in bytes.
-const BUFFER: usize = 1 << 18;
 
 /// A journal, ready to be read.
 pub struct Source {
@@ -49,8 +47,8 @@ impl Serialize for Unreadable {
     }
 }
 
-/// Gives `take` each of the journals at `path`, one after the other: one, where that is a journal; all `*.luoj` in it, where it is a
-/// directory; and all recordings in it, where it is a serial log. Returns those of a directory that cannot be read.
+/// Gives `take` each of the journals at `path`, one after the other: one, where that is a journal; all `*.luoj` in it, with their
+/// parts, where it is a directory; and all recordings in it, where it is a serial log. Returns those of a directory that cannot be read.
 ///
 /// # Errors
 /// Where there is none, or none that can be read from its beginning.
@@ -66,15 +64,20 @@ pub fn each(path: &Path, mut take: impl FnMut(Source)) -> Result<Vec<Unreadable>
             .for_each(take);
         return Ok(Vec::new());
     }
-    let inside = directory(path).map_err(|error| unreadable(path, error.into()))?;
+    let mut inside = files::beginnings(path).map_err(|error| unreadable(path, error.into()))?;
+    inside.reverse();
     let (mut taken, mut left_out) = (false, Vec::new());
-    for path in &inside {
-        match file(path) {
+    while let Some(path) = inside.pop() {
+        match file(&path) {
             Ok(sources) => {
                 taken = true;
                 sources.into_iter().for_each(&mut take);
             }
-            Err(error) => left_out.push(unreadable(path, error)),
+            Err(error) => {
+                left_out.push(unreadable(&path, error));
+                // What follows it may tell something all the same.
+                inside.extend(files::files_of(&path).ok().and_then(|files| files.into_iter().nth(1)));
+            }
         }
     }
     match (taken, left_out.is_empty()) {
@@ -84,57 +87,44 @@ pub fn each(path: &Path, mut take: impl FnMut(Source)) -> Result<Vec<Unreadable>
     }
 }
 
-/// The journals in a directory, by their names.
-fn directory(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut inside = Vec::new();
-    for entry in path.read_dir()? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "luoj") {
-            inside.push(path);
+fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
+    let mut files = open(path)?;
+    let (_, first) = files.first_mut().ok_or(OpenError::Empty)?;
+    let begun = Reader::new(&mut *first).map(drop);
+    first.rewind()?;
+    match begun {
+        Ok(()) => {
+            let files = files
+                .into_iter()
+                .map(|(number, file)| (number, Box::new(file) as Box<dyn Read>));
+            let events = Events::new(Reader::joined(files.collect())?);
+            let name = path.to_owned();
+            Ok(vec![Source { name, events }])
         }
+        Err(OpenError::Foreign) => log(path, files.remove(0).1),
+        Err(error) => Err(error),
     }
-    inside.sort();
-    Ok(inside)
 }
 
-fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
-    let source = |name: PathBuf, input: Box<dyn Read>| {
+fn log(path: &Path, file: BufReader<File>) -> Result<Vec<Source>, OpenError> {
+    let log = Log::read(file)?;
+    let source = |(name, recording): (PathBuf, Recording)| {
         Ok(Source {
             name,
-            events: Events::new(Reader::new(input)?),
+            events: Events::new(Reader::new(Box::new(recording) as Box<dyn Read>)?),
         })
     };
-    let mut file = BufReader::with_capacity(BUFFER, input::open(path)?);
-    match Reader::new(&mut file) {
-        Ok(_) => {}
-        Err(OpenError::Foreign) => {
-            file.rewind()?;
-            return log(path, file, source);
-        }
-        Err(error) => return Err(error),
-    }
-    file.rewind()?;
-    Ok(vec![source(path.to_owned(), Box::new(file))?])
-}
-
-fn log(
-    path: &Path,
-    file: BufReader<File>,
-    source: impl Fn(PathBuf, Box<dyn Read>) -> Result<Source, OpenError>,
-) -> Result<Vec<Source>, OpenError> {
-    let log = Log::read(file)?;
-    match (log.headless, log.recordings.len()) {
+    let recordings = log.recordings;
+    match (log.headless, recordings.len()) {
         (0, 0) => Err(OpenError::Foreign),
-        (0, 1) => {
-            let recordings = log.recordings.into_iter();
-            recordings
-                .map(|recording| source(path.to_owned(), Box::new(recording)))
-                .collect()
-        }
-        (0, _) => (1..)
-            .zip(log.recordings)
-            .map(|(place, recording)| source(format!("{}#{place}", path.display()).into(), Box::new(recording)))
+        (0, 1) => recordings
+            .into_iter()
+            .map(|recording| source((path.to_owned(), recording)))
             .collect(),
+        (0, _) => {
+            let names = (1..).map(|place| format!("{}#{place}", path.display()).into());
+            names.zip(recordings).map(source).collect()
+        }
         (recordings, _) => Err(OpenError::Headless { recordings }),
     }
 }

@@ -317,7 +317,7 @@ fn after_damage_a_restarted_count_of_losses_is_believed() {
 
 #[test]
 fn frames_and_fields_of_a_newer_writer_are_skipped_and_counted() {
-    let mut bytes = frame::preamble().to_vec();
+    let mut bytes = frame::preamble(frame::HEAD_VERSION).to_vec();
     let mut json = serde_json::to_value(header()).unwrap();
     json["colour"] = "blue".into();
     frame::put_json(&mut bytes, kind::HEADER, &json).unwrap();
@@ -330,7 +330,7 @@ fn frames_and_fields_of_a_newer_writer_are_skipped_and_counted() {
 
 #[test]
 fn a_header_of_an_older_writer_has_defaults_for_what_it_lacks() {
-    let mut bytes = frame::preamble().to_vec();
+    let mut bytes = frame::preamble(frame::HEAD_VERSION).to_vec();
     let json = serde_json::json!({
         "boot_id": "b", "kernel_release": "7.2.13", "abi_version": 1, "clock": {"monotonic_ns": 1, "realtime_ns": 2},
     });
@@ -526,7 +526,7 @@ proptest! {
 
     #[test]
     fn no_bytes_after_the_header_make_the_reader_panic_or_run_on(tail in prop::collection::vec(any::<u8>(), 0..2000)) {
-        let mut bytes = frame::preamble().to_vec();
+        let mut bytes = frame::preamble(frame::HEAD_VERSION).to_vec();
         frame::put_json(&mut bytes, kind::HEADER, &header()).unwrap();
         bytes.extend(&tail);
         let mut reader = Reader::new(&bytes[..]).unwrap();

@@ -100,6 +100,7 @@ impl JournalSink {
             tell,
             failing: false,
             told_of: 0,
+            is_removal_told: false,
             unwritten: unwritten.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -195,6 +196,7 @@ struct Worker<S, T> {
     failing: bool,
     /// Records that the sender dropped and counts itself.
     told_of: u64,
+    is_removal_told: bool,
     unwritten: Arc<AtomicU64>,
 }
 
@@ -214,6 +216,7 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
             self.unwritten
                 .store(self.writer.lost() - self.told_of, Ordering::Relaxed);
             self.say(result);
+            self.say_removed();
         }
         ended
     }
@@ -228,6 +231,18 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
         }
         self.writer.append(records.iter())?;
         if sync { self.writer.sync() } else { Ok(()) }
+    }
+
+    /// Tells once that the journal's middle goes; how much of it the journal itself tells.
+    fn say_removed(&mut self) {
+        if !self.is_removal_told && self.writer.removed() > 0 {
+            self.is_removal_told = true;
+            (self.tell)(
+                "this boot's journal has filled a quarter of --journal-max-size: its beginning and its end are kept, the middle is \
+                 removed, and the journal says how much that is"
+                    .into(),
+            );
+        }
     }
 
     /// Tells of the first failure and of the first success after it, and of nothing in between.

@@ -45,6 +45,8 @@ fn a_subcommand_or_an_option_that_there_is_not_is_wrong_usage() {
         "chek",
         "check --formt json x",
         "agent --kho some",
+        "agent --journal-max-size 1MiB",
+        "agent --journal-keep 1",
         "report",
         "check x --format xml",
     ] {

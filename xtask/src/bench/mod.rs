@@ -3,6 +3,7 @@
 mod brake;
 mod check;
 mod closure;
+mod month;
 mod overhead;
 mod table;
 
@@ -35,6 +36,8 @@ enum What {
     Brake(brake::Brake),
     /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
     Check(check::Args),
+    /// Whether memory and journals of an agent stay within their bounds over some thousand updates
+    Month(month::Args),
 }
 
 /// How a table is printed.
@@ -69,6 +72,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
         What::Overhead(args) => overhead::command(args),
         What::Brake(args) => brake::command(args),
         What::Check(args) => check::command(args),
+        What::Month(args) => month::command(args),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The memory is a memfd with a [`Recorder`] in it, from the agent's start on. It is kept by LUO, in a session of our own,
 //! or by systemd's fd store, which has it preserved. What the previous kernel's agent left the same way goes to the
-//! directory of journals.
+//! directory of journals, which holds no more for it than it is told to.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +15,9 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use luo_trace_common::OWN_SESSION;
 
+use crate::agent::keep::keep_within;
 use crate::journal::carry::{Home, Recorder, bring_home, recover};
-use crate::journal::{Header, Reader};
+use crate::journal::{Header, Limits, Reader};
 use crate::sink::console::tell;
 use crate::text::units::count;
 
@@ -92,6 +93,8 @@ pub struct Carry {
     keeper: Keeper,
     memfd: OwnedFd,
     dir: PathBuf,
+    /// How much it holds.
+    limits: Option<Limits>,
     boot_id: String,
     /// Journals that could not be written to the directory so far.
     homeless: Vec<Vec<u8>>,
@@ -109,7 +112,13 @@ impl Carry {
     ///
     /// # Errors
     /// Where there is no memory, or not enough to begin a journal in.
-    pub fn begin(way: Way, size: usize, header: &Header, dir: PathBuf) -> Result<Option<(Self, Recorder<Mapping>)>> {
+    pub fn begin(
+        way: Way,
+        size: usize,
+        header: &Header,
+        dir: PathBuf,
+        limits: Option<Limits>,
+    ) -> Result<Option<(Self, Recorder<Mapping>)>> {
         let keeper = match way {
             Way::None => return Ok(None),
             Way::Luo => Keeper::Luo(luo::Keeper::default()),
@@ -123,6 +132,7 @@ impl Carry {
             keeper,
             memfd,
             dir,
+            limits,
             boot_id: header.boot_id.clone(),
             homeless: Vec::new(),
             told: None,
@@ -220,6 +230,9 @@ impl Carry {
             }
         };
         self.tell(Some(text));
+        if let Some(limits) = self.limits.as_ref().filter(|_| self.homeless.is_empty()) {
+            keep_within(&self.dir, &self.boot_id, limits);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ fn header(boot_id: &str) -> Header {
 
 /// The agent of this boot, which no process has asked for anything yet.
 fn given_an_agent(dir: PathBuf) -> Carry {
-    Carry::begin(Way::Luo, 64 << 10, &header("now"), dir)
+    Carry::begin(Way::Luo, 64 << 10, &header("now"), dir, None)
         .unwrap()
         .unwrap()
         .0
@@ -20,7 +20,7 @@ fn given_an_agent(dir: PathBuf) -> Carry {
 
 /// What the agent of another boot, or of this one, left in its memory.
 fn left_by(boot_id: &str) -> Vec<u8> {
-    let (carry, mut recorder) = Carry::begin(Way::Luo, 64 << 10, &header(boot_id), PathBuf::new())
+    let (carry, mut recorder) = Carry::begin(Way::Luo, 64 << 10, &header(boot_id), PathBuf::new(), None)
         .unwrap()
         .unwrap();
     recorder.record(b"one");
@@ -91,7 +91,7 @@ fn what_is_no_journal_is_told_and_left() {
 
 #[test]
 fn too_little_memory_is_told_with_the_option_that_gives_more() {
-    let error = Carry::begin(Way::Luo, 4096, &header("now"), PathBuf::new()).unwrap_err();
+    let error = Carry::begin(Way::Luo, 4096, &header("now"), PathBuf::new(), None).unwrap_err();
     assert!(format!("{error:#}").contains("use a larger --carry-kib"), "{error:#}");
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Carrying {
 impl Carrying {
     pub(super) fn begin(args: &Args, header: &Header, live: Arc<Live>, outputs: &mut Outputs) -> Result<Self> {
         let dir = args.journal.clone().unwrap_or_default();
-        let begun = Carry::begin(args.carry, args.carry_kib as usize * 1024, header, dir)?;
+        let begun = Carry::begin(args.carry, args.carry_kib as usize * 1024, header, dir, args.limits())?;
         let carry = begun.map(|(carry, recorder)| {
             outputs.carry(recorder);
             carry

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, ValueEnum};
 use luo_trace_common::hooks::KhoDetail;
@@ -31,11 +32,12 @@ use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
-use crate::journal::{Clock, Header};
+use crate::journal::{Clock, Header, Keep, Limits};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Refusal, Request};
+use crate::text::units::bytes;
 
 use carry::Carrying;
 use outputs::{Socket, outputs, serial_line};
@@ -51,6 +53,13 @@ pub struct Args {
     /// Record everything into DIR/BOOT-ID.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
     #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
     journal: Option<PathBuf>,
+    /// How large the --journal directory may become. The journals of the oldest boots go first; of a boot that fills a quarter of it
+    /// with its own, the middle goes
+    #[arg(long, value_name = "SIZE", default_value = JOURNAL_SIZE, value_parser = journal_size, env = "LUO_TRACE_JOURNAL_MAX_SIZE")]
+    journal_max_size: u64,
+    /// Of how many boots the journals are kept, such as 50, or how long, such as 90d; those of the newest two always are
+    #[arg(long, value_name = "BOOTS|AGE", default_value = JOURNAL_KEEP, env = "LUO_TRACE_JOURNAL_KEEP")]
+    journal_keep: Option<Keep>,
     #[command(flatten)]
     port: port::Args,
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
@@ -78,6 +87,13 @@ pub struct Args {
     #[arg(long, value_name = "KIB", default_value_t = CARRY_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20), env = "LUO_TRACE_CARRY_KIB")]
     carry_kib: u32,
 }
+
+/// How large the directory of journals may become unless told otherwise, and of how many boots it has some.
+const JOURNAL_SIZE: &str = "1GiB";
+const JOURNAL_KEEP: &str = "50";
+
+/// The least that the directory can be told to hold, in bytes: a part of a boot's journal has a thirty-second of it.
+const LEAST_JOURNAL_SIZE: u64 = 16 << 20;
 
 /// How much of a journal is carried unless told otherwise, in KiB: some 25,000 events.
 const CARRY_KIB: u32 = 4096;
@@ -141,6 +157,23 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .build()
         .context("cannot start")?;
     runtime.block_on(trace(args, ring_bytes, (file, loaded), port, end))
+}
+
+impl Args {
+    /// How much the directory of journals holds; `None` where no option of a journal was read.
+    fn limits(&self) -> Option<Limits> {
+        let (size, keep) = (self.journal_max_size, self.journal_keep?);
+        Some(Limits { size, keep })
+    }
+}
+
+/// Reads the value of `--journal-max-size`.
+fn journal_size(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.parse()?;
+    match size.as_u64() {
+        size if size >= LEAST_JOURNAL_SIZE => Ok(size),
+        _ => Err(format!("journals need at least {}", bytes(LEAST_JOURNAL_SIZE))),
+    }
 }
 
 /// Reads the value of `--kho`.
@@ -398,6 +431,15 @@ impl Drop for ReadyFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_of_journals_is_in_units_and_not_too_small() {
+        assert_eq!(journal_size(JOURNAL_SIZE), Ok(1 << 30));
+        assert_eq!(journal_size("16 MiB"), Ok(16 << 20));
+        assert!(journal_size("15MiB").unwrap_err().contains("at least 16.0 MiB"));
+        assert!(journal_size("large").is_err());
+        assert_eq!(JOURNAL_KEEP.parse(), Ok(Keep::Boots(50)));
+    }
 
     #[test]
     fn a_ring_is_a_power_of_two_of_at_least_a_page() {

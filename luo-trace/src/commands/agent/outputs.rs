@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Args, Format};
+use crate::agent::keep::keep_within;
 use crate::agent::live::Live;
 use crate::agent::pipeline::Outputs;
 use crate::journal::serial::Serial;
-use crate::journal::{Header, Tty, Writer};
+use crate::journal::{Header, Limits, Tty, Writer};
 use crate::sink::console::{self, tell};
 use crate::sink::control::{Control, Request, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};
@@ -29,21 +30,25 @@ pub(super) fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
         Format::None => {}
     }
     if let Some(place) = &args.journal {
-        outputs.record(journal(place, header)?);
+        outputs.record(journal(place, header, args.limits())?);
     }
     Ok(outputs)
 }
 
 /// Opens the journal. A user who asked for a record must know at once that there will be none.
-pub(super) fn journal(place: &Path, header: &Header) -> Result<JournalSink> {
+pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> Result<JournalSink> {
     let Some(line) = serial_line(place) else {
-        let (writer, path) = Writer::open(place, header).with_context(|| {
+        let most = limits.map_or(u64::MAX, |limits| limits.of_boot());
+        let (writer, path) = Writer::open_within(place, header, most).with_context(|| {
             format!(
                 "cannot write a journal in {}: choose another --journal directory",
                 place.display()
             )
         })?;
         tell(format_args!("recording into {}", path.display()));
+        if let Some(limits) = limits {
+            keep_within(place, &header.boot_id, &limits);
+        }
         return Ok(JournalSink::start(writer, QUEUE, KEPT, tell)?);
     };
     let context = || {

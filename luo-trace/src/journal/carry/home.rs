@@ -1,12 +1,11 @@
 //! A journal that was carried gets its place in a directory, beside or after what its own agent wrote there.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::journal::files::{create, make_directory, open, open_last, parts_of, path_of, set_aside};
 use crate::journal::frame::{self, kind};
-use crate::journal::writer::{append_to, path_of, set_aside};
 use crate::journal::{Frame, Header, Lost, OpenError, Reader, Reason};
 
 /// What became of it.
@@ -36,22 +35,27 @@ pub fn bring_home(dir: &Path, journal: &[u8]) -> io::Result<Home> {
     let carried = Run::last(Reader::new(journal).map_err(unreadable)?);
     let boot = &carried.header.boot_id;
     let path = path_of(dir, boot)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut file = append_to(&path)?;
-    let there = match file.metadata()?.len() {
-        0 => None,
-        _ => match Reader::open(&path) {
+    make_directory(dir)?;
+    // As long as this is open, no agent writes there.
+    let lock = open(&path)?;
+    let is_empty = lock
+        .as_ref()
+        .map(File::metadata)
+        .transpose()?
+        .is_none_or(|data| data.len() == 0);
+    let there = match is_empty {
+        true => None,
+        false => match Reader::open(&path) {
             Ok(reader) if reader.header().boot_id == *boot => Some(Run::last(reader)).filter(|run| !run.damaged),
             Err(OpenError::Io(error)) => return Err(error),
             _ => None,
         },
     };
     let Some(there) = there else {
-        if file.metadata()?.len() > 0 {
+        if !is_empty || !parts_of(&path)?.is_empty() {
             set_aside(dir, boot, &path)?;
-            file = append_to(&path)?;
         }
-        append(&mut file, 0, journal)?;
+        create(&path, journal)?;
         return Ok(Home::Written(path));
     };
     let Some(more) = what_is_missing(&there, &carried, journal)? else {
@@ -61,7 +65,7 @@ pub fn bring_home(dir: &Path, journal: &[u8]) -> io::Result<Home> {
             Home::Older(path)
         });
     };
-    append(&mut file, there.whole, &more)?;
+    append(&mut open_last(&path)?, there.whole, &more)?;
     let same = there.header == carried.header;
     let records = carried.records - if same { there.records.min(carried.records) } else { 0 };
     Ok(Home::Completed { path, records })

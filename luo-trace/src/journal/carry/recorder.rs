@@ -48,7 +48,7 @@ impl<M: Memory> Recorder<M> {
     /// # Errors
     /// Where the memory has no room for the header and some events.
     pub fn begin(mut memory: M, header: &Header) -> io::Result<Self> {
-        let mut beginning = frame::preamble().to_vec();
+        let mut beginning = frame::preamble(frame::HEAD_VERSION).to_vec();
         frame::put_json(&mut beginning, kind::HEADER, header)?;
         let start = ring_after(beginning.len());
         let ring = memory.size().saturating_sub(start);

@@ -120,7 +120,7 @@ impl<W: Write> Store for Serial<W> {
 
 /// Where each frame ends; a preamble counts to the frame after it.
 fn frame_ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    let mut at = if bytes.starts_with(&frame::preamble()) {
+    let mut at = if bytes.starts_with(&frame::preamble(frame::HEAD_VERSION)) {
         PREAMBLE
     } else {
         0
