@@ -87,7 +87,10 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("report", &["chain", "event", "model", "policy", "text"]),
     ("host", &["journal", "status"]),
     ("kernel", &["event", "host", "image", "journal", "policy"]),
-    ("sink", &["event", "journal", "model", "policy", "status", "text"]),
+    (
+        "sink",
+        &["event", "host", "journal", "model", "policy", "status", "text"],
+    ),
     (
         "agent",
         &[

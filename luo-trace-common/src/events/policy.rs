@@ -73,7 +73,8 @@ pub struct PolicyChange {
     pub generation: u64,
     /// Of a hold and an allowance: their end, in nanoseconds of `CLOCK_MONOTONIC`.
     pub until: u64,
-    /// The operator's real user id; of a policy 0.
+    /// The operator: the user id of the login that the order came from (`/proc/PID/loginuid`), or where no login is known the
+    /// effective one at the agent's socket; of a policy 0.
     pub uid: u32,
     /// Of a policy: the [`Operation`](crate::policy::Operation)s that it has rules for, by bit, of which every call is told.
     pub operations: u32,

@@ -1,5 +1,7 @@
 //! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
 
+pub mod files;
+pub mod lock;
 pub mod owners;
 
 use std::fs::{self, File};

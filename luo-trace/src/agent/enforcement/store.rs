@@ -1,12 +1,12 @@
 //! Where an operator's orders outlive an agent: a file beside its socket.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::host::files;
 use crate::policy::orders::{LONGEST_KEPT, Standing};
 
 /// The file of the agent whose socket is at some path.
@@ -38,11 +38,7 @@ impl Store {
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {
-        // What lies there may be no file at all: it must not wait for the other end of a pipe.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-            .open(&self.path)?;
+        let file = files::open_to_read(&self.path)?;
         let mut text = Vec::new();
         file.take(LONGEST_KEPT + 1).read_to_end(&mut text)?;
         match text.len() as u64 {
@@ -65,19 +61,9 @@ impl Store {
     /// # Errors
     /// Where the file cannot be written; then the ones before are still there.
     pub fn write(&self, standing: &Standing, boot_id: &str) -> Result<()> {
-        let next = self.path.with_extension("orders.new");
-        let written = || {
-            let mut file = File::options()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&next)?;
-            file.write_all(standing.keep(boot_id).as_bytes())?;
-            fs::rename(&next, &self.path)
-        };
-        written().with_context(|| format!("cannot write {}", self.path.display()))
+        let text = standing.keep(boot_id);
+        files::replace(&self.path, text.as_bytes(), 0o600)
+            .with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Removes the file; gives whether there was one.
@@ -141,8 +127,9 @@ mod tests {
         let elsewhere = dir.path().join("elsewhere");
         fs::write(&elsewhere, "mine").unwrap();
         std::os::unix::fs::symlink(&elsewhere, dir.path().join("agent.orders.new")).unwrap();
-        assert!(store.write(&held(), "boot").is_err());
+        store.write(&held(), "boot").unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
+        assert_eq!(store.read("boot", 2).0, held());
     }
 
     #[test]

@@ -32,11 +32,13 @@ use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
+use crate::host::files;
+use crate::host::lock::{self, Lock, Refusal};
 use crate::journal::{Clock, Header, Keep, Limits};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
 use crate::sink::console::tell;
-use crate::sink::control::{self, Control, Refusal, Request};
+use crate::sink::control::{self, Control, Request};
 use crate::text::units::bytes;
 
 use carry::Carrying;
@@ -66,7 +68,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
     ready_file: Option<PathBuf>,
     /// Answer `luo-trace status`, `watch` and `top` at this socket; a lock beside it keeps a second agent away
-    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, env = "LUO_TRACE_CONTROL")]
+    #[arg(long, value_name = "PATH", default_value = control::DEFAULT_PATH, value_parser = control::socket_path, env = "LUO_TRACE_CONTROL")]
     control: Option<PathBuf>,
     /// Keep this host by the policy in this file; it is read again on SIGHUP
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_POLICY")]
@@ -201,7 +203,7 @@ async fn trace(
     let control = match args.control.as_deref().map(Control::open).transpose() {
         Ok(control) => control,
         Err(Refusal::Taken(pid)) => {
-            tell(runs_already(pid));
+            tell(runs_already(pid, ""));
             return Ok(Exit::CannotWork);
         }
         Err(Refusal::Unusable(why)) => {
@@ -210,6 +212,18 @@ async fn trace(
             ));
             None
         }
+    };
+    // A command that only watches has no socket, and shares the kernel with an agent.
+    let _kernel = match args.control.as_ref().map(|_| Lock::take(Path::new(lock::KERNEL))) {
+        Some(Err(Refusal::Taken(pid))) => {
+            tell(runs_already(pid, " at another socket"));
+            return Ok(Exit::CannotWork);
+        }
+        Some(Err(Refusal::Unusable(why))) => {
+            tell(format_args!("{why:#}; nothing keeps an agent with another socket away"));
+            None
+        }
+        taken => taken,
     };
     let mut agent = match Agent::begin(args, ring_bytes, file, loaded, control)? {
         Ok(agent) => agent,
@@ -402,10 +416,10 @@ fn header(tracer: &mut Tracer, started: &Clock, ring_bytes: u32) -> Result<Heade
 }
 
 /// Why a second agent does not start.
-fn runs_already(pid: Option<u32>) -> String {
+fn runs_already(pid: Option<u32>, place: &str) -> String {
     let which = pid.map_or(String::new(), |pid| format!(", as process {pid}"));
     format!(
-        "an agent runs on this host already{which}: ask it with `luo-trace status` or `luo-trace watch`, or stop it before \
+        "an agent runs on this host already{place}{which}: ask it with `luo-trace status` or `luo-trace watch`, or stop it before \
          another is started"
     )
 }
@@ -415,7 +429,7 @@ struct ReadyFile(PathBuf);
 
 impl ReadyFile {
     fn create(path: &Path) -> Result<Self> {
-        fs::write(path, format!("{}\n", std::process::id()))
+        files::replace(path, format!("{}\n", std::process::id()).as_bytes(), 0o644)
             .with_context(|| format!("cannot write the ready file {}", path.display()))?;
         Ok(Self(path.to_owned()))
     }

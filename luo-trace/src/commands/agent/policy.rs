@@ -118,6 +118,7 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
     let adopted = brake
         .adopt()
         .context("what an agent before left in force cannot be taken over")?;
+    adopted.foreign.iter().for_each(tell);
     for orders in adopted.unreadable {
         tell(format_args!(
             "an agent before left programs in force whose orders are not known: {orders}"

@@ -87,7 +87,7 @@ pub struct Entry {
     pub until_ns: Option<u64>,
     /// When it was given.
     pub since_ns: u64,
-    /// The operator's real user id; null: not known.
+    /// The operator's user id: of the login, or where no login is known the effective one; null: not known.
     pub uid: Option<u32>,
     /// Why.
     pub reason: String,

@@ -12,12 +12,13 @@
 //! A reader of events that is too slow loses lines and is told how many; it never slows the agent down.
 
 pub mod client;
+mod peer;
 
 use std::convert::Infallible;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::ffi::OsStr;
+use std::fs;
 use std::future::Future;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,21 +26,24 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use futures_util::stream;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender, error::RecvError};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::host::lock::{Lock, Refusal};
 use crate::policy::orders::{Answer, Order};
 use crate::sink::Source;
+use peer::Peer;
 
 /// Where the socket lies unless told otherwise.
 pub const DEFAULT_PATH: &str = "/run/luo-trace/agent.sock";
+
+/// What the name of the lock beside the socket ends in.
+const LOCK: &str = "lock";
 
 /// How many batches of lines may wait for the slowest reader.
 const QUEUE: usize = 32;
@@ -54,7 +58,7 @@ const ORDERS: usize = 8;
 pub struct Request {
     /// What is wanted. It makes sense.
     pub order: Order,
-    /// The real user id of the user who wants it.
+    /// Who wants it: the user who logged in, or where no login is known the effective user at the other end of the socket.
     pub uid: u32,
     /// What became of it, or why it cannot be done.
     pub answer: oneshot::Sender<Result<Answer, String>>,
@@ -103,17 +107,7 @@ impl Form {
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
-    /// The system takes the lock away from a process that ends, however it ends.
-    _lock: File,
-}
-
-/// Why there is no [`Control`].
-#[derive(Debug)]
-pub enum Refusal {
-    /// Another agent runs; this is its pid, where it tells.
-    Taken(Option<u32>),
-    /// Neither lock nor socket can be had here.
-    Unusable(anyhow::Error),
+    _lock: Lock,
 }
 
 impl Control {
@@ -122,7 +116,7 @@ impl Control {
     /// # Errors
     /// Where another agent has the lock, or the directory cannot be written.
     pub fn open(path: &Path) -> Result<Self, Refusal> {
-        let lock = lock(&path.with_extension("lock"))?;
+        let lock = Lock::take(&path.with_extension(LOCK))?;
         let listener = listen(path)
             .with_context(|| format!("cannot open the socket {}", path.display()))
             .map_err(Refusal::Unusable)?;
@@ -157,39 +151,16 @@ impl Drop for Control {
     }
 }
 
-fn lock(path: &Path) -> Result<File, Refusal> {
-    let unusable = |error: io::Error| {
-        let why = anyhow::Error::new(error);
-        Refusal::Unusable(why.context(format!("cannot use the lock {}", path.display())))
-    };
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(unusable)?;
+/// Reads the path of an agent's socket.
+///
+/// # Errors
+/// Where it is that of a file which lies beside the socket.
+pub fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().and_then(OsStr::to_str) {
+        Some(end @ (LOCK | "orders")) => Err(format!("the agent keeps its {end} in that file, beside the socket")),
+        _ => Ok(path),
     }
-    let mut lock = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::Error(error)) => return Err(unusable(error)),
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // The agent that has just taken it may not have written yet.
-            _ = (&lock).take(16).read_to_string(&mut pid);
-            return Err(Refusal::Taken(pid.trim().parse().ok()));
-        }
-    }
-    lock.set_len(0).map_err(unusable)?;
-    lock.write_all(format!("{}\n", std::process::id()).as_bytes())
-        .map_err(unusable)?;
-    Ok(lock)
 }
 
 /// A socket that only its owner can use.
@@ -268,20 +239,6 @@ impl Readers {
 
     fn subscribe(&self, form: Form) -> Option<Receiver<Chunk>> {
         Some(self.0[form as usize].upgrade()?.subscribe())
-    }
-}
-
-/// The peer at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    /// Its real user id when it connected; `None` where the system does not tell.
-    uid: Option<u32>,
-}
-
-impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
-        let uid = stream.io().peer_cred().ok().map(|peer| peer.uid());
-        Self { uid }
     }
 }
 
@@ -421,6 +378,16 @@ mod tests {
         let pid = fs::read_to_string(path(&dir).with_extension("lock")).unwrap();
         assert_eq!(pid, format!("{}\n", std::process::id()));
         drop(control);
+    }
+
+    #[test]
+    fn a_socket_is_not_where_its_lock_or_its_orders_are() {
+        for wrong in ["agent.lock", "/run/luo-trace/agent.orders"] {
+            socket_path(wrong).expect_err(wrong);
+        }
+        for right in [DEFAULT_PATH, "lock", "agent"] {
+            assert_eq!(socket_path(right), Ok(right.into()));
+        }
     }
 
     #[test]
