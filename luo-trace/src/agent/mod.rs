@@ -2,6 +2,7 @@
 
 pub mod carry;
 pub mod enforcement;
+pub mod image_reader;
 pub mod image_watch;
 pub mod keep;
 pub mod live;

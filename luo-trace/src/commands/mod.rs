@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::agent::image_reader;
 use crate::exit::Exit;
 use crate::input;
 use crate::sink::control;
@@ -42,6 +43,9 @@ pub enum Command {
     Policy(policy::Args),
     /// Will this kernel take what is preserved here
     Preflight(preflight::Args),
+    /// Read the kernel image at standard input, in a process without privilege: for luo-trace itself
+    #[command(name = image_reader::COMMAND, hide = true)]
+    ReadImage,
     /// Tell the story of a recorded update, over both kernels
     Report(report::Args),
     /// What LUO holds now: sessions, files, global state, memory, verdicts
@@ -67,6 +71,7 @@ impl Command {
             Self::Metrics => metrics::run().map_err(Into::into),
             Self::Policy(args) => policy::run(args),
             Self::Preflight(args) => preflight::run(args),
+            Self::ReadImage => image_reader::run().map(|()| Exit::Held),
             Self::Report(args) => report::run(args),
             Self::Status(args) => status::run(args),
             Self::Top(args) => top::run(args),

@@ -3,6 +3,7 @@
 pub mod files;
 pub mod lock;
 pub mod owners;
+pub mod privileges;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -2,10 +2,12 @@
 
 use std::io::Read;
 
+use serde::{Deserialize, Serialize};
+
 use super::{HEAD, ImageError, unpack};
 
 /// How a kernel is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
     /// gzip.
     Gzip,

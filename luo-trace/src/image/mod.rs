@@ -11,10 +11,11 @@
 //! | `vmlinux` | ELF |
 //! | arm64 `Image` | raw |
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub mod btf;
 pub mod command_line;
@@ -44,7 +45,7 @@ pub const WINDOW_MAX: u64 = 128 << 20;
 const BTF_MAX: usize = 64 << 20;
 
 /// What says that an image has something, or has it not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The image's own configuration (`CONFIG_IKCONFIG`).
@@ -73,7 +74,7 @@ impl Source {
 }
 
 /// Whether an image has something, and what says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Whether.
     pub there: bool,
@@ -82,10 +83,10 @@ pub struct Found {
 }
 
 /// What an image has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Contents {
     /// What kind of file it is: `bzImage`, `EFI zboot`, `vmlinux`, `arm64 Image`, or a compressed one of the last two.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// How the kernel in it is packed; `None`: not at all.
     pub compression: Option<Compression>,
     /// How many bytes it has when it is unpacked.
@@ -215,7 +216,7 @@ fn contents(kind: &'static str, compression: Option<Compression>, scanned: Scann
     let kho = ["kho_preserve_folio", "kho_preserve_pages", "kho_fill_kimage"];
     let luo = ["luo_preserve_file", "luo_session_create", "liveupdate_reboot"];
     Ok(Contents {
-        kind,
+        kind: kind.into(),
         compression,
         unpacked: scanned.unpacked,
         banner,

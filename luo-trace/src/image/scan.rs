@@ -3,10 +3,12 @@
 //! Nothing is looked up by an address or in a table of sections. Everything of interest begins with bytes that nothing else
 //! begins with, in an ELF file as in a raw image.
 
+use std::hash::BuildHasher;
 use std::io::Read;
 
 use ahash::RandomState;
 use memchr::{memchr2_iter, memmem};
+use serde::{Deserialize, Serialize};
 
 use super::{BTF_MAX, ImageError};
 
@@ -262,13 +264,46 @@ fn versioned(word: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Words of a kernel, as hashes: enough to tell later whether one is among them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Names {
-    state: RandomState,
+    state: Hashed,
     /// In order, once all are in.
     hashes: Vec<u64>,
     /// There were too many.
     cut: bool,
+}
+
+/// How words are hashed: by random numbers, which go with the hashes wherever they are sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "[u64; 4]", into = "[u64; 4]")]
+struct Hashed {
+    seeds: [u64; 4],
+    by: RandomState,
+}
+
+impl From<[u64; 4]> for Hashed {
+    fn from(seeds: [u64; 4]) -> Self {
+        let [first, second, third, fourth] = seeds;
+        Self {
+            seeds,
+            by: RandomState::with_seeds(first, second, third, fourth),
+        }
+    }
+}
+
+impl From<Hashed> for [u64; 4] {
+    fn from(hashed: Hashed) -> Self {
+        hashed.seeds
+    }
+}
+
+impl Default for Hashed {
+    fn default() -> Self {
+        // The standard library asks the kernel by getrandom(2). What comes with `ahash` may open a device instead, which the process
+        // that reads images may not.
+        let random = std::hash::RandomState::new();
+        [0_u64, 1, 2, 3].map(|number| random.hash_one(number)).into()
+    }
 }
 
 impl Names {
@@ -283,7 +318,7 @@ impl Names {
             self.cut |= self.hashes.len() > NAMES_MAX / 2;
         }
         if !self.cut {
-            self.hashes.push(self.state.hash_one(word));
+            self.hashes.push(self.state.by.hash_one(word));
         }
     }
 
@@ -295,7 +330,7 @@ impl Names {
 
     /// Whether a word is among them; `None`: not known.
     pub(super) fn has(&self, word: &[u8]) -> Option<bool> {
-        let there = Self::can_have(word) && self.hashes.binary_search(&self.state.hash_one(word)).is_ok();
+        let there = Self::can_have(word) && self.hashes.binary_search(&self.state.by.hash_one(word)).is_ok();
         match there {
             true => Some(true),
             false => (Self::can_have(word) && !self.cut).then_some(false),

@@ -18,7 +18,6 @@ use super::shared::Shared;
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use super::verifier::explain;
-use crate::image::Formats;
 use crate::image::btf::Btf;
 use crate::journal::{Header, HookState};
 
@@ -140,14 +139,6 @@ impl Tracer {
     pub fn describe(&mut self, header: &mut Header) -> Result<()> {
         super::facts::fill(&super::facts::read(&mut self.ebpf)?, header);
         Ok(())
-    }
-
-    /// The formats that this kernel writes for the next one.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be asked.
-    pub fn formats(&mut self) -> Result<Formats> {
-        Ok(super::facts::formats(&super::facts::read(&mut self.ebpf)?))
     }
 
     /// Looks through what the previous kernel left for LUO, as long as no process has read it in; what it finds comes through the

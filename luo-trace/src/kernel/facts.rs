@@ -55,7 +55,7 @@ pub(super) fn fill(facts: &Facts, header: &mut Header) {
 }
 
 /// The formats that this kernel writes for the next one, as far as it told.
-pub(super) fn formats(facts: &Facts) -> Formats {
+fn formats(facts: &Facts) -> Formats {
     let told = |format: &Format| Some(format.to_string()).filter(|name| !name.is_empty());
     Formats {
         luo: told(&facts.luo_format),

@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use luo_trace::testing::image::Kernel;
 use serde_json::Value;
@@ -47,6 +48,7 @@ fn a_subcommand_or_an_option_that_there_is_not_is_wrong_usage() {
         "agent --kho some",
         "agent --journal-max-size 1MiB",
         "agent --journal-keep 1",
+        "agent --control x.lock",
         "report",
         "check x --format xml",
     ] {
@@ -411,6 +413,96 @@ fn an_image_is_judged_before_it_is_loaded() {
     assert!(said("good").ends(0).stdout.contains("will carry"));
     assert!(said("plain").ends(1).stdout.contains("will lose"));
     said("text").ends(2).refuses(&["text", "no kernel"]);
+}
+
+/// A file of zstd that unpacks to what begins as a kernel, and has far more bytes than any.
+fn bomb() -> Vec<u8> {
+    const BLOCK: usize = 128 << 10;
+    // Magic number, and a header with a window of one block.
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+    let block = |last: bool, kind: usize, size: usize| (usize::from(last) | kind << 1 | size << 3).to_le_bytes();
+    packed.extend_from_slice(&block(false, 0, 64)[..3]);
+    packed.extend_from_slice(b"\x7fELF\x02\x01\x01");
+    packed.resize(packed.len() + 64 - 7, 0);
+    // Then each block is one byte, repeated.
+    for number in (0..9000).rev() {
+        packed.extend_from_slice(&block(number == 0, 1, BLOCK)[..3]);
+        packed.push(0);
+    }
+    packed
+}
+
+#[test]
+fn an_image_that_unpacks_to_more_than_any_kernel_has_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let bomb = bomb();
+    assert!(bomb.len() < 40_000, "{}", bomb.len());
+    fs::write(place.path().join("bomb"), bomb).unwrap();
+    let said = says(place.path(), "preflight --kernel bomb --handler memfd-v2").ends(2);
+    said.refuses(&["bomb", "unpacks to more than 512 MiB"]);
+}
+
+#[test]
+fn what_is_no_file_is_no_image_and_is_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(place.path().join("fifo"))
+        .status();
+    assert!(made.unwrap().success());
+    for path in ["fifo", "/dev/zero", "."] {
+        let said = says(place.path(), &format!("preflight --kernel {path} --handler memfd-v2")).ends(2);
+        said.refuses(&[path]);
+    }
+}
+
+#[test]
+fn the_process_that_reads_images_takes_a_bounded_memory() {
+    // Given a file that is larger than all that it may have,
+    let place = tempfile::tempdir().unwrap();
+    let image = fs::File::create_new(place.path().join("large")).unwrap();
+    image.set_len(2 << 30).unwrap();
+    let image = fs::File::open(place.path().join("large")).unwrap();
+    // then it says so.
+    let said = run(luo_trace(["read-image"]).stdin(image)).ends(0);
+    assert!(said.stdout.contains("the image cannot be read"), "{}", said.stdout);
+}
+
+#[test]
+fn the_process_that_reads_images_has_no_privilege_and_few_system_calls() {
+    use std::io::Write;
+    // Given one that waits for its answer to be taken, since the pipe is full,
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let room = rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    writer.write_all(&vec![b' '; room]).unwrap();
+    let mut child = luo_trace(["read-image"]).stdout(writer).spawn().unwrap();
+    // when it has confined itself,
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let status = loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        if status.contains("\nSeccomp:\t2\n") {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+        std::thread::yield_now();
+    };
+    // then nothing is left of what root may.
+    for line in [
+        "NoNewPrivs:\t1",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "Threads:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    if rustix::process::geteuid().is_root() {
+        assert!(status.contains("Uid:\t65534\t65534\t65534\t65534\n"), "{status}");
+        assert!(
+            status.contains("Groups:\t \n") || status.contains("Groups:\t\n"),
+            "{status}"
+        );
+    }
+    drop(reader);
+    child.wait().unwrap();
 }
 
 #[test]

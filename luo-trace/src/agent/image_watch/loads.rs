@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use luo_trace_common::events::{
-    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image, ImageFile, ImageVerdict, VERDICT_CARRIES, VERDICT_LOSES,
-    VERDICT_PANICS, VERDICT_UNKNOWN,
+    IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image, ImageFile, ImageVerdict, VERDICT_CARRIES,
+    VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN,
 };
 use luo_trace_common::policy::Verdict;
 use luo_trace_common::text::Name;

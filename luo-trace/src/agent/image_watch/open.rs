@@ -4,14 +4,14 @@
 //! or be another file's by now.
 
 use std::fs::{self, File, Metadata};
-use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use luo_trace_common::events::ImageFile;
 
-use crate::image::{self, Contents};
+use crate::agent::image_reader;
+use crate::image::Contents;
 
 /// A larger file is not read, in bytes. No kernel comes near.
 const SIZE_MAX: u64 = 256 << 20;
@@ -125,19 +125,16 @@ fn mounted(process: &Path, descriptor: &Path) -> Option<u64> {
 /// Why nothing is known of it, in words.
 pub fn read(image: ImageAtHand) -> Result<Contents, String> {
     let ImageAtHand { file, stamp } = image;
-    let mut bytes = Vec::with_capacity(stamp.size as usize);
-    let whole = (&file).take(stamp.size).read_to_end(&mut bytes);
-    whole.map_err(|error| format!("the image cannot be read: {error}"))?;
+    let found = image_reader::read(&file);
     if file.metadata().ok().map(Stamp::from) != Some(stamp) {
         return Err("the image was changed while it was read".into());
     }
-    drop(file);
-    image::read(&bytes).map_err(|error| error.to_string())
+    found.map_err(|why| why.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -34,6 +34,8 @@ use crate::exit::Exit;
 use crate::host;
 use crate::host::files;
 use crate::host::lock::{self, Lock, Refusal};
+use crate::host::privileges;
+use crate::image::Formats;
 use crate::journal::{Clock, Header, Keep, Limits};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
 use crate::kernel::{Ring, Tracer};
@@ -42,7 +44,7 @@ use crate::sink::control::{self, Control, Request};
 use crate::text::units::bytes;
 
 use carry::Carrying;
-use outputs::{Socket, outputs, serial_line};
+use outputs::{Socket, journal, outputs, serial_line};
 use snapshots::{Looks, arrive};
 use wakeups::Rest;
 
@@ -269,6 +271,8 @@ struct Agent {
     looks: Looks,
     looked_into: mpsc::UnboundedReceiver<Look>,
     carrying: Carrying,
+    /// What this kernel writes for the next one, as far as it told.
+    formats: Formats,
     file: policy::File,
     left: policy::Left,
     orders: Option<mpsc::Receiver<Request>>,
@@ -299,7 +303,18 @@ impl Agent {
         let mut ring = tracer.ring()?;
         let header = header(&mut tracer, &started, ring_bytes)?;
         let live = Arc::new(Live::new(&header)?);
-        let mut outputs = outputs(args, &header)?;
+        let journal = args
+            .journal
+            .as_deref()
+            .map(|place| journal(place, &header, args.limits()));
+        let journal = journal.transpose()?;
+        // Before the first thread is started, which has what this one has. What was opened stays open.
+        if let Err(error) = privileges::keep_needed() {
+            tell(format_args!(
+                "the agent goes on with all its privileges, which cannot be dropped: {error}"
+            ));
+        }
+        let mut outputs = outputs(args, journal)?;
         let (orders, taken) = control::orders();
         let kept_beside = control.as_ref().and(args.control.as_deref());
         let socket = control
@@ -328,6 +343,10 @@ impl Agent {
             looks,
             looked_into,
             carrying,
+            formats: Formats {
+                luo: header.luo_format,
+                kho: header.kho_format,
+            },
             file,
             left,
             orders: Some(taken),
@@ -342,6 +361,7 @@ impl Agent {
             ring,
             tracer,
             looks,
+            formats,
             file,
             left,
             ..
@@ -373,8 +393,7 @@ impl Agent {
                     left.look(pipeline);
                 }
             }
-            // Formats that the kernel does not tell are not known.
-            pipeline.judge_image(|| tracer.formats().unwrap_or_default());
+            pipeline.judge_image(|| formats.clone());
         }
     }
 

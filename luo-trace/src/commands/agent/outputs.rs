@@ -22,21 +22,25 @@ use crate::sink::journal::{JournalSink, KEPT, QUEUE};
 /// How long readers at the socket may take for the last lines.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-pub(super) fn outputs(args: &Args, header: &Header) -> Result<Outputs> {
+/// A journal that is open, and whose thread is to be started.
+pub(super) type Opened = Box<dyn FnOnce() -> io::Result<JournalSink>>;
+
+/// Starts the threads of all outputs.
+pub(super) fn outputs(args: &Args, journal: Option<Opened>) -> Result<Outputs> {
     let mut outputs = Outputs::default();
     match args.format {
         Format::Text => outputs.print(console::Format::text(&io::stdout()))?,
         Format::Json => outputs.print(console::Format::Json)?,
         Format::None => {}
     }
-    if let Some(place) = &args.journal {
-        outputs.record(journal(place, header, args.limits())?);
+    if let Some(start) = journal {
+        outputs.record(start()?);
     }
     Ok(outputs)
 }
 
 /// Opens the journal. A user who asked for a record must know at once that there will be none.
-pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> Result<JournalSink> {
+pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> Result<Opened> {
     let Some(line) = serial_line(place) else {
         let most = limits.map_or(u64::MAX, |limits| limits.of_boot());
         let (writer, path) = Writer::open_within(place, header, most).with_context(|| {
@@ -49,7 +53,7 @@ pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> 
         if let Some(limits) = limits {
             keep_within(place, &header.boot_id, &limits);
         }
-        return Ok(JournalSink::start(writer, QUEUE, KEPT, tell)?);
+        return Ok(Box::new(|| JournalSink::start(writer, QUEUE, KEPT, tell)));
     };
     let context = || {
         format!(
@@ -61,7 +65,7 @@ pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> 
     let mut writer = Writer::begin(Serial::new(tty), header)?;
     writer.flush_first().with_context(context)?;
     tell(format_args!("recording through {}", line.display()));
-    Ok(JournalSink::start(writer, QUEUE, KEPT, tell)?)
+    Ok(Box::new(|| JournalSink::start(writer, QUEUE, KEPT, tell)))
 }
 
 /// The serial line that `--journal` names, where it names one.

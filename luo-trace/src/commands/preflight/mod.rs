@@ -1,7 +1,7 @@
 //! `luo-trace preflight`: will this kernel take what is preserved here?
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,9 +11,10 @@ use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
 use super::{Format, Socket};
+use crate::agent::image_reader::{self, Unknown};
 use crate::event::Body;
 use crate::exit::Exit;
-use crate::image::{self, Contents, Formats, ImageError, InUse, Judgement, Outcome, Preserved, Reason, Source};
+use crate::image::{self, Contents, Formats, InUse, Judgement, Outcome, Preserved, Reason, Source};
 use crate::input;
 use crate::journal::{Header, each};
 use crate::kernel::preflight::{Obstacle, obstacle};
@@ -97,13 +98,11 @@ pub fn run(args: &Args) -> Result<Exit> {
 /// The answer, and how it is printed.
 fn judged(args: &Args) -> Result<(Exit, String)> {
     let path = args.kernel.display();
-    let bytes = read(&args.kernel)?;
-    let contents = match image::read(&bytes) {
+    let contents = match image_reader::read(&open(&args.kernel)?) {
         Ok(contents) => Ok(contents),
-        Err(error @ ImageError::Unsupported(_)) => Err(error.to_string()),
-        Err(error) => return Err(error).with_context(|| format!("{path} cannot be judged")),
+        Err(Unknown::Unreadable(why)) => bail!("{path} cannot be judged: {why}"),
+        Err(unknown) => Err(unknown.to_string()),
     };
-    drop(bytes);
     let mut host = Host::find(args)?;
     host.formats.luo = args.luo_format.clone().or(host.formats.luo);
     host.formats.kho = args.kho_format.clone().or(host.formats.kho);
@@ -135,15 +134,13 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
     Ok((exit, text))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn open(path: &Path) -> Result<File> {
     let cannot = || format!("cannot read {}", path.display());
     let file = input::open(path).with_context(cannot)?;
     if file.metadata().with_context(cannot)?.len() > FILE_MAX {
         bail!("{} is larger than any kernel: {} MiB", path.display(), FILE_MAX >> 20);
     }
-    let mut bytes = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut bytes).with_context(cannot)?;
-    Ok(bytes)
+    Ok(file)
 }
 
 /// What is said of an image that cannot be unpacked.

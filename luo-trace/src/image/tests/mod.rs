@@ -80,7 +80,7 @@ fn a_kernel_is_read_in_every_form_and_packing() {
         // then it tells the same.
         has_everything(&contents);
         assert_eq!(
-            (contents.kind, contents.compression.unwrap().name()),
+            (&*contents.kind, contents.compression.unwrap().name()),
             ("bzImage", packer)
         );
         let forms = [
@@ -91,13 +91,13 @@ fn a_kernel_is_read_in_every_form_and_packing() {
         for (image, kind) in forms {
             let contents = read(&image).unwrap_or_else(|error| panic!("{packer}, {kind}: {error}"));
             has_everything(&contents);
-            assert_eq!(contents.kind, kind);
+            assert_eq!(&*contents.kind, kind);
         }
     }
     for (image, kind) in [(kernel().elf(), "vmlinux"), (kernel().arm64(), "arm64 Image")] {
         let contents = read(&image).unwrap();
         has_everything(&contents);
-        assert_eq!((contents.kind, contents.compression), (kind, None));
+        assert_eq!((&*contents.kind, contents.compression), (kind, None));
     }
 }
 
