@@ -39,6 +39,8 @@ struct State {
     findings: VecDeque<Finding>,
     /// Why the journal is not carried over a kexec, where it should be.
     carry_trouble: Option<String>,
+    /// Why what the agent sees does not get where it should: to the journal, or to another output.
+    output_troubles: Vec<String>,
     /// The policy with an operator's orders, where there is one.
     policy: Option<(status::policy::Policy, Standing)>,
     /// What was lost on this side of the ring.
@@ -78,6 +80,7 @@ impl Live {
                 digest: Digest::default(),
                 findings: VecDeque::new(),
                 carry_trouble: None,
+                output_troubles: Vec::new(),
                 policy: None,
                 losses: Losses::default(),
             }),
@@ -128,6 +131,11 @@ impl Live {
         self.state().carry_trouble = trouble;
     }
 
+    /// What the agent sees does not get where it should, and why: a sentence for each output.
+    pub fn set_output_troubles(&self, troubles: Vec<String>) {
+        self.state().output_troubles = troubles;
+    }
+
     /// The policy and an operator's orders are these from now on.
     pub fn set_policy(&self, policy: status::policy::Policy, standing: Standing) {
         self.metrics.set_policy_troubles(policy.troubles.len());
@@ -156,7 +164,8 @@ impl Live {
 
     /// Why not everything is as it should be, in sentences.
     fn troubles(&self, state: &State) -> Vec<String> {
-        self.troubles.iter().chain(&state.carry_trouble).cloned().collect()
+        let troubles = self.troubles.iter().chain(&state.output_troubles);
+        troubles.chain(&state.carry_trouble).cloned().collect()
     }
 
     /// What is preserved now. The recorder's own session counts where there are others: the kernel that cannot take that brings
@@ -230,6 +239,16 @@ impl web::Source for Live {
 
     fn ready(&self) -> Result<(), String> {
         // No agent can be asked before the hooks are attached: the port is opened after that.
-        Ok(())
+        let state = self.state();
+        let troubles: Vec<&str> = self
+            .troubles
+            .iter()
+            .chain(&state.output_troubles)
+            .map(String::as_str)
+            .collect();
+        match troubles[..] {
+            [] => Ok(()),
+            _ => Err(troubles.join("\n")),
+        }
     }
 }

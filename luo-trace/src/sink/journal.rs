@@ -1,9 +1,9 @@
 //! The journal as a sink: a thread of its own owns the file, so that a slow disk never stalls the drain of the ring.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::journal::{Clock, End, Store, Writer};
@@ -60,7 +60,18 @@ enum Message {
         sync: bool,
     },
     Clock(Clock),
+    /// Nothing to write: the thread shows that it lives.
+    Ping,
     End(End),
+}
+
+/// What the journal's thread tells of itself.
+#[derive(Debug, Default)]
+struct Health {
+    /// How many messages it is done with.
+    done: AtomicU64,
+    /// Why the last write failed; empty where it did not.
+    failing: Mutex<String>,
 }
 
 /// The agent's end of the journal's thread.
@@ -76,6 +87,7 @@ pub struct JournalSink {
     dropped_in_all: u64,
     sync_wanted: bool,
     unwritten: Arc<AtomicU64>,
+    health: Arc<Health>,
 }
 
 impl JournalSink {
@@ -95,6 +107,7 @@ impl JournalSink {
     {
         let (sender, receiver) = sync_channel(queue);
         let unwritten = Arc::new(AtomicU64::new(0));
+        let health = Arc::<Health>::default();
         let worker = Worker {
             writer,
             tell,
@@ -102,6 +115,7 @@ impl JournalSink {
             told_of: 0,
             is_removal_told: false,
             unwritten: unwritten.clone(),
+            health: health.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("journal".into())
@@ -115,6 +129,7 @@ impl JournalSink {
             dropped_in_all: 0,
             sync_wanted: false,
             unwritten,
+            health,
         })
     }
 
@@ -162,6 +177,25 @@ impl JournalSink {
         _ = self.queue.try_send(Message::Clock(clock));
     }
 
+    /// Gives the thread something to be done with, where it has nothing, and tells how much it is done with: a number that does
+    /// not rise any more is that of a thread which is stuck or gone.
+    pub fn ping(&mut self) -> u64 {
+        // A queue that is full has enough to be done with.
+        _ = self.queue.try_send(Message::Ping);
+        self.health.done.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is recorded at this moment, where that is so.
+    pub fn trouble(&self) -> Option<String> {
+        if self.thread.is_finished() {
+            return Some(
+                "nothing is recorded any more, since the journal's thread has ended: start the agent anew".into(),
+            );
+        }
+        let failing = self.health.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        (!failing.is_empty()).then(|| format!("the journal cannot be written: {failing}"))
+    }
+
     /// How many records did not get into the journal so far.
     pub fn dropped(&self) -> u64 {
         self.dropped_in_all + self.unwritten.load(Ordering::Relaxed)
@@ -198,6 +232,7 @@ struct Worker<S, T> {
     told_of: u64,
     is_removal_told: bool,
     unwritten: Arc<AtomicU64>,
+    health: Arc<Health>,
 }
 
 impl<S: Store, T: FnMut(String)> Worker<S, T> {
@@ -208,6 +243,10 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
             let result = match message {
                 Message::Batch { records, dropped, sync } => self.batch(&records, dropped, sync),
                 Message::Clock(clock) => self.writer.clock(&clock),
+                Message::Ping => {
+                    self.health.done.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 Message::End(end) => {
                     ended = self.writer.end(&end);
                     continue;
@@ -217,6 +256,7 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
                 .store(self.writer.lost() - self.told_of, Ordering::Relaxed);
             self.say(result);
             self.say_removed();
+            self.health.done.fetch_add(1, Ordering::Relaxed);
         }
         ended
     }
@@ -245,11 +285,16 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
         }
     }
 
+    fn set_failing(&self, why: String) {
+        *self.health.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// Tells of the first failure and of the first success after it, and of nothing in between.
     fn say(&mut self, result: io::Result<()>) {
         match result {
             Err(error) if !self.failing => {
                 self.failing = true;
+                self.set_failing(error.to_string());
                 (self.tell)(format!(
                     "cannot write the journal: {error}; the agent goes on, and what is lost is counted. \
                      Make room or mend the disk, and the journal goes on by itself"
@@ -257,6 +302,7 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
             }
             Ok(()) if self.failing => {
                 self.failing = false;
+                self.set_failing(String::new());
                 let lost = self.writer.lost();
                 (self.tell)(format!(
                     "the journal is being written again; it lacks {lost} records so far"
@@ -270,7 +316,6 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
     use std::time::Duration;
 
@@ -488,5 +533,43 @@ mod tests {
             "{told:?}"
         );
         assert_eq!(frames(&stage.bytes.lock().unwrap()), ["-2", "c", "end"]);
+    }
+
+    /// Waits for something that a thread brings about.
+    #[track_caller]
+    fn comes_true(mut what: impl FnMut() -> bool) {
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while !what() {
+            assert!(std::time::Instant::now() < deadline, "it does not come");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_thread_with_nothing_to_write_answers_a_ping_and_one_that_is_gone_is_told() {
+        let mut stage = given_a_queue_of(8);
+        let before = stage.sink.ping();
+        comes_true(|| stage.sink.ping() > before);
+        assert_eq!(stage.sink.trouble(), None);
+        // Given a mistake that ends the thread, which a disk without a test behind it does here,
+        drop(stage.allow);
+        stage.sink.send(records(&["a"]), false);
+        comes_true(|| stage.sink.trouble().is_some_and(|why| why.contains("thread has ended")));
+        // then a ping is not answered.
+        assert_eq!(stage.sink.ping(), stage.sink.ping());
+    }
+
+    #[test]
+    fn a_full_disk_is_a_trouble_until_it_has_room() {
+        let mut stage = given_a_queue_of(8);
+        let full = || Err(io::ErrorKind::StorageFull.into());
+        stage.allow.send(full()).unwrap();
+        stage.sink.send(records(&["a"]), false);
+        comes_true(|| stage.sink.trouble().is_some_and(|why| why.contains("no storage space")));
+        (0..2).for_each(|_| stage.allow.send(Ok(())).unwrap());
+        stage.sink.send(records(&["b"]), false);
+        comes_true(|| stage.sink.trouble().is_none());
+        stage.allow.send(Ok(())).unwrap();
+        stage.sink.end(End::default()).unwrap();
     }
 }

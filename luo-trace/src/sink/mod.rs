@@ -65,6 +65,11 @@ impl<T: Send + 'static> Feed<T> {
         })
     }
 
+    /// Whether there is still a consumer.
+    pub fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// How much was dropped so far by [`Feed::send`].
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -195,9 +195,17 @@ impl Pipeline {
         }
         self.hand_on(records);
         self.note_all();
+        self.live.set_output_troubles(self.outputs.troubles());
         if !self.jump_is_near {
             self.follow();
         }
+    }
+
+    /// How much the journal's thread is done with, where there is a journal: see [`JournalSink::ping`].
+    ///
+    /// [`JournalSink::ping`]: crate::sink::journal::JournalSink::ping
+    pub fn ping(&mut self) -> Option<u64> {
+        self.outputs.journal.as_mut().map(|journal| journal.ping())
     }
 
     /// Puts a record of the agent's own behind everything that was judged so far.

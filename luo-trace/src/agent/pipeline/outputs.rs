@@ -83,6 +83,11 @@ impl Lines {
         self.events_dropped + self.left_out
     }
 
+    /// Whether there is still a thread that writes them.
+    fn is_alive(&self) -> bool {
+        self.feed.is_alive()
+    }
+
     /// Waits until everything is written.
     pub(super) fn finish(self) {
         self.feed.finish(self.kept);
@@ -147,6 +152,20 @@ impl Outputs {
     /// Keeps the end of the record in memory that outlives the kernel, as soon as it is known and before anything else.
     pub fn carry(&mut self, recorder: Recorder<Mapping>) {
         self.carried = Some(recorder);
+    }
+}
+
+impl Outputs {
+    /// Why what is handed on does not get where it should: a sentence for each output.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let gone = |lines: Option<&Lines>, what: &str| {
+            let is_gone = lines.is_some_and(|lines| !lines.is_alive());
+            is_gone.then(|| format!("{what} shows nothing any more, since its thread has ended: start the agent anew"))
+        };
+        let journal = self.journal.as_ref().and_then(JournalSink::trouble);
+        let console = gone(self.console.as_ref(), "standard output");
+        let streams = gone(self.streams.as_ref().map(|(lines, _)| lines), "`luo-trace watch`");
+        [journal, console, streams].into_iter().flatten().collect()
     }
 }
 

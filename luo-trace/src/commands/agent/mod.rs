@@ -7,6 +7,7 @@ mod policy;
 mod port;
 mod snapshots;
 mod wakeups;
+mod watchdog;
 
 use std::env;
 use std::fs;
@@ -14,7 +15,7 @@ use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
@@ -47,6 +48,7 @@ use carry::Carrying;
 use outputs::{Socket, journal, outputs, serial_line};
 use snapshots::{Looks, arrive};
 use wakeups::Rest;
+use watchdog::Watchdog;
 
 /// How often counts that no event brings up to date are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -369,6 +371,7 @@ impl Agent {
         let mut end = pin!(end);
         let mut tick = tokio::time::interval(TICK);
         let mut rest = Rest::default();
+        let mut watchdog = sd_notify::watchdog_enabled().map(Watchdog::new);
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok("SIGTERM"),
@@ -391,6 +394,11 @@ impl Agent {
                     looks.tick(tracer, ring, pipeline);
                     self.carrying.tick(pipeline);
                     left.look(pipeline);
+                    if let Some(watchdog) = &mut watchdog
+                        && watchdog.may_beat(pipeline.ping(), Instant::now())
+                    {
+                        _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    }
                 }
             }
             pipeline.judge_image(|| formats.clone());
