@@ -82,6 +82,17 @@ pub struct Loaded {
     pub file: String,
 }
 
+/// What a lost agent left in the kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Adopted {
+    /// Until when the host was held, and everything let pass, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub held_until: u64,
+    /// See `held_until`.
+    pub allowed_until: u64,
+    /// The worst severity of an invariant that it saw violated: see [`level`].
+    pub violated: u64,
+}
+
 /// Policy on this host while an agent runs.
 pub struct Keeper {
     /// Or why there is none, so that nothing is ever refused.
@@ -100,13 +111,12 @@ pub struct Keeper {
     file_trouble: Option<String>,
     /// The model may have changed since the programs were told.
     changed: bool,
-    severity: u64,
     log: Log,
 }
 
 impl Keeper {
-    /// Takes over this host: what a lost agent left in the kernel (`adopted`: until when it was held, and let everything
-    /// pass) and what was kept of its orders are in force with the policy, from this moment. The notes tell so: the policy, and
+    /// Takes over this host: what a lost agent left in the kernel (`adopted`), what was kept of its orders, and how bad what it
+    /// saw violated was, are in force with the policy, from this moment. The notes tell so: the policy, and
     /// behind it every order that stands.
     ///
     /// # Errors
@@ -114,7 +124,7 @@ impl Keeper {
     pub fn begin(
         loaded: Loaded,
         brake: Result<Box<dyn Brake>, String>,
-        adopted: Option<(u64, u64)>,
+        adopted: Option<Adopted>,
         store: Option<Store>,
         live: Arc<Live>,
         boot_id: String,
@@ -124,7 +134,10 @@ impl Keeper {
             .as_ref()
             .map_or_else(Default::default, |store| store.read(&boot_id, now));
         let standing = match adopted {
-            Some((held, allowed)) => standing.joined(held, allowed, now),
+            Some(left) => Standing {
+                violated: standing.violated.max(left.violated),
+                ..standing.joined(left.held_until, left.allowed_until, now)
+            },
             None => standing,
         };
         let mut keeper = Self {
@@ -139,7 +152,6 @@ impl Keeper {
             store_trouble: trouble.map(|trouble| format!("{trouble:#}")),
             file_trouble: None,
             changed: true,
-            severity: 0,
             log: Log::start()?,
         };
         keeper.log.say(keeper.store_trouble.as_ref());
@@ -251,7 +263,12 @@ impl Keeper {
             _ => self.changed = true,
         }
         let worst = findings.iter().map(|finding| level(finding.invariant.severity())).max();
-        self.severity = self.severity.max(worst.unwrap_or(0));
+        if worst > Some(self.standing.violated) {
+            self.standing.violated = worst.unwrap_or_default();
+            // Of these there are three at most in a boot.
+            self.keep_orders();
+            self.show();
+        }
         match &event.body {
             Body::FilePreserve(file) if self.generation != 0 => self.judge_file(event.header, file),
             _ => None,
@@ -265,7 +282,7 @@ impl Keeper {
         let held = self.standing.hold.is_some();
         let circumstances = self
             .live
-            .with_model(|model| Circumstances::of(model, self.severity, held));
+            .with_model(|model| Circumstances::of(model, self.standing.violated, held));
         let ruling = policy.after_the_fact(table, &header, file, &circumstances)?;
         let name = policy.rules().get(ruling.rule as usize).map(|rule| rule.name);
         let counted = |number: Option<u64>| number.unwrap_or(NOT_COUNTED);
@@ -292,7 +309,7 @@ impl Keeper {
         if !mem::take(&mut self.changed) {
             return;
         }
-        brake.violated(self.severity);
+        brake.violated(self.standing.violated);
         let policy = &self.loaded.policy;
         if names_what_is_preserved(policy) {
             brake.preserved(self.live.with_model(|model| policy.preserved_in(model)));

@@ -118,6 +118,15 @@ struct Host {
 }
 
 fn begin(loaded: Loaded, adopted: Option<(u64, u64)>, dir: &Path) -> Host {
+    let adopted = adopted.map(|(held_until, allowed_until)| Adopted {
+        held_until,
+        allowed_until,
+        violated: 0,
+    });
+    begin_after(loaded, adopted, dir)
+}
+
+fn begin_after(loaded: Loaded, adopted: Option<Adopted>, dir: &Path) -> Host {
     let (brake, live) = (Fake::default(), live());
     let store = Store::beside(&dir.join("agent.sock"));
     let boxed: Box<dyn Brake> = Box::new(brake.clone());
@@ -398,6 +407,47 @@ fn the_programs_are_told_what_is_preserved_and_violated() {
     story.create(session(4, "next"));
     assert_eq!(tell(&mut story, &mut host).2, severity);
     assert_eq!(host.brake.0.borrow().beat, 5 * SECOND);
+}
+
+#[test]
+fn the_next_agent_knows_that_an_invariant_was_violated_in_this_boot() {
+    // Given an agent that sees a promise broken, and is killed,
+    let dir = tempfile::tempdir().unwrap();
+    let severity = {
+        let mut host = begin(policy("enforce", ""), None, dir.path());
+        let (mut story, guest) = (Story::new(), session(3, "vm-web"));
+        story
+            .orderly()
+            .create(guest)
+            .preserve(guest, 1, memfd(1))
+            .preserve(guest, 2, memfd(2))
+            .close(guest, &[(1, memfd(1))]);
+        for event in &story.events {
+            host.keeper.observe(event, &host.live.apply(event));
+        }
+        host.keeper.follow(2 * SECOND);
+        host.brake.0.borrow().severity
+    };
+    assert!(severity > 0);
+    // then the programs of the next one are told before its policy is in force,
+    let next = begin(policy("enforce", ""), None, dir.path());
+    assert_eq!(next.brake.0.borrow().severity, severity);
+    // also where only the programs that the first one left know of it,
+    let left = Adopted {
+        violated: severity,
+        ..Adopted::default()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let next = begin_after(policy("enforce", ""), Some(left), elsewhere.path());
+    assert_eq!(next.brake.0.borrow().severity, severity);
+    // and that an operator takes back all orders changes nothing about it.
+    let mut next = begin(policy("enforce", ""), None, elsewhere.path());
+    next.keeper.take(&Order::Clear, 0, 3 * SECOND).unwrap();
+    let last = begin(policy("enforce", ""), None, elsewhere.path());
+    assert_eq!(last.brake.0.borrow().severity, severity);
+    // In another boot it is forgotten.
+    let (standing, _) = Store::beside(&elsewhere.path().join("agent.sock")).read("another", 0);
+    assert_eq!(standing, Standing::default());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use zerocopy::FromZeros;
 
 use super::super::policy::{left_in_force, read};
-use crate::agent::enforcement::{Brake, Keeper, Loaded, Note, Store};
+use crate::agent::enforcement::{Adopted, Brake, Keeper, Loaded, Note, Store};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
@@ -84,11 +84,10 @@ fn loaded(path: &Path, policy: Policy) -> Loaded {
     Loaded { policy, file }
 }
 
-/// The brake as this kernel has it, or why there is none, and what a lost agent left: until when the host was held, and
-/// everything let pass.
+/// The brake as this kernel has it, or why there is none, and what a lost agent left.
 pub(super) struct Attached {
     brake: Result<Box<dyn Brake>, String>,
-    adopted: Option<(u64, u64)>,
+    adopted: Option<Adopted>,
 }
 
 /// Attaches the programs that a policy needs. Of a host where they are of no use to a policy that is to be enforced, gives how to
@@ -126,7 +125,11 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
     }
     Ok(Ok(Attached {
         brake: Ok(Box::new(brake)),
-        adopted: adopted.state.map(|state| (state.held_until, state.allowed_until)),
+        adopted: adopted.state.map(|state| Adopted {
+            held_until: state.held_until,
+            allowed_until: state.allowed_until,
+            violated: state.violated,
+        }),
     }))
 }
 

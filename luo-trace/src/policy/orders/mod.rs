@@ -125,13 +125,17 @@ impl fmt::Display for Entry {
     }
 }
 
-/// The orders that stand.
+/// The orders that stand, and what else an agent has to know of those before it in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// The host is held.
     pub hold: Option<Entry>,
     /// Everything passes for a time.
     pub allowance: Option<Entry>,
+    /// The worst severity of an invariant that was seen violated, from 1 (see [`level`]); 0: none was.
+    ///
+    /// [`level`]: crate::policy::level
+    pub violated: u64,
 }
 
 /// What an operator is told.
@@ -284,6 +288,7 @@ impl Standing {
             boot_id: boot_id.into(),
             hold: self.hold.clone(),
             allowance: self.allowance.clone(),
+            violated: self.violated,
         };
         // Numbers and text under keys of text: nothing in it has no JSON form.
         serde_json::to_string(&kept).unwrap_or_default() + "\n"
@@ -308,6 +313,7 @@ impl Standing {
         Ok(Self {
             hold: stands(kept.hold),
             allowance: stands(kept.allowance),
+            violated: kept.violated,
         })
     }
 
@@ -323,7 +329,7 @@ impl Standing {
         };
         Self {
             hold: Some(hold),
-            allowance: None,
+            ..Self::default()
         }
     }
 }
@@ -335,6 +341,8 @@ struct Kept {
     boot_id: String,
     hold: Option<Entry>,
     allowance: Option<Entry>,
+    #[serde(default)]
+    violated: u64,
 }
 
 fn nothing_is_refused(mode: Mode) -> Option<String> {

@@ -159,6 +159,7 @@ fn what_a_lost_agent_left_in_the_kernel_is_in_force_and_what_was_kept_tells_who_
     let both = Standing {
         hold: Some(kept("disk swap", None)),
         allowance: Some(kept("the fix", Some(100))),
+        violated: 3,
     };
     // Both know both.
     assert_eq!(both.clone().joined(NEVER, 100, 10), both);
