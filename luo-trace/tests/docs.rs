@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use luo_trace::host::privileges::KEPT;
 use luo_trace::model::Invariant;
 use luo_trace::sink::metrics::METRICS;
 use luo_trace_common::hooks::{Attach, Hook, Need};
@@ -250,4 +251,24 @@ fn the_table_of_metrics_is_that_of_the_code() {
         writeln!(table, "| `{}` | {labels} | {} | {help} |", metric.name, metric.kind).unwrap();
     }
     has_table("luo-trace/docs/metrics.md", &table);
+}
+
+#[test]
+fn the_table_of_privileges_is_that_of_the_code() {
+    let mut table = "| capability | what the agent does by it once its programs are attached |\n|---|---|\n".to_owned();
+    for kept in KEPT {
+        writeln!(table, "| `{}` | {} |", kept.name, kept.purpose).unwrap();
+    }
+    has_table("luo-trace/docs/security.md", &table);
+    // The agent that runs in a guest is held against the same.
+    let mask: u64 = KEPT.iter().map(|kept| 1 << kept.number).sum();
+    let scenario = read(Path::new("xtask/testbed/scenarios/service.toml"));
+    assert!(scenario.contains(&format!("CapEff = \"{mask:016x}\"")), "{mask:016x}");
+    // The unit leaves the agent what it keeps.
+    let unit = read(Path::new("luo-trace/systemd/luo-trace.service"));
+    let bounding = unit
+        .lines()
+        .find(|line| line.starts_with("CapabilityBoundingSet="))
+        .unwrap();
+    assert!(KEPT.iter().all(|kept| bounding.contains(kept.name)), "{bounding}");
 }

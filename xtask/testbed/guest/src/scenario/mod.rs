@@ -14,10 +14,10 @@ pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, Progra
 pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
-    AgentSays, As, BothModes, Caller, Churn, CloseSession, CreateSession, DeniedThroughout, DeviceFile, FailNth,
-    FailingOperation, Fault, Finish, Load, LoadByI386, ManySessions, Memfd, Nothing, Open, PauseAgent, Preserve,
-    PreserveAgain, PreserveDevice, Product, Reboot, RefusedThroughout, ReloadPolicy, Retrieve, RetrieveDevice,
-    RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
+    AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateSession, DeniedThroughout, DeviceFile,
+    FailNth, FailingOperation, Fault, Finish, Load, LoadByI386, ManySessions, Memfd, Nothing, Open, PauseAgent,
+    Preserve, PreserveAgain, PreserveDevice, Product, Reboot, RefusedThroughout, ReloadPolicy, Retrieve,
+    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 

@@ -55,6 +55,7 @@ pub enum Step {
     /// Lets it run again.
     ResumeAgent(Nothing),
     AgentSays(AgentSays),
+    AgentThreads(AgentThreads),
     /// Gives the agent of `agent_without = "room"` a disk that is large enough.
     MakeRoom(Nothing),
     /// Checks that there are a BPF program, a map and a link that were not there before the agent's first start.
@@ -518,6 +519,14 @@ pub struct StopAgent {
 pub struct AgentSays {
     /// The text.
     pub text: String,
+}
+
+/// Checks what the kernel tells of the agent's threads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentThreads {
+    /// Lines of `/proc/PID/status` that each thread has, by their names, as `CapEff`.
+    pub status: BTreeMap<String, String>,
 }
 
 /// Keeps the agent from running, by SIGSTOP: nobody empties its ring.

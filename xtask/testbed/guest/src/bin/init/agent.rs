@@ -16,7 +16,7 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
 use serde_json::Value;
 use testbed_guest::scenario::{
-    AgentIn, PauseAgent, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without,
+    AgentIn, AgentThreads, PauseAgent, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without,
 };
 
 use crate::{bpf, without};
@@ -222,6 +222,32 @@ impl Agent<'_> {
         let pid = Pid::from_child(self.child.as_ref().context("the agent does not run")?);
         kill_process(pid, signal)?;
         Ok(pid)
+    }
+
+    /// Checks what the kernel tells of each of its threads.
+    pub(crate) fn check_threads(&self, step: &AgentThreads) -> Result<()> {
+        let pid = self.child.as_ref().context("the agent does not run")?.id();
+        let mut threads = 0;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?.path();
+            // One of a pool may have ended since.
+            let Ok(status) = fs::read_to_string(thread.join("status")) else {
+                continue;
+            };
+            threads += 1;
+            for (name, value) in &step.status {
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+                if line != Some(value) {
+                    bail!("{}: {name} is {line:?}, and should be {value}", thread.display());
+                }
+            }
+        }
+        if threads < 2 {
+            bail!("the agent has {threads} threads, and there is one for its journal at least");
+        }
+        Ok(())
     }
 
     /// Waits until its log has this text.

@@ -156,6 +156,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
             Step::PauseAgent(step) => self.agent.pause(step),
             Step::ResumeAgent(_) => self.agent.resume(),
+            Step::AgentThreads(step) => self.agent.check_threads(step),
             Step::AgentSays(step) => self.agent.wait_until_it_says(&step.text),
             Step::MakeRoom(_) => without::make_room(),
             Step::CheckBpf(_) => self.bpf_at_boot.check_more(),
