@@ -204,7 +204,8 @@ fn answer(image: &[u8]) -> Answer {
 
 /// Gives up for good whatever reading does not need.
 fn confine() -> Result<()> {
-    // Whatever the agent had open. SAFETY: this process uses no descriptor but the standard ones.
+    // Whatever the agent had open goes.
+    // SAFETY: this process uses no descriptor but the standard ones.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     let none = Rlimit {
         current: Some(0),
