@@ -508,6 +508,20 @@ impl Table {
         self.on[operation as usize] & !no & !of_unknown
     }
 
+    /// The rules that apply to a call of which nothing is known: those that ask for nothing, and those that an unknown does not let
+    /// pass.
+    #[inline(always)]
+    pub fn applying_to_unknown(&self, operation: Operation) -> RuleSet {
+        let mut asking = Sum(0);
+        for aspect in 0..Aspect::COUNT {
+            asking.add(self.matches[aspect] | self.unless[aspect]);
+        }
+        for condition in 0..Condition::COUNT {
+            asking.add(self.when[condition]);
+        }
+        self.on[operation as usize] & !(asking.0 & self.unknown_passes[operation as usize])
+    }
+
     /// Decides.
     #[inline(always)]
     pub fn rule(&self, operation: Operation, applying: RuleSet, orders: Orders) -> Ruling {

@@ -98,8 +98,8 @@ fn decision(operation: Operation, session: u64, name: u64, legacy: bool) -> bool
     let Some(call) = begin(thread) else {
         // So many decide at this moment that there is no room for one more: nothing is known of this one.
         count_loss();
-        let applying = table.on[operation as usize] & !table.unknown_passes[operation as usize];
-        return matches!(table.rule(operation, applying, orders).decision, Decision::Deny);
+        let ruling = table.rule(operation, table.applying_to_unknown(operation), orders);
+        return matches!(ruling.decision, Decision::Deny);
     };
     let orders = forget(&mut call.orders, orders);
     call.session = session;

@@ -164,8 +164,12 @@ impl Live {
 
     /// Why not everything is as it should be, in sentences.
     fn troubles(&self, state: &State) -> Vec<String> {
-        let troubles = self.troubles.iter().chain(&state.output_troubles);
-        troubles.chain(&state.carry_trouble).cloned().collect()
+        self.blind(state).chain(&state.carry_trouble).cloned().collect()
+    }
+
+    /// What of them keeps the agent from seeing, or from telling what it sees.
+    fn blind<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a String> {
+        self.troubles.iter().chain(&state.output_troubles)
     }
 
     /// What is preserved now. The recorder's own session counts where there are others: the kernel that cannot take that brings
@@ -240,12 +244,7 @@ impl web::Source for Live {
     fn ready(&self) -> Result<(), String> {
         // No agent can be asked before the hooks are attached: the port is opened after that.
         let state = self.state();
-        let troubles: Vec<&str> = self
-            .troubles
-            .iter()
-            .chain(&state.output_troubles)
-            .map(String::as_str)
-            .collect();
+        let troubles: Vec<&str> = self.blind(&state).map(String::as_str).collect();
         match troubles[..] {
             [] => Ok(()),
             _ => Err(troubles.join("\n")),

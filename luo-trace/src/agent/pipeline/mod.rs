@@ -238,8 +238,10 @@ impl Pipeline {
     fn judge(&mut self, batch: Records, losses: Losses) -> Records {
         let mut records = batch;
         let denied = losses.denied.saturating_sub(self.told.denied);
-        self.told.denied += denied;
-        self.live.metrics.denied_loads(denied);
+        if denied > 0 {
+            self.told.denied += denied;
+            self.live.metrics.denied_loads(denied);
+        }
         let newly = losses.missed.saturating_sub(self.missed);
         if newly > 0 {
             self.missed = losses.missed;

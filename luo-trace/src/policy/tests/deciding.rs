@@ -2,7 +2,7 @@
 
 use luo_trace_common::policy::{
     Aspect, CGROUP_DEPTH, CgroupKey, CgroupName, CgroupNode, Condition, Decision, Facts, Mode, NOT_COUNTED, Operation,
-    Orders, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE, RULES, RuleName, Ruling, Selected,
+    Orders, RULE_AGENT_LOSS, RULE_HOLD, RULE_NONE, RULES, RuleName, Ruling, SEVERITIES, Selected,
 };
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 use proptest::collection::vec;
@@ -358,6 +358,22 @@ proptest! {
     fn the_kernel_decides_what_the_rules_say((policy, calls) in (policy(0..=6), vec(call(), 8))) {
         for call in &calls {
             prop_assert_eq!(compiled(&policy, call), plain(&policy, call), "{:?}", call);
+        }
+    }
+
+    #[test]
+    fn a_call_for_which_there_is_no_room_is_decided_as_one_of_which_nothing_is_known(policy in policy(0..=6)) {
+        let table = policy.compile().table;
+        let facts = Facts {
+            unselected: u32::MAX,
+            unknown: u32::MAX,
+            sessions: NOT_COUNTED,
+            files: NOT_COUNTED,
+            violated: SEVERITIES as u64,
+            ..Facts::default()
+        };
+        for &operation in Operation::ALL {
+            prop_assert_eq!(table.applying_to_unknown(operation), table.applying(operation, &facts));
         }
     }
 
