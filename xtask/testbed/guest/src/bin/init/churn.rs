@@ -1,5 +1,6 @@
 //! A flood of operations, in which the agent may be disturbed.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use rustix::io::Errno;
-use testbed_guest::luo::Device;
+use testbed_guest::luo::{Device, Session};
 use testbed_guest::scenario::{Churn, Memfd, ReloadPolicy};
 
 use crate::agent::Agent;
@@ -66,7 +67,7 @@ fn rounds(
         let context = || format!("thread {thread}, round {round}");
         let name = format!("churn-{thread}-{round}");
         let session = device.create_session(name.as_bytes()).with_context(context)?;
-        match session.preserve(&memfd, 0) {
+        match preserve(&session, &memfd) {
             Err(Errno::PERM) if may_be_refused => {}
             preserved => preserved.with_context(context)?,
         }
@@ -77,4 +78,18 @@ fn rounds(
         }
     }
     Ok(())
+}
+
+/// Preserves a file that the round before preserved in a session of its own, and that is busy for as long as this session lives.
+///
+/// A `close` ends the session only where no other process holds a reference to it, and one that reads `/proc/PID/fd` holds one for a
+/// moment (the agent does, for an order of status): then the session ends when that process is done.
+fn preserve(session: &Session, memfd: &File) -> Result<(), Errno> {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match session.preserve(memfd, 0) {
+            Err(Errno::BUSY) if Instant::now() < until => thread::yield_now(),
+            preserved => return preserved,
+        }
+    }
 }
