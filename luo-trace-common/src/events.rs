@@ -128,6 +128,9 @@ macro_rules! for_each_kind {
                 113 ImageVerdict(ImageVerdict) "image-verdict" boxed;
                 /// Policy, or an operator's order, changed. Its own record, too.
                 114 PolicyChange(PolicyChange) "policy-change" boxed;
+                /// Which hooks see nothing from here on, although they are attached. The agent's own record, too: it comes before every
+                /// event that may lack what they would have told, and after the last such event when they see again.
+                115 HooksBlind(HooksBlind) "hooks-blind";
 
                 /// Policy was asked about a call, and decided. Comes before the call's own event, which a refused call may not have.
                 120 PolicyDecision(PolicyDecision, operation: Operation, decision: Decision) "policy-decision" boxed;
@@ -844,6 +847,31 @@ pub struct Missed {
 
 payload!(Missed {});
 
+/// [`HooksBlind::cause`]: the kernel's kprobes are switched off, by `kprobes/enabled` in debugfs.
+pub const BLIND_KPROBES_OFF: u32 = 1;
+/// [`HooksBlind::cause`]: the kernel's function tracing is switched off, by `kernel.ftrace_enabled` before 7.3.
+pub const BLIND_FTRACE_OFF: u32 = 2;
+/// [`HooksBlind::cause`]: the kernel shut its function tracing down after a fault of its own. Only a boot brings it back.
+pub const BLIND_FTRACE_DEAD: u32 = 3;
+/// [`HooksBlind::cause`]: their functions do not call any tracer any more, and what undid that is not known.
+pub const BLIND_UNPATCHED: u32 = 4;
+/// [`HooksBlind::cause`]: they were switched off and on again in between.
+pub const BLIND_FOR_A_MOMENT: u32 = 5;
+
+/// Some hooks see nothing, or those that saw nothing see again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HooksBlind {
+    /// The hooks that see nothing from here on: the bit of each [`Hook`](crate::hooks::Hook)'s number. 0: each sees again.
+    pub hooks: u64,
+    /// One of `BLIND_*`; 0 where all see.
+    pub cause: u32,
+    /// Keeps the size a multiple of 8; 0.
+    pub reserved: u32,
+}
+
+payload!(HooksBlind {});
+
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {
     ($(#[$doc:meta])* $ty:ident { $($(#[$vdoc:meta])* $value:literal $call:ident $name:literal;)* }) => {
@@ -996,6 +1024,7 @@ mod tests {
             (Kind::ImageFile, 32),
             (Kind::ImageVerdict, 528),
             (Kind::PolicyChange, 288),
+            (Kind::HooksBlind, 16),
             (Kind::PolicyDecision, 464),
         ];
         for (kind, size) in sizes {

@@ -17,6 +17,7 @@ pub mod facts;
 pub mod fields;
 pub mod hooks;
 pub mod policy;
+pub mod sight;
 pub mod snapshot;
 pub mod text;
 pub mod variables;

@@ -25,6 +25,7 @@ mod policy;
 mod reboot;
 mod registers;
 mod session;
+mod sight;
 mod snapshot;
 mod task;
 

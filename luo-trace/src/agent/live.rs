@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
+use luo_trace_common::events as abi;
+use luo_trace_common::hooks::Hook;
 
 use crate::event::{Body, Event};
 use crate::host;
@@ -45,6 +47,8 @@ struct State {
     policy: Option<(status::policy::Policy, Standing)>,
     /// What was lost on this side of the ring.
     losses: Losses,
+    /// The hooks that are attached and see nothing, where there are any.
+    blind: Option<Blind>,
 }
 
 impl Live {
@@ -83,6 +87,7 @@ impl Live {
                 output_troubles: Vec::new(),
                 policy: None,
                 losses: Losses::default(),
+                blind: None,
             }),
         })
     }
@@ -95,6 +100,15 @@ impl Live {
             && let Some(number) = begin.known_update_number()
         {
             self.metrics.set_update_number(number);
+        }
+        if let Body::HooksBlind(p) = &event.body {
+            let since_ns = state.blind.as_ref().map_or(event.header.ktime, |blind| blind.since_ns);
+            state.blind = (p.hooks != 0).then_some(Blind {
+                hooks: p.hooks,
+                cause: p.cause,
+                since_ns,
+            });
+            self.metrics.set_hooks(&self.hooks(&state));
         }
         state.digest.observe(event);
         let findings = state.model.apply(event).to_vec();
@@ -164,12 +178,35 @@ impl Live {
 
     /// Why not everything is as it should be, in sentences.
     fn troubles(&self, state: &State) -> Vec<String> {
-        self.blind(state).chain(&state.carry_trouble).cloned().collect()
+        let mut troubles = self.blind(state);
+        troubles.extend(state.carry_trouble.clone());
+        troubles
     }
 
     /// What of them keeps the agent from seeing, or from telling what it sees.
-    fn blind<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a String> {
-        self.troubles.iter().chain(&state.output_troubles)
+    fn blind(&self, state: &State) -> Vec<String> {
+        let missing = self.troubles.iter().cloned();
+        let blind = state.blind.as_ref().map(|blind| blind.trouble(host::monotonic_ns()));
+        missing
+            .chain(blind)
+            .chain(state.output_troubles.iter().cloned())
+            .collect()
+    }
+
+    /// The hooks as they are now.
+    fn hooks(&self, state: &State) -> Vec<HookState> {
+        let Some(blind) = &state.blind else {
+            return self.hooks.clone();
+        };
+        let now = |hook: &HookState| match blind.has(&hook.id) {
+            true => HookState {
+                attached: false,
+                reason: Some(format!("it is attached and sees nothing: {}", blind.why())),
+                ..hook.clone()
+            },
+            false => hook.clone(),
+        };
+        self.hooks.iter().map(now).collect()
     }
 
     /// What is preserved now. The recorder's own session counts where there are others: the kernel that cannot take that brings
@@ -191,6 +228,56 @@ impl Live {
     }
 }
 
+/// Hooks that are attached and see nothing.
+struct Blind {
+    hooks: u64,
+    cause: u32,
+    since_ns: u64,
+}
+
+impl Blind {
+    fn has(&self, id: &str) -> bool {
+        let hook = Hook::ALL.iter().find(|hook| hook.id() == id);
+        hook.is_some_and(|&hook| self.hooks >> hook as u32 & 1 != 0)
+    }
+
+    /// Why, and what to do.
+    fn why(&self) -> &'static str {
+        match self.cause {
+            abi::BLIND_KPROBES_OFF => {
+                "the kernel's kprobes are switched off; write 1 to kprobes/enabled in debugfs, then take a snapshot"
+            }
+            abi::BLIND_FTRACE_OFF => {
+                "the kernel's function tracing is switched off; set kernel.ftrace_enabled to 1, then take a snapshot"
+            }
+            abi::BLIND_FTRACE_DEAD => {
+                "the kernel shut its function tracing down after a fault of its own (see its log), until the next boot"
+            }
+            abi::BLIND_FOR_A_MOMENT => "the kernel's kprobes or its function tracing were switched off and on again",
+            _ => {
+                "the kernel's functions do not call them any more, and what undid that is not known; start the agent anew"
+            }
+        }
+    }
+
+    fn trouble(&self, now_ns: u64) -> String {
+        let blind = Hook::ALL.iter().filter(|&&hook| self.hooks >> hook as u32 & 1 != 0);
+        let ids: Vec<_> = blind.map(|hook| hook.id()).collect();
+        let all = ids.len() > 3;
+        format!(
+            "{} {} nothing, for {} s: {}",
+            if all {
+                format!("{} hooks, {} among them,", ids.len(), ids[0])
+            } else {
+                format!("hook {}", ids.join(" and hook "))
+            },
+            if ids.len() == 1 { "sees" } else { "see" },
+            now_ns.saturating_sub(self.since_ns) / 1_000_000_000,
+            self.why(),
+        )
+    }
+}
+
 impl State {
     fn policy(&self) -> Option<status::policy::Policy> {
         let (policy, standing) = self.policy.clone()?;
@@ -205,6 +292,7 @@ impl sink::Source for Live {
         let status = Status::new("agent", facts, &state.model, &state.digest);
         let losses = state.losses.clone();
         let troubles = self.troubles(&state);
+        let hooks = self.hooks(&state);
         let findings = state.findings.iter().map(Into::into).collect();
         let policy = state.policy();
         drop(state);
@@ -215,7 +303,7 @@ impl sink::Source for Live {
                 ..losses
             },
             troubles: troubles.into_iter().chain(status.troubles).collect(),
-            hooks: self.hooks.clone(),
+            hooks,
             policy,
             luo_format: self.luo_format.clone(),
             kho_format: self.kho_format.clone(),
@@ -244,10 +332,10 @@ impl web::Source for Live {
     fn ready(&self) -> Result<(), String> {
         // No agent can be asked before the hooks are attached: the port is opened after that.
         let state = self.state();
-        let troubles: Vec<&str> = self.blind(&state).map(String::as_str).collect();
-        match troubles[..] {
-            [] => Ok(()),
-            _ => Err(troubles.join("\n")),
+        let troubles = self.blind(&state);
+        match troubles.is_empty() {
+            true => Ok(()),
+            false => Err(troubles.join("\n")),
         }
     }
 }

@@ -281,6 +281,10 @@ impl Boot {
         if let Body::Gap { lost } = event.body {
             return self.lose(lost, event.header.ktime);
         }
+        if let Body::HooksBlind(p) = &event.body {
+            self.coverage = self.coverage.but_for(p.hooks);
+            return self.lose(0, event.header.ktime);
+        }
         self.events += 1;
         self.latest = self.latest.max(event.header.ktime);
         self.walk(event);

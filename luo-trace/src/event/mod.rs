@@ -298,6 +298,17 @@ impl Event {
                 d.number("flbs", p.flbs);
                 d.arrival_marks(p.flags);
             }
+            Body::HooksBlind(p) => {
+                let blind = Hook::ALL.iter().filter(|&&hook| p.hooks >> hook as u32 & 1 != 0);
+                let ids: Vec<_> = blind.map(|hook| hook.id()).collect();
+                match ids.is_empty() {
+                    true => d.text("hooks", "none"),
+                    false => d.text("hooks", ids.join(" ")),
+                }
+                if let Some(cause) = blind_cause(p.cause) {
+                    d.text("cause", cause);
+                }
+            }
             Body::Gap { lost } => d.number("lost", *lost),
             // All of these is in what every event has, and in the session. Each is named, so that a new kind does not compile before
             // it is decided what is shown of it.
@@ -444,6 +455,18 @@ pub(crate) fn change_name(what: u32) -> Option<&'static str> {
         abi::POLICY_CLEAR => "clear",
         abi::POLICY_EXPIRED => "expired",
         abi::POLICY_ADOPTED => "adopted",
+        _ => return None,
+    })
+}
+
+/// Why hooks see nothing, in a word; `None` where all see, and of a cause that a newer version knows.
+pub(crate) fn blind_cause(cause: u32) -> Option<&'static str> {
+    Some(match cause {
+        abi::BLIND_KPROBES_OFF => "kprobes-off",
+        abi::BLIND_FTRACE_OFF => "ftrace-off",
+        abi::BLIND_FTRACE_DEAD => "ftrace-dead",
+        abi::BLIND_UNPATCHED => "unpatched",
+        abi::BLIND_FOR_A_MOMENT => "for-a-moment",
         _ => return None,
     })
 }

@@ -1,5 +1,7 @@
 //! Where records come from, and what never became one.
 
+use luo_trace_common::events::HooksBlind;
+
 /// Where records come from, in their order.
 pub trait Source {
     /// Gives every record there is now to `consume`, at most `limit`; returns how many there were.
@@ -18,6 +20,8 @@ pub struct Losses {
     pub missed: u64,
     /// Calls of processes that the kernel does not let load an image: no record tells of them, and none is missed.
     pub denied: u64,
+    /// The hooks that see nothing now, or that may have seen nothing since this was read before.
+    pub blind: HooksBlind,
     /// When this was read, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
 }

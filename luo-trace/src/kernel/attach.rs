@@ -15,6 +15,7 @@ use super::lsm::{Brake, BrakeError};
 use super::misses::Misses;
 use super::ring::Ring;
 use super::shared::Shared;
+use super::sight::{self, Sight};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use super::verifier::explain;
@@ -49,6 +50,8 @@ impl std::error::Error for AttachError {}
 pub struct Tracer {
     ebpf: Ebpf,
     hooks: Vec<HookState>,
+    /// Until the ring takes it.
+    sight: Option<Sight>,
     snapshots: Result<Snapshots>,
     /// Whether the program that looks through what the previous kernel left is loaded.
     arrival: Result<()>,
@@ -69,7 +72,7 @@ impl Tracer {
         let btf = Btf::parse(vmlinux_btf)?;
         let offsets = btf.offsets();
         // Without the list of symbols no variable is read, which those who need one tell.
-        let symbols = Symbols::find(&symbols()).ok();
+        let symbols = Symbols::find(&wanted(&btf)).ok();
         let variables = symbols.as_ref().map_or([0; Variable::COUNT], Symbols::variables);
         let plans: Vec<_> = Hook::ALL
             .iter()
@@ -80,7 +83,9 @@ impl Tracer {
             .collect();
         let plans = without_doubtful(plans);
         // aya reads all of it, and searches it from the beginning for each program.
-        let small = btf.only_functions(plans.iter().flat_map(Plan::functions));
+        let mut functions: Vec<&str> = plans.iter().flat_map(Plan::functions).collect();
+        functions.extend(sight::counted());
+        let small = btf.only_functions(functions);
         let aya_btf = aya::Btf::parse(&small, aya::Endianness::default())?;
         let targets: Vec<u32> = plans.iter().map(Plan::alternative).collect();
         let mut ebpf = EbpfLoader::new()
@@ -92,18 +97,21 @@ impl Tracer {
             .map_max_entries("EVENTS", ring_bytes)
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;
-        let hooks = Hook::ALL
+        let hooks: Vec<_> = Hook::ALL
             .iter()
             .zip(plans)
             .map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf))
             .collect();
-        let snapshots = Snapshots::load(&mut ebpf, &symbols.unwrap_or_default());
+        let symbols = symbols.unwrap_or_default();
+        let sight = Sight::begin(&mut ebpf, &hooks, &symbols, &aya_btf)?;
+        let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = super::arrival::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
             ebpf,
             hooks,
+            sight,
             snapshots,
             arrival,
             offsets,
@@ -193,7 +201,7 @@ impl Tracer {
         };
         let (lost, denied, hush) = (shared("LOST")?, shared("DENIED")?, shared("HUSH")?);
         let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
-        Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses)
+        Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses, self.sight.take())
     }
 }
 
@@ -261,6 +269,21 @@ pub(super) fn symbols() -> Vec<&'static str> {
         .chain(functions)
         .chain(FTRACE)
         .collect()
+}
+
+/// All symbols that attaching takes: these, the switches that make hooks blind, and the functions of all hooks.
+fn wanted<'a>(btf: &Btf<'a>) -> Vec<&'a str> {
+    let functions = |hook: &Hook| -> Vec<&'a str> {
+        match hook.attach() {
+            Attach::Callbacks { argument } => btf.callbacks(argument),
+            Attach::Function { targets, .. } => targets.to_vec(),
+        }
+    };
+    let there = Hook::ALL
+        .iter()
+        .flat_map(functions)
+        .filter(|name| btf.has_function(name));
+    symbols().into_iter().chain(sight::variables()).chain(there).collect()
 }
 
 /// What ftrace calls for a function that is probed.

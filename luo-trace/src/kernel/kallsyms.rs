@@ -1,6 +1,6 @@
 //! Where the running kernel keeps its variables: `/proc/kallsyms`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
@@ -11,7 +11,15 @@ const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Some of the kernel's symbols, by name. Symbols of modules are not looked at.
 #[derive(Debug, Default)]
-pub struct Symbols(HashMap<String, u64>);
+pub struct Symbols(HashMap<String, Found>);
+
+#[derive(Debug)]
+struct Found {
+    /// Of the first symbol of this name.
+    address: u64,
+    /// There are more of this name, as static functions may be.
+    is_one_of_many: bool,
+}
 
 impl Symbols {
     /// Looks these symbols up in the running kernel, in one pass over its list.
@@ -25,13 +33,22 @@ impl Symbols {
 
     /// Reads such a list.
     pub(super) fn parse(mut list: impl BufRead, names: &[&str]) -> io::Result<Self> {
-        let mut found = HashMap::new();
+        let names: HashSet<&str> = names.iter().copied().collect();
+        let mut found = HashMap::<String, Found>::new();
         let mut line = Vec::new();
         while found.len() < names.len() && list.read_until(b'\n', &mut line)? > 0 {
             match symbol(&line) {
                 Some(Symbol::OfModule) => break,
-                Some(Symbol::OfKernel(address, name)) if names.contains(&name) => {
-                    found.entry(name.to_owned()).or_insert(address);
+                Some(Symbol::OfKernel(address, name)) if names.contains(name) => {
+                    let is_one_of_many = false;
+                    let first = || Found {
+                        address,
+                        is_one_of_many,
+                    };
+                    found
+                        .entry(name.to_owned())
+                        .and_modify(|found| found.is_one_of_many = true)
+                        .or_insert_with(first);
                 }
                 _ => {}
             }
@@ -47,7 +64,17 @@ impl Symbols {
 
     /// The address of a symbol that was asked for: `None` where the kernel has no such symbol, or hides its address.
     pub fn address(&self, name: &str) -> Option<u64> {
-        self.0.get(name).copied().filter(|&address| address != 0)
+        self.0
+            .get(name)
+            .map(|found| found.address)
+            .filter(|&address| address != 0)
+    }
+
+    /// The same, but `None` too where the kernel has more than one symbol of this name, as far as the list was read: up to the last of
+    /// those that were asked for.
+    pub fn only_address(&self, name: &str) -> Option<u64> {
+        let found = self.0.get(name).filter(|found| !found.is_one_of_many)?;
+        Some(found.address).filter(|&address| address != 0)
     }
 
     /// The addresses of all variables, in the order the programs expect, with 0 for those that are not known.
@@ -117,6 +144,15 @@ mod tests {
         // then the symbol is there, and its address is not.
         assert!(symbols.has("luo_session_global"));
         assert_eq!(symbols.address("luo_session_global"), None);
+    }
+
+    #[test]
+    fn of_two_functions_with_one_name_neither_is_the_only_one() {
+        let list = b"ffffffff81000000 t luo_open\nffffffff81000100 t luo_open\nffffffff81000200 t luo_release\n";
+        let symbols = find(list, &["luo_open", "luo_release"]);
+        assert_eq!(symbols.address("luo_open"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(symbols.only_address("luo_open"), None);
+        assert_eq!(symbols.only_address("luo_release"), Some(0xffff_ffff_8100_0200));
     }
 
     #[test]

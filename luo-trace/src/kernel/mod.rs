@@ -16,6 +16,7 @@ mod plan;
 pub mod preflight;
 mod ring;
 mod shared;
+mod sight;
 mod signals;
 pub mod snapshot;
 #[cfg(test)]

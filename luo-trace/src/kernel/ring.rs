@@ -10,6 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::misses::Misses;
 use super::shared::Shared;
+use super::sight::Sight;
 use crate::event::source::{Losses, Source};
 use crate::host;
 
@@ -20,6 +21,9 @@ pub struct Ring {
     denied: Shared,
     hush: Shared,
     misses: Misses,
+    sight: Option<Sight>,
+    /// Of a record that has ended, what was lost until then.
+    ended: Option<Losses>,
 }
 
 impl Ring {
@@ -29,6 +33,7 @@ impl Ring {
         denied: Shared,
         hush: Shared,
         misses: Misses,
+        sight: Option<Sight>,
     ) -> Result<Self> {
         // SAFETY: the map owns its descriptor, gives the same one each time, and closes it only when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -39,6 +44,8 @@ impl Ring {
             denied,
             hush,
             misses,
+            sight,
+            ended: None,
         })
     }
 
@@ -46,6 +53,11 @@ impl Ring {
     pub async fn readable(&mut self) -> io::Result<()> {
         self.ring.readable_mut().await?.clear_ready();
         Ok(())
+    }
+
+    /// The record ends here: what is sent from now on is left in the ring, and what is lost from now on is not counted.
+    pub fn end(&mut self) {
+        self.ended = Some(self.losses());
     }
 
     /// Whether events leave [`Ring::readable`] alone: for a caller that looks by itself in a moment. Those that must not wait
@@ -58,6 +70,9 @@ impl Ring {
 
 impl Source for Ring {
     fn take(&mut self, limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+        if self.ended.is_some() {
+            return 0;
+        }
         let ring = self.ring.get_mut();
         let mut count = 0;
         while count < limit
@@ -70,10 +85,14 @@ impl Source for Ring {
     }
 
     fn losses(&mut self) -> Losses {
+        if let Some(losses) = self.ended {
+            return losses;
+        }
         Losses {
             dropped: self.lost.words()[0].load(Ordering::Acquire),
             missed: self.misses.count(),
             denied: self.denied.words()[0].load(Ordering::Acquire),
+            blind: self.sight.as_mut().map(Sight::blind).unwrap_or_default(),
             at: host::clock().monotonic_ns,
         }
     }

@@ -138,6 +138,11 @@ impl Court {
         }
     }
 
+    /// These hooks see from now on, and no others.
+    pub(super) fn see(&mut self, coverage: Coverage) {
+        self.coverage = coverage;
+    }
+
     /// Whether nothing of what this hook has to tell is missing.
     pub(super) fn sees(&self, hook: Hook) -> bool {
         self.coverage.has(hook)

@@ -91,6 +91,15 @@ impl Coverage {
         }
     }
 
+    /// The same without the hooks whose bits are set, as [`HooksBlind`] has them.
+    ///
+    /// [`HooksBlind`]: luo_trace_common::events::HooksBlind
+    #[must_use]
+    pub(crate) fn but_for(self, blind: u64) -> Self {
+        let covered = self.covered & !blind;
+        Self { covered, ..self }
+    }
+
     /// The same with these hooks switched off.
     #[must_use]
     pub fn switched_off(self, hooks: impl IntoIterator<Item = Hook>) -> Self {
@@ -114,24 +123,42 @@ fn bit(hook: Hook) -> u64 {
     1 << hook as u32
 }
 
+/// The invariants that can be decided with these hooks.
+fn decidable(coverage: &Coverage) -> Invariants {
+    let can_be = |invariant: &Invariant| invariant.needs().iter().all(|&hook| coverage.has(hook));
+    Invariant::of_one_boot().filter(can_be).collect()
+}
+
 /// LUO's state and the judgement of it, over one boot.
 #[derive(Debug)]
 pub struct Model {
     state: State,
     court: Court,
-    /// The invariants that can be decided with the hooks there are.
+    /// What the hooks tell all of while each that is attached sees.
+    attached: Coverage,
+    /// The invariants that can be decided with the hooks that see now.
     decidable: Invariants,
 }
 
 impl Model {
     /// A model that has seen nothing yet. What happened before its first event is unknown.
     pub fn new(coverage: &Coverage) -> Self {
-        let decidable = Invariant::of_one_boot().filter(|i| i.needs().iter().all(|&hook| coverage.has(hook)));
         Self {
             state: State::default(),
             court: Court::new(*coverage),
-            decidable: decidable.collect(),
+            attached: *coverage,
+            decidable: decidable(coverage),
         }
+    }
+
+    /// The hooks of these bits see nothing from now on, and all others do: what the blind ones would have told, before as after, may
+    /// be missing.
+    fn blind(&mut self, hooks: u64, event: &Event) {
+        let coverage = self.attached.but_for(hooks);
+        self.decidable = decidable(&coverage);
+        self.court.see(coverage);
+        self.court.lose();
+        self.state.lose(event);
     }
 
     /// Takes the next event of the record, in the order of the ring or the journal, and gives what it proves.
@@ -140,6 +167,10 @@ impl Model {
         if matches!(event.body, Body::Gap { .. }) || State::is_blank(event) {
             self.court.lose();
             self.state.lose(event);
+            return &self.court.found;
+        }
+        if let Body::HooksBlind(p) = &event.body {
+            self.blind(p.hooks, event);
             return &self.court.found;
         }
         // Whether LUO may be asked is decided before it is: what it did then, its own events tell.

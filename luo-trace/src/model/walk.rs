@@ -194,6 +194,7 @@ fn changes_lists(body: &Body) -> bool {
         | Body::ArrivedFlb(_)
         | Body::Arrival(_)
         | Body::PolicyChange(_)
+        | Body::HooksBlind(_)
         | Body::PolicyDecision(..) => false,
     }
 }

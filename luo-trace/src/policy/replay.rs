@@ -569,7 +569,7 @@ impl<'a> Replay<'a> {
     /// Takes in what is not the model's.
     fn take(&mut self, event: &Event) {
         match &event.body {
-            Body::Gap { .. } => {
+            Body::Gap { .. } | Body::HooksBlind(_) => {
                 (self.blind, self.loaded) = (true, None);
                 self.decided.clear();
             }

@@ -19,6 +19,7 @@ pub use look::Look;
 pub use plan::{Deed, Fault, Plan};
 pub use story::{IMAGE, MEMFD, Story, memfd, session};
 
+use luo_trace_common::events::{HooksBlind, IMAGE_LEGACY, INCOMING};
 use luo_trace_common::hooks::Hook;
 
 use crate::event::decode::{Decoder, encode};
@@ -94,6 +95,77 @@ pub fn with_misses(events: &[Event], sizes: &[usize], lost: impl Fn(usize) -> bo
         left.extend(batch.filter(|&place| !lost(place)).map(|place| events[place].clone()));
     }
     left
+}
+
+/// The record that is left when these hooks see nothing while the batches from the first to before the second of `during` come, and
+/// the agent learns of each change with the batch in which it happens: as it tells that before what may be missing, and after.
+pub fn with_blindness(events: &[Event], hooks: &[Hook], sizes: &[usize], during: std::ops::Range<usize>) -> Vec<Event> {
+    let bits = hooks.iter().fold(0, |bits, &hook| bits | 1 << hook as u32);
+    let tell = |hooks: u64, at: &Event| Event {
+        header: at.header,
+        body: Body::HooksBlind(HooksBlind {
+            hooks,
+            ..HooksBlind::default()
+        }),
+    };
+    let mut left = Vec::new();
+    let mut start = 0;
+    for (number, size) in sizes.iter().cycle().enumerate() {
+        let batch = &events[start..(start + size.max(&1)).min(events.len())];
+        let Some(last) = batch.iter().max_by_key(|event| event.header.ktime) else {
+            break;
+        };
+        start += batch.len();
+        let is_blind = during.contains(&number);
+        if number == during.start && is_blind {
+            left.push(tell(bits, last));
+        }
+        let seen = |event: &&Event| !is_blind || hook_of(&event.body).is_none_or(|hook| !hooks.contains(&hook));
+        left.extend(batch.iter().filter(seen).cloned());
+        if number + 1 == during.end && is_blind {
+            left.push(tell(0, last));
+        }
+    }
+    left
+}
+
+/// The hook that tells this; `None` of what is told by no hook.
+pub fn hook_of(body: &Body) -> Option<Hook> {
+    Some(match body {
+        Body::SessionCreate(_) => Hook::SessionCreate,
+        Body::SessionRetrieve(_) => Hook::SessionRetrieve,
+        Body::SessionRelease(_) => Hook::SessionRelease,
+        Body::SessionDeserialize(_) => Hook::SessionDeserialize,
+        Body::SessionSerialize(_) => Hook::SessionSerialize,
+        Body::DeviceOpen(_) => Hook::DeviceOpen,
+        Body::DeviceRelease(_) => Hook::DeviceRelease,
+        Body::FilePreserve(_) => Hook::FilePreserve,
+        Body::FileRetrieve(_) => Hook::FileRetrieve,
+        Body::FilesUnpreserve(_) => Hook::FilesUnpreserve,
+        Body::FilesFinish(_) => Hook::FilesFinish,
+        Body::FilesFreeze(_) => Hook::FilesFreeze,
+        Body::FilesUnfreeze(_) => Hook::FilesUnfreeze,
+        Body::FilesDeserialize(_) => Hook::FilesDeserialize,
+        Body::FileCallback(..) => Hook::FileCallback,
+        Body::FlbPreserve(_) => Hook::FlbPreserve,
+        Body::FlbUnpreserve(_) => Hook::FlbUnpreserve,
+        Body::FlbFinish(_) => Hook::FlbFinish,
+        Body::FlbSerialize(_) | Body::FlbRecord(_) => Hook::FlbSerialize,
+        Body::FlbCallback(..) => Hook::FlbCallback,
+        Body::FlbGet(p) if p.direction == INCOMING => Hook::FlbGetIncoming,
+        Body::FlbGet(_) => Hook::FlbGetOutgoing,
+        Body::FlbPut(p) if p.direction == INCOMING => Hook::FlbPutIncoming,
+        Body::FlbPut(_) => Hook::FlbPutOutgoing,
+        Body::KexecEnter(_) | Body::KexecReturn(_) => Hook::Kexec,
+        Body::LiveupdateReboot(_) => Hook::LiveupdateReboot,
+        Body::ImageLoad(p) if p.image.mode == IMAGE_LEGACY => Hook::ImageLoadLegacy,
+        Body::ImageLoad(_) => Hook::ImageLoadFile,
+        Body::ImageCarrier(_) => Hook::ImageCarrier,
+        Body::ImageFile(_) => Hook::ImageFile,
+        Body::KhoBalance(_) | Body::KhoAnomaly(_) => Hook::KhoKeyAdd,
+        Body::KhoOp(call, _) => return Hook::ALL.iter().copied().find(|hook| hook.id() == call.name()),
+        _ => return None,
+    })
 }
 
 /// The record with one event changed, or left out without a trace.

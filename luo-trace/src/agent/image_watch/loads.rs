@@ -87,7 +87,7 @@ impl Loads {
             }
             // A load under way tells itself when it has ended.
             Body::SnapshotBegin(p) if self.loads.is_empty() => self.see(p.image),
-            Body::Gap { .. } => {
+            Body::Gap { .. } | Body::HooksBlind(_) => {
                 self.loads.clear();
                 if let Some(loaded) = &mut self.loaded {
                     loaded.doubtful = true;

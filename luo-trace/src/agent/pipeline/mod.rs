@@ -10,7 +10,7 @@ mod outputs;
 use std::sync::Arc;
 
 use anyhow::Result;
-use luo_trace_common::events::{Header as EventHeader, Kind, SNAPSHOT_CHANGED};
+use luo_trace_common::events::{Header as EventHeader, HooksBlind, Kind, SNAPSHOT_CHANGED};
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::agent::carry::Foreign;
@@ -39,6 +39,8 @@ pub struct Pipeline {
     lines: Vec<Line>,
     last: EventHeader,
     missed: u64,
+    /// The hooks that see nothing, as far as that was told.
+    blind: HooksBlind,
     jump_is_near: bool,
     /// When the newest walk over LUO's lists began, and up to when losses may reach.
     walk_began: u64,
@@ -73,6 +75,7 @@ impl Pipeline {
             lines: Vec::new(),
             last: EventHeader::new_zeroed(),
             missed: 0,
+            blind: HooksBlind::default(),
             jump_is_near: false,
             walk_began: 0,
             lost_until: 0,
@@ -135,10 +138,7 @@ impl Pipeline {
             // In this order: see the beginning of this file. Close to a jump there is no time to ask: what was missed is
             // told after, if there is an after.
             let losses = match self.jump_is_near {
-                true => Losses {
-                    missed: self.missed,
-                    ..Losses::default()
-                },
+                true => self.told_losses(),
                 false => source.losses(),
             };
             let records = self.judge(batch, losses);
@@ -225,12 +225,17 @@ impl Pipeline {
         };
         let mut records = Records::default();
         records.push(&decode::own(kind, header, payload));
-        let losses = Losses {
-            missed: self.missed,
-            ..Losses::default()
-        };
-        let records = self.judge(records, losses);
+        let records = self.judge(records, self.told_losses());
         self.hand_on(records);
+    }
+
+    /// The losses that were told already, where the source is not asked.
+    fn told_losses(&self) -> Losses {
+        Losses {
+            missed: self.missed,
+            blind: self.blind,
+            ..Losses::default()
+        }
     }
 
     /// Judges records; these are the losses that were read after the last of them was taken. Gives them as they are to be
@@ -242,19 +247,29 @@ impl Pipeline {
             self.told.denied += denied;
             self.live.metrics.denied_loads(denied);
         }
+        let header = EventHeader {
+            lost: self.decoder.lost(),
+            ktime: losses.at,
+            ..EventHeader::new_zeroed()
+        };
+        let mut told = Records::default();
         let newly = losses.missed.saturating_sub(self.missed);
         if newly > 0 {
             self.missed = losses.missed;
-            let header = EventHeader {
-                lost: self.decoder.lost(),
-                ktime: losses.at,
-                ..EventHeader::new_zeroed()
-            };
-            let mut told = Records::default();
             told.push(&decode::missed(header, newly));
+        }
+        let (before, after) = blindness(self.blind, losses.blind);
+        if let Some(blind) = before {
+            told.push(&decode::own(Kind::HooksBlind, header, &blind));
+        }
+        if newly > 0 || before.is_some() {
             told.append(&records);
             records = told;
         }
+        if let Some(blind) = after {
+            records.push(&decode::own(Kind::HooksBlind, header, &blind));
+        }
+        self.blind = losses.blind;
         if let Some(carried) = &mut self.outputs.carried {
             records.iter().for_each(|record| carried.record(record));
         }
@@ -289,7 +304,7 @@ impl Pipeline {
                 self.jump_is_near = false;
                 self.picture_is_whole = false;
             }
-            Body::Gap { .. } => {
+            Body::Gap { .. } | Body::HooksBlind(_) => {
                 self.lost_until = event.header.ktime;
                 self.picture_is_whole = false;
             }
@@ -387,6 +402,18 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// What is told before, and what after, the events between two readings of which hooks see nothing. A hook that saw nothing at either
+/// may have seen nothing in between.
+fn blindness(before: HooksBlind, now: HooksBlind) -> (Option<HooksBlind>, Option<HooksBlind>) {
+    let either = HooksBlind {
+        hooks: before.hooks | now.hooks,
+        cause: if now.hooks == 0 { before.cause } else { now.cause },
+        ..now
+    };
+    let told = |blind: HooksBlind, known: HooksBlind| Some(blind).filter(|blind| blind.hooks != known.hooks);
+    (told(either, before), told(now, either))
 }
 
 /// Whether this is one of the many things that a walk over LUO's lists found: a state to know and not an event to show.

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use luo_trace_common::events::{FileCall, ImageFile};
+use luo_trace_common::hooks::Hook;
 use luo_trace_common::policy::{Aspect, Selected, Verdict};
 
 use super::*;
@@ -23,6 +24,8 @@ struct Kernel {
     batches: Vec<Vec<Event>>,
     /// The batch at which it does, from 0, and how often.
     skips: Option<(usize, u64)>,
+    /// The hooks that see nothing, as it is read after each batch; none after the last that is named.
+    blind: Vec<u64>,
     taken: usize,
     losses: Losses,
     /// How often the counts were asked for.
@@ -47,6 +50,8 @@ impl Source for Kernel {
 
     fn losses(&mut self) -> Losses {
         self.asked += 1;
+        let hooks = self.taken.checked_sub(1).and_then(|batch| self.blind.get(batch));
+        self.losses.blind.hooks = hooks.copied().unwrap_or_default();
         self.losses
     }
 }
@@ -92,8 +97,22 @@ fn told(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>) -> Told {
     told_with(batches, skips, |_| ())
 }
 
+/// The same, where these hooks see nothing, as it is read after each batch.
+fn told_blindly(batches: Vec<Vec<Event>>, blind: Vec<u64>) -> Told {
+    told_by(batches, None, blind, |_| ())
+}
+
 /// The same, where the agent does something after it has read all that there is.
 fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl FnOnce(&mut Pipeline)) -> Told {
+    told_by(batches, skips, Vec::new(), does)
+}
+
+fn told_by(
+    batches: Vec<Vec<Event>>,
+    skips: Option<(usize, u64)>,
+    blind: Vec<u64>,
+    does: impl FnOnce(&mut Pipeline),
+) -> Told {
     let header = Flood::header();
     let memory = Memory::default();
     let writer = Writer::begin(memory.clone(), &header).unwrap();
@@ -103,6 +122,7 @@ fn told_with(batches: Vec<Vec<Event>>, skips: Option<(usize, u64)>, does: impl F
     let mut kernel = Kernel {
         batches,
         skips,
+        blind,
         taken: 0,
         losses: Losses::default(),
         asked: 0,
@@ -222,6 +242,40 @@ fn a_program_that_was_skipped_while_a_batch_came_is_no_finding_live_or_replayed(
 }
 
 #[test]
+fn hooks_that_are_found_blind_after_a_batch_saw_nothing_of_it_and_none_of_the_one_in_which_they_see_again() {
+    // Given callbacks that are not seen from some moment of the first batch on to some moment of the last,
+    let callback = |event: &Event| matches!(event.body, Body::FileCallback(FileCall::Unpreserve, _));
+    let events: Vec<_> = unbalanced().into_iter().filter(|event| !callback(event)).collect();
+    let (begin, end) = events.split_at(events.len() / 2);
+    let batches = || vec![begin.to_vec(), end.to_vec()];
+    assert_ne!(told(batches(), None).live.0, []);
+    let bit = 1 << Hook::FileCallback as u32;
+    for blind in [vec![bit, bit], vec![bit, 0], vec![0, bit]] {
+        let told = told_blindly(batches(), blind.clone());
+        // then nothing is found, live or in the journal, and nothing is certain.
+        assert_eq!(told.live.0, [], "{blind:?}");
+        let certain = told.live.1.iter().find(|verdict| !verdict.ends_with("unknown"));
+        assert_eq!(certain, None, "{blind:?}");
+        assert_eq!(told.live, in_journal(&told));
+        // What was seen is all told.
+        assert_eq!(told.journal.summary.lost, 0);
+    }
+}
+
+#[test]
+fn blindness_is_told_before_what_may_be_missing_and_sight_after_it() {
+    let all = |hooks: u64| HooksBlind {
+        hooks,
+        ..HooksBlind::default()
+    };
+    assert_eq!(blindness(all(0), all(0)), (None, None));
+    assert_eq!(blindness(all(0), all(2)), (Some(all(2)), None));
+    assert_eq!(blindness(all(2), all(2)), (None, None));
+    assert_eq!(blindness(all(2), all(0)), (None, Some(all(0))));
+    assert_eq!(blindness(all(2), all(4)), (Some(all(6)), Some(all(4))));
+}
+
+#[test]
 fn nothing_is_asked_between_the_call_for_a_kexec_and_its_end() {
     // Given a kexec that is called for, a freeze, and, after a while, its coming back,
     let mut story = Story::new();
@@ -302,6 +356,7 @@ fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
     let mut kernel = Kernel {
         batches: vec![unbalanced(); 100],
         skips: None,
+        blind: Vec::new(),
         taken: 0,
         losses: Losses::default(),
         asked: 0,

@@ -412,9 +412,10 @@ impl Agent {
         self.looks.look(&mut self.tracer, &mut self.ring, &mut self.pipeline);
         policy::end(&mut self.pipeline);
 
-        // Detach first, so that what is drained then is the whole record.
+        // The hooks go one after the other: what happens meanwhile some of them tell and others do not, so the record ends before.
+        self.pipeline.tick(&mut self.ring);
+        self.ring.end();
         drop(self.tracer);
-        self.pipeline.drain(&mut self.ring);
         drop(ready);
         self.pipeline.finish(reason, &mut self.ring)?;
         if let Some(socket) = self.socket {

@@ -229,7 +229,7 @@ impl Host {
                 (run, current) = (events.run(), model(events.header()));
             }
             match &event.body {
-                Body::Gap { .. } => (whole, walk_is_whole) = (false, false),
+                Body::Gap { .. } | Body::HooksBlind(_) => (whole, walk_is_whole) = (false, false),
                 Body::SnapshotBegin(_) => walk_is_whole = true,
                 Body::SnapshotEnd(end) => whole |= walk_is_whole && end.flags & SNAPSHOT_CHANGED == 0,
                 _ => {}

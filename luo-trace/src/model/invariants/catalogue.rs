@@ -265,7 +265,7 @@ invariants! {
         statement: "What is preserved and what is given back are the same pages when nothing is preserved any more.",
         why: "A page that is not given back stays locked in memory; one that is given back too early is overwritten by the next kernel.",
         advice: "Do not kexec: close every session and plan a cold boot, and report the file's handler with this record.",
-        needs: [KhoKeyAdd KhoKeyDel FilePreserve FilesUnpreserve SessionCreate SessionRelease] also: [FlbCallback],
+        needs: [KhoKeyAdd KhoKeyDel FilePreserve FilesUnpreserve SessionCreate SessionRelease FlbCallback],
         judged: Boot(kho::balance);
     KhoRestoreOnce "kho-restore-once" Kho Critical
         statement: "A physical range is restored at most once.",

@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::testing::Story;
 
 mod arrivals;
+mod blind;
 mod file;
 mod finish;
 mod flb;

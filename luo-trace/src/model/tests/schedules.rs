@@ -35,7 +35,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-fn plan() -> impl Strategy<Value = Plan> {
+pub(super) fn plan() -> impl Strategy<Value = Plan> {
     let incoming = prop::collection::vec(0u8..4, 0..3);
     let tasks = prop::collection::vec(prop::collection::vec(deed(), 0..10), 1..4);
     let order = prop::collection::vec(any::<u8>(), 1..60);

@@ -17,7 +17,7 @@ pub use steps::{
     AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateSession, DeniedThroughout, DeviceFile,
     FailNth, FailingOperation, Fault, Finish, Load, LoadByI386, ManySessions, Memfd, Nothing, Open, PauseAgent,
     Preserve, PreserveAgain, PreserveDevice, Product, Reboot, RefusedThroughout, ReloadPolicy, Retrieve,
-    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload,
+    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload, WriteFile,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 

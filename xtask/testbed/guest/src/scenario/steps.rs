@@ -32,6 +32,9 @@ pub enum Step {
     Reboot(Reboot),
     LoadByI386(LoadByI386),
     Fault(Fault),
+    WriteFile(WriteFile),
+    /// Tries to detach every BPF link there is, as another root could: the kernel has to refuse each.
+    DetachLinks(Nothing),
     FailNth(FailNth),
     /// Creates sessions and preserves files in each; they stay open.
     ManySessions(ManySessions),
@@ -337,6 +340,19 @@ pub struct Fault {
     /// What it is set to: 0 is off.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub value: u32,
+}
+
+/// Writes into a file of the kernel's, as an operator's shell would.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WriteFile {
+    /// The file.
+    pub file: String,
+    /// What is written.
+    pub text: String,
+    /// The error that it may fail with: other versions of the kernel refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_fail: Option<ErrnoName>,
 }
 
 /// Does an operation over and over, whereby each time the next one of the kernel's allocations fails, until none is

@@ -12,7 +12,8 @@ use anyhow::{Result, bail};
 use crate::agent::PATIENCE;
 
 /// The commands of bpf(2) that walk ids, from `include/uapi/linux/bpf.h`.
-const WALKS: [(&str, libc::c_long); 4] = [("program", 11), ("map", 12), ("BTF", 23), ("link", 31)];
+const WALKS: [(&str, libc::c_long); 4] = [("program", 11), ("map", 12), ("BTF", 23), ("link", NEXT_LINK)];
+const NEXT_LINK: libc::c_long = 31;
 
 /// What exists: kind and id of each object, kind and path of each pin.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +85,39 @@ impl fmt::Display for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.0.iter().map(|(kind, which)| format!("{kind} {which}")).collect();
         f.write_str(&names.join(", "))
+    }
+}
+
+/// Tries to detach every link.
+///
+/// # Errors
+/// Where the kernel does so, or there is no link to try it on.
+pub(crate) fn cannot_detach_links() -> Result<()> {
+    // `BPF_LINK_GET_FD_BY_ID` and `BPF_LINK_DETACH` of the same header.
+    const FD_BY_ID: libc::c_long = 30;
+    const DETACH: libc::c_long = 34;
+    let call = |command: libc::c_long, argument: u32| {
+        let attr = [argument, 0, 0];
+        // SAFETY: the size given is that of `attr`, which the kernel only reads.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of_val(&attr)) };
+        u32::try_from(result).map_err(|_| io::Error::last_os_error())
+    };
+    let (mut id, mut tried) = (0, 0);
+    while let Some(next) = next_id(NEXT_LINK, id)? {
+        id = next;
+        let fd = call(FD_BY_ID, id)?;
+        let detached = call(DETACH, fd);
+        // SAFETY: a descriptor that the kernel has just made for this, and that is used no more.
+        unsafe { libc::close(fd as libc::c_int) };
+        match detached {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => tried += 1,
+            Err(error) => return Err(error.into()),
+            Ok(_) => bail!("link {id} is detached"),
+        }
+    }
+    match tried {
+        0 => bail!("there is no link to detach"),
+        _ => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{
     BothModes, Churn, DeniedThroughout, DeviceFile, ErrnoName, Load, ManySessions, Memfd, RefusedThroughout, Run,
-    SessionName, Step,
+    SessionName, Step, WriteFile,
 };
 
 use crate::agent::{Agent, PATIENCE};
@@ -137,6 +137,8 @@ impl<'a, 's> Driver<'a, 's> {
             Step::Reboot(step) => self.expect(callers::reboot(step.by)?, Some(step.fails)).map(drop),
             Step::LoadByI386(step) => self.expect(callers::load_by_i386(step.segments), step.fails).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
+            Step::WriteFile(step) => write(step),
+            Step::DetachLinks(_) => bpf::cannot_detach_links(),
             Step::FailNth(step) => {
                 self.device()?;
                 let device = self.device.as_ref().context("the device is not open")?;
@@ -378,6 +380,14 @@ impl<'a, 's> Driver<'a, 's> {
 /// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, of a
 /// policy's text nothing, so that
 /// what went wrong has room in a message, too.
+/// Writes as an operator's shell would.
+fn write(step: &WriteFile) -> Result<()> {
+    match fs::write(&step.file, &step.text) {
+        Err(error) if error.raw_os_error() == step.may_fail.map(|name| name.errno().raw_os_error()) => Ok(()),
+        written => written.with_context(|| format!("cannot write {}", step.file)),
+    }
+}
+
 fn describe(step: &Step) -> String {
     let Ok(mut shown) = serde_json::to_value(step) else {
         return format!("{step:?}");

@@ -1,0 +1,69 @@
+//! Reading what tells whether hooks still see, and counting what switches them off.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::macros::{btf_map, fentry};
+use aya_ebpf::programs::FEntryContext;
+use luo_trace_common::sight::{PLACES, Place, TEXT};
+
+use crate::emit::add_one;
+use crate::kernel::Address;
+
+/// The places to read. The agent maps them into its memory, as it does `LOST`.
+#[btf_map]
+static PLACES_TO_READ: Array<Place, PLACES, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// How often a switch was turned that makes hooks blind, or lets them see again: of kprobes, and of ftrace.
+#[btf_map]
+static SWITCHED: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Reads the places. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.
+// Written out, like `snapshot`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn sight(_ctx: *mut c_void) -> u32 {
+    for i in 0..PLACES as u32 {
+        let Some(place) = PLACES_TO_READ.get_ptr_mut(i) else {
+            break;
+        };
+        // SAFETY: a slot of the map, whose address the agent does not change while it runs the program.
+        let place = unsafe { &mut *place };
+        if place.address == 0 {
+            break;
+        }
+        let text = Address(place.address).read_here::<[u8; TEXT]>();
+        place.read = u64::from(text.is_some());
+        if let Some(text) = text {
+            place.text = text;
+        }
+    }
+    0
+}
+
+/// `ssize_t write_enabled_file_bool(struct file *, const char __user *, size_t, loff_t *)`, kernel/kprobes.c (7.3): a write to
+/// `kprobes/enabled` in debugfs.
+#[fentry]
+pub fn kprobes_switched(_ctx: FEntryContext) -> u32 {
+    count(0)
+}
+
+/// `int ftrace_enable_sysctl(const struct ctl_table *, int write, void *, size_t *, loff_t *)`, kernel/trace/ftrace.c (7.3):
+/// `kernel.ftrace_enabled` is read or written. Switching it on is not seen, since this hook is then blind itself.
+#[fentry]
+pub fn ftrace_switched(ctx: FEntryContext) -> u32 {
+    match ctx.arg::<i32>(1) {
+        0 => 0,
+        _ => count(1),
+    }
+}
+
+#[inline(always)]
+fn count(which: u32) -> u32 {
+    if let Some(counter) = SWITCHED.get_ptr_mut(which) {
+        // SAFETY: a slot of the map that is touched by atomic adds alone.
+        unsafe { add_one(counter) };
+    }
+    0
+}

@@ -1,0 +1,345 @@
+//! Whether the hooks that are attached still see.
+//!
+//! A hook can be made blind from outside, and its owner is not told: kprobes are switched off as a whole (`kprobes/enabled` in debugfs),
+//! so is ftrace (`kernel.ftrace_enabled`, before 7.3), or the kernel shuts ftrace down after a fault. Where a hook is attached, its
+//! function calls a tracer, by a call at its beginning that the kernel patches in; where nothing is, a no-operation stands there. The
+//! program `sight` reads those places and the switches. What was switched off and on between two readings is counted by programs on
+//! the functions that do it.
+//!
+//! Only a function that was seen to call a tracer when its hook was attached is watched: a second function of the same name must not
+//! be taken for it.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use aya::maps::Map;
+use aya::programs::{FEntry, RawTracePoint};
+use aya::{Btf, Ebpf};
+use luo_trace_common::events::{
+    BLIND_FOR_A_MOMENT, BLIND_FTRACE_DEAD, BLIND_FTRACE_OFF, BLIND_KPROBES_OFF, BLIND_UNPATCHED, HooksBlind,
+};
+use luo_trace_common::hooks::{Attach, Hook};
+use luo_trace_common::sight::{PLACES, Place, TEXT};
+use zerocopy::FromBytes;
+
+use super::kallsyms::Symbols;
+use super::shared::Shared;
+use super::verifier::explain;
+use crate::journal::HookState;
+
+/// `BPF_PROG_TEST_RUN` in `include/uapi/linux/bpf.h` (7.3).
+const TEST_RUN: libc::c_int = 10;
+/// Words of 8 bytes of a [`Place`].
+const WORDS: usize = size_of::<Place>() / size_of::<u64>();
+
+/// The kernel's switches, in the order in which they are read, before any function; each with the number that says that it is off,
+/// and the cause that it is then.
+const SWITCHES: [Switch; 3] = [
+    // `bool`, kernel/kprobes.c (7.3).
+    Switch {
+        variable: "kprobes_all_disarmed",
+        bytes: 1,
+        is_off: |number| number != 0,
+        cause: BLIND_KPROBES_OFF,
+    },
+    // `int`, kernel/trace/ftrace.c (7.3), as is the next.
+    Switch {
+        variable: "ftrace_enabled",
+        bytes: 4,
+        is_off: |number| number == 0,
+        cause: BLIND_FTRACE_OFF,
+    },
+    Switch {
+        variable: "ftrace_disabled",
+        bytes: 4,
+        is_off: |number| number != 0,
+        cause: BLIND_FTRACE_DEAD,
+    },
+];
+
+struct Switch {
+    variable: &'static str,
+    bytes: usize,
+    is_off: fn(u32) -> bool,
+    cause: u32,
+}
+
+/// The programs that count when a switch is turned, and their functions, in the order of their counters.
+const COUNTERS: [(&str, &str); 2] = [
+    ("kprobes_switched", "write_enabled_file_bool"),
+    ("ftrace_switched", "ftrace_enable_sysctl"),
+];
+
+/// The symbols that are looked up for it, besides the functions of the hooks.
+pub(super) fn variables() -> [&'static str; SWITCHES.len()] {
+    SWITCHES.map(|switch| switch.variable)
+}
+
+/// The functions that count when a switch is turned.
+pub(super) fn counted() -> [&'static str; COUNTERS.len()] {
+    COUNTERS.map(|(_, function)| function)
+}
+
+/// Whether a function calls a tracer at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Calls,
+    CallsNothing,
+    /// Its beginning is not one that is known.
+    Unknown,
+}
+
+/// Reads the beginning of a function of x86-64: a call, a breakpoint or a jump that was patched in, or the no-operation of five bytes
+/// that the compiler's call to `__fentry__` was made (`arch/x86/kernel/ftrace.c`, `arch/x86/kernel/kprobes/`, 7.3).
+#[cfg(target_arch = "x86_64")]
+fn entry(text: &[u8; TEXT]) -> Entry {
+    const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
+    const NOP5: &[u8] = &[0x0f, 0x1f, 0x44, 0x00, 0x00];
+    match text.strip_prefix(ENDBR64).unwrap_or(text) {
+        [0xe8 | 0xe9 | 0xcc, ..] => Entry::Calls,
+        text if text.starts_with(NOP5) => Entry::CallsNothing,
+        _ => Entry::Unknown,
+    }
+}
+
+/// Reads the beginning of a function of arm64: after a landing pad there may be, `mov x9, lr` and a call, or two no-operations
+/// (`arch/arm64/kernel/ftrace.c`, 7.3).
+#[cfg(target_arch = "aarch64")]
+fn entry(text: &[u8; TEXT]) -> Entry {
+    const BTI_C: u32 = 0xd503_245f;
+    const NOP: u32 = 0xd503_201f;
+    const MOV_X9_LR: u32 = 0xaa1e_03e9;
+    let words: Vec<u32> = text
+        .chunks_exact(4)
+        .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]))
+        .collect();
+    let words = words.strip_prefix(&[BTI_C]).unwrap_or(&words);
+    match *words {
+        // The opcode of `bl`.
+        [MOV_X9_LR, call, ..] if call >> 26 == 0b10_0101 => Entry::Calls,
+        [MOV_X9_LR | NOP, NOP, ..] => Entry::CallsNothing,
+        _ => Entry::Unknown,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn entry(_: &[u8; TEXT]) -> Entry {
+    Entry::Unknown
+}
+
+/// Looks whether the hooks see.
+pub(super) struct Sight {
+    program: OwnedFd,
+    places: Shared,
+    switched: Shared,
+    /// How often switches had been turned at the last reading.
+    turned: [u64; COUNTERS.len()],
+    switches: Vec<&'static Switch>,
+    /// Of each function, the hook that it belongs to, and whether it is watched.
+    functions: Vec<(Hook, bool)>,
+    kprobes: u64,
+    attached: u64,
+}
+
+impl Sight {
+    /// Begins to watch these hooks, right after they were attached. `None` is no error: the kernel does not tell where its functions
+    /// are, and then no hook is watched.
+    ///
+    /// # Errors
+    /// Where the kernel refuses the program.
+    pub(super) fn begin(ebpf: &mut Ebpf, hooks: &[HookState], symbols: &Symbols, btf: &Btf) -> Result<Option<Self>> {
+        count_switches(ebpf, btf);
+        let switches: Vec<_> = SWITCHES
+            .iter()
+            .filter(|switch| symbols.address(switch.variable).is_some())
+            .collect();
+        let attached = || Hook::ALL.iter().copied().zip(hooks).filter(|(_, state)| state.attached);
+        let functions: Vec<(Hook, u64)> = attached()
+            .flat_map(|(hook, state)| state.targets.iter().map(move |target| (hook, target)))
+            .filter_map(|(hook, target)| Some((hook, symbols.only_address(target)?)))
+            .take(PLACES - SWITCHES.len())
+            .collect();
+        if switches.is_empty() && functions.is_empty() {
+            return Ok(None);
+        }
+        let mut shared = |name: &str, bytes: usize| match ebpf.take_map(name) {
+            Some(Map::Array(array)) => {
+                Shared::map(array, bytes).with_context(|| format!("map {name} cannot be shared"))
+            }
+            _ => anyhow::bail!("map {name} was taken before"),
+        };
+        let places = shared("PLACES_TO_READ", PLACES * size_of::<Place>())?;
+        let switched = shared("SWITCHED", COUNTERS.len() * size_of::<u64>())?;
+        let addresses = switches.iter().filter_map(|switch| symbols.address(switch.variable));
+        for (i, address) in addresses
+            .chain(functions.iter().map(|&(_, address)| address))
+            .enumerate()
+        {
+            places.words()[i * WORDS].store(address, Ordering::Relaxed);
+        }
+        let program: &mut RawTracePoint = ebpf
+            .program_mut("sight")
+            .context("the binary lacks the program")?
+            .try_into()?;
+        program.load().map_err(explain)?;
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let bits = |is: fn(Hook) -> bool| {
+            let hooks = attached().filter(|&(hook, _)| is(hook));
+            hooks.fold(0, |bits, (hook, _)| bits | 1 << hook as u32)
+        };
+        let mut sight = Self {
+            program,
+            places,
+            turned: [0; COUNTERS.len()],
+            switched,
+            switches,
+            functions: Vec::new(),
+            kprobes: bits(|hook| matches!(hook.attach(), Attach::Callbacks { .. })),
+            attached: bits(|_| true),
+        };
+        sight.turned = sight.counts();
+        sight.run()?;
+        let first = sight.switches.len();
+        let calls = |i: usize| sight.place(first + i).is_some_and(|text| entry(&text) == Entry::Calls);
+        sight.functions = functions
+            .iter()
+            .enumerate()
+            .map(|(i, &(hook, _))| (hook, calls(i)))
+            .collect();
+        Ok(Some(sight))
+    }
+
+    /// The hooks that see nothing now, or that were blind for a moment since this was asked before.
+    pub(super) fn blind(&mut self) -> HooksBlind {
+        // What cannot be read is no evidence that a hook is blind, and none that it sees: the readings before and after tell.
+        if self.run().is_err() {
+            return HooksBlind::default();
+        }
+        let numbers = self.switches.iter().enumerate().map(|(i, switch)| {
+            let text = self.place(i)?;
+            let mut number = [0; 4];
+            number[..switch.bytes].copy_from_slice(&text[..switch.bytes]);
+            Some((switch.is_off)(u32::from_le_bytes(number)))
+        });
+        let off = numbers.zip(&self.switches).find(|(off, _)| *off == Some(true));
+        let first = self.switches.len();
+        let unpatched = self.functions.iter().enumerate().filter(|&(i, &(_, watched))| {
+            watched
+                && self
+                    .place(first + i)
+                    .is_some_and(|text| entry(&text) == Entry::CallsNothing)
+        });
+        let unpatched = unpatched.fold(0, |bits, (_, &(hook, _))| bits | 1 << hook as u32);
+        let turned = self.counts();
+        let before = std::mem::replace(&mut self.turned, turned);
+        let told = |hooks: u64, cause: u32| HooksBlind {
+            hooks: hooks & self.attached,
+            cause,
+            reserved: 0,
+        };
+        match off {
+            Some((_, switch)) if switch.cause == BLIND_KPROBES_OFF => told(self.kprobes | unpatched, switch.cause),
+            Some((_, switch)) => told(self.attached, switch.cause),
+            None if unpatched != 0 => told(unpatched, BLIND_UNPATCHED),
+            None if turned[1] != before[1] => told(self.attached, BLIND_FOR_A_MOMENT),
+            None if turned[0] != before[0] => told(self.kprobes, BLIND_FOR_A_MOMENT),
+            None => HooksBlind::default(),
+        }
+    }
+
+    fn counts(&self) -> [u64; COUNTERS.len()] {
+        std::array::from_fn(|i| self.switched.words()[i].load(Ordering::Acquire))
+    }
+
+    /// What was read at a place, where it could be.
+    fn place(&self, i: usize) -> Option<[u8; TEXT]> {
+        let words = &self.places.words()[i * WORDS..(i + 1) * WORDS];
+        let mut bytes = [0; size_of::<Place>()];
+        for (bytes, word) in bytes.chunks_exact_mut(size_of::<u64>()).zip(words) {
+            bytes.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
+        }
+        let place = Place::read_from_bytes(&bytes).ok()?;
+        (place.read == 1).then_some(place.text)
+    }
+
+    /// Has the program read all places.
+    fn run(&self) -> std::io::Result<()> {
+        /// The beginning of what `union bpf_attr` has for it (7.3); the kernel takes the rest for zero.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Attributes {
+            fd: u32,
+            result: u32,
+            data_sizes: [u32; 2],
+            data: [u64; 2],
+            repeat: u32,
+            duration: u32,
+            context_sizes: [u32; 2],
+            context: [u64; 2],
+            flags: u32,
+            cpu: u32,
+            batch: u32,
+            padding: u32,
+        }
+        let mut attributes = Attributes {
+            fd: self.program.as_raw_fd().unsigned_abs(),
+            ..Attributes::default()
+        };
+        // SAFETY: the attributes are of the size given, and the kernel writes within them.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
+        match done {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.
+fn count_switches(ebpf: &mut Ebpf, btf: &Btf) {
+    for (program, function) in COUNTERS {
+        let program = ebpf
+            .program_mut(program)
+            .and_then(|program| <&mut FEntry>::try_from(program).ok());
+        if let Some(program) = program
+            && program.load(function, btf).is_ok()
+        {
+            // The switch is then read only, as on a kernel that lacks the function.
+            _ = program.attach();
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> [u8; TEXT] {
+        let mut text = [0x90; TEXT];
+        text[..bytes.len()].copy_from_slice(bytes);
+        text
+    }
+
+    #[test]
+    fn a_function_that_is_traced_begins_with_a_call_or_a_breakpoint() {
+        assert_eq!(entry(&text(&[0xe8, 1, 2, 3, 4])), Entry::Calls);
+        assert_eq!(entry(&text(&[0xf3, 0x0f, 0x1e, 0xfa, 0xe8, 1, 2, 3, 4])), Entry::Calls);
+        assert_eq!(entry(&text(&[0xcc, 0x1f, 0x44, 0, 0])), Entry::Calls);
+    }
+
+    #[test]
+    fn one_that_is_not_begins_with_a_no_operation() {
+        assert_eq!(entry(&text(&[0x0f, 0x1f, 0x44, 0, 0])), Entry::CallsNothing);
+        assert_eq!(
+            entry(&text(&[0xf3, 0x0f, 0x1e, 0xfa, 0x0f, 0x1f, 0x44, 0, 0])),
+            Entry::CallsNothing
+        );
+    }
+
+    #[test]
+    fn any_other_beginning_tells_nothing() {
+        assert_eq!(entry(&text(&[0x55, 0x48, 0x89, 0xe5])), Entry::Unknown);
+        assert_eq!(entry(&[0; TEXT]), Entry::Unknown);
+    }
+}
