@@ -181,7 +181,7 @@ pub fn with_change(events: &[Event], place: usize, change: impl FnOnce(&mut Body
 
 /// How random schedules and other made-up input are tried, this many. A failure is printed and not written down: the plan is short
 /// enough to copy into a test. The same ones in every run, so that a failure is owed to the change at hand. `PROPTEST_RNG_SEED=NUMBER` looks at
-/// others: some in a hundred thousand still give a false alarm or a missed one.
+/// others.
 #[cfg(test)]
 pub fn cases(cases: u32) -> proptest::test_runner::Config {
     use proptest::test_runner::{Config, RngSeed};

@@ -82,6 +82,7 @@ impl State {
             Body::SessionSerialize(_) => self.serialize(moment, ok),
             Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
             Body::FileRetrieve(p) if ok => self.retrieve_file(p, handler, moment),
+            Body::FileRetrieve(p) => self.fail_retrieve(p),
             Body::FileCallback(call, p) => self.call_back(*call, p, handler, moment, ok),
             Body::FilesUnpreserve(p) => self.unpreserve_files(p, moment),
             Body::FilesFinish(p) => self.finish_files(p, moment, ok),
@@ -486,6 +487,20 @@ impl State {
                 .counts
                 .files_went(before.handler, state, 1, before.object.size);
             self.index.counts.files_came(after.handler, state, 1, after.object.size);
+        }
+    }
+
+    /// A retrieve that fails has asked the handler, which tells so before. Where that was not seen, be it that it was lost before a walk
+    /// found the file, it is not known any more what became of the file.
+    fn fail_retrieve(&mut self, p: &FileOp) {
+        let Some(session) = self.sessions.get_mut(&p.session.id) else {
+            return;
+        };
+        let place = self.index.tokens.get(&(session.serial, p.token));
+        if let Some(file) = place.and_then(|&place| session.files.get_mut(place))
+            && matches!(file.retrieve, Retrieve::NotAsked)
+        {
+            file.asked = TAINTED;
         }
     }
 

@@ -72,6 +72,7 @@ impl Kernel {
         steps.push(Step::Leave(Body::LiveupdateReboot(Plain::default()), result));
         if fails {
             steps.push(Step::Leave(Body::KexecReturn(Plain::default()), result));
+            steps.push(Step::Give(Lock::Transition));
         } else {
             // The jump: this task does nothing more.
             self.tasks[task].steps.clear();

@@ -59,6 +59,8 @@ struct KSession {
 
 #[derive(Clone, Copy, Debug)]
 enum Lock {
+    /// `system_transition_mutex` (`kernel/reboot.c`, 7.3): one task at a time is in `reboot(2)`.
+    Transition,
     /// `luo_session_serialize_rwsem`, for reading.
     Read,
     /// The same, for writing: the freeze.
@@ -653,6 +655,7 @@ impl Kernel {
             Deed::Reboot { fault } => self.first(
                 task,
                 [
+                    Step::Take(Lock::Transition),
                     Step::Enter,
                     Step::Leave(
                         Body::KexecEnter(Kexec {
@@ -1018,6 +1021,7 @@ fn key(lock: Lock) -> (u64, usize, bool) {
         Lock::Session(id) => (id, 0, false),
         Lock::Flb(flb, incoming) => (0, flb, incoming),
         Lock::Read | Lock::Write => (u64::MAX, 0, false),
+        Lock::Transition => (u64::MAX, 1, false),
     }
 }
 
