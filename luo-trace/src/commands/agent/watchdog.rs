@@ -9,7 +9,7 @@ pub(super) struct Watchdog {
     /// How long there may be between two beats: half of what the service manager waits for one.
     every: Duration,
     last: Option<Instant>,
-    /// How much the journal's thread was done with at the last beat.
+    /// How much the journal's thread was done with when it was last looked at.
     done: Option<u64>,
 }
 
@@ -23,15 +23,17 @@ impl Watchdog {
         }
     }
 
-    /// Whether it is time for a beat, and may be beaten: the journal's thread, where there is one, has done something since the
-    /// last.
+    /// Whether it is time for a beat, and may be beaten: the journal's thread, where there is one, has done something since this was
+    /// last asked. What it did before that, though after the last beat, says nothing of it now: a beat for that would come
+    /// up to half of the manager's patience after the thread was stuck, and the manager would wait as much longer.
     pub(super) fn may_beat(&mut self, done: Option<u64>, now: Instant) -> bool {
         let is_early = self.last.is_some_and(|last| now < last + self.every);
         let is_stuck = done.is_some() && done == self.done;
+        self.done = done;
         if is_early || is_stuck {
             return false;
         }
-        (self.last, self.done) = (Some(now), done);
+        self.last = Some(now);
         true
     }
 }
@@ -57,6 +59,14 @@ mod tests {
             assert!(!watchdog.may_beat(Some(7), start + second * SECOND), "{second}");
         }
         assert!(watchdog.may_beat(Some(8), start + 61 * SECOND));
+    }
+
+    #[test]
+    fn a_journal_that_is_stuck_after_a_beat_has_no_other_for_what_it_did_in_between() {
+        let (mut watchdog, start) = (Watchdog::new(60 * SECOND), Instant::now());
+        // It goes on for ten seconds after the beat, and is then stuck for good.
+        let beats = (0..=120).filter(|&second| watchdog.may_beat(Some(second.min(10)), start + second as u32 * SECOND));
+        assert_eq!(beats.collect::<Vec<_>>(), [0]);
     }
 
     #[test]
