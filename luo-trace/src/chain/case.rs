@@ -262,6 +262,9 @@ impl Judgement {
         if summary.lost > 0 {
             doubts.push(format!("events lost: {}", summary.lost));
         }
+        // The reason comes from the file, as the end's does.
+        let reasons = summary.losses.iter();
+        doubts.extend(reasons.map(|lost| format!("of these {}: {}", lost.records, Name::<256>::new(&lost.why))));
         if summary.errors > 0 {
             doubts.push(format!(
                 "records that this version does not understand: {}",
@@ -434,6 +437,29 @@ mod tests {
                 .with(Status::Unknown)
                 .any(|verdict| verdict.missing_hooks.contains(&"kexec"))
         );
+    }
+
+    #[test]
+    fn a_record_tells_why_events_are_missing_where_its_writer_knew() {
+        // Given losses for more reasons than a record needs, one of which comes again, and one that would mislead a terminal,
+        let record = Record::new();
+        let (mut writer, _) = Writer::open(record.dir.path(), &header(Hook::ALL)).unwrap();
+        let reasons = ["the disk was full", "a\u{1b}[2J", "the disk was full"].map(str::to_owned);
+        let reasons = reasons
+            .into_iter()
+            .chain((0..20).map(|number| format!("reason {number}")));
+        for (records, why) in (1..).zip(reasons) {
+            writer.lose(records, &why);
+            writer.append([]).unwrap();
+        }
+        writer.end(&End::default()).unwrap();
+        // then all are counted, and the first reasons are told.
+        let doubts = record.judged().doubts();
+        let (all, told) = doubts.split_at(1);
+        assert_eq!(all, ["events lost: 276"]);
+        assert_eq!(told[..2], ["of these 4: the disk was full", r"of these 2: a\u{1b}[2J"]);
+        let told = told.iter().filter(|doubt| doubt.starts_with("of these"));
+        assert_eq!(told.count(), 8);
     }
 
     #[test]

@@ -7,12 +7,15 @@ use std::path::Path;
 use luo_trace_common::events as abi;
 use zerocopy::FromZeros;
 
-use super::{Clock, Damage, End, Frame, Header, OpenError, Reader};
+use super::{Clock, Damage, End, Frame, Header, Lost, OpenError, Reader};
 use crate::event::decode::Decoder;
 use crate::event::{Body, Event};
 
 /// How many damaged places are described one by one; the rest are only counted.
 const DAMAGE_KEPT: usize = 16;
+
+/// How many reasons of losses are told apart; a file may have as many as it likes.
+const REASONS_KEPT: usize = 8;
 
 /// The events of the journal at `path`, with a gap wherever some are missing.
 pub fn events(path: &Path) -> Result<Events<BufReader<File>>, OpenError> {
@@ -26,6 +29,8 @@ pub struct Summary {
     pub events: u64,
     /// Events known to be lost, in the kernel or on the way into the journal. Damage may have taken more.
     pub lost: u64,
+    /// Those of them for which the journal has a reason, by the first reasons that it gives.
+    pub losses: Vec<Lost>,
     /// Records that could not be decoded.
     pub errors: u64,
     /// Frames of an unknown kind.
@@ -38,6 +43,18 @@ pub struct Summary {
     pub clock: Option<Clock>,
     /// How the recording ended; `None` where it just stops.
     pub end: Option<End>,
+}
+
+impl Summary {
+    /// Counts records that the journal says are missing.
+    fn lose(&mut self, lost: &Lost) {
+        self.lost = self.lost.saturating_add(lost.records);
+        if let Some(known) = self.losses.iter_mut().find(|known| known.why == lost.why) {
+            known.records = known.records.saturating_add(lost.records);
+        } else if self.losses.len() < REASONS_KEPT && !lost.why.is_empty() {
+            self.losses.push(lost.clone());
+        }
+    }
 }
 
 /// Iterates over a journal's events. Made by [`events`] or [`Events::new`].
@@ -139,7 +156,7 @@ impl<R: Read> Iterator for Events<R> {
                     return Some(gap);
                 }
                 Frame::Lost(frame) => {
-                    self.summary.lost = self.summary.lost.saturating_add(frame.records);
+                    self.summary.lose(&frame);
                     return Some(self.gap(frame.records.max(1)));
                 }
                 Frame::Clock(clock) => self.summary.clock = Some(clock),
