@@ -27,7 +27,7 @@ const SIZE: &str = "1G";
 const DIRECTORIES: [&str; 2] = ["/usr/lib/luo-trace", "/etc/systemd/system/luo-trace.service.d"];
 
 /// Our own files: each one's place in the guest, and where it is in the source tree.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "/etc/systemd/system/luo-trace.service",
         "luo-trace/systemd/luo-trace.service",
@@ -40,6 +40,10 @@ const FILES: [(&str, &str); 4] = [
     (
         "/etc/systemd/system/luo-trace.service.d/set-aside.conf",
         "xtask/testbed/systemd/set-aside.conf",
+    ),
+    (
+        "/etc/systemd/system/luo-trace.service.d/watchdog.conf",
+        "xtask/testbed/systemd/watchdog.conf",
     ),
 ];
 

@@ -4,6 +4,7 @@
 //! - [`protocol`]: the lines by which the guest tells the host how far it is.
 //! - [`clock`]: readings of the guest's clock beside the host's.
 //! - [`content`]: the bytes that memfds are filled with, made from a seed and compared after the kexec.
+//! - [`halt`]: a thread of another process that is stuck.
 //! - [`luo`]: the ioctls of `/dev/liveupdate`.
 //!
 //! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario. In a guest with
@@ -11,6 +12,7 @@
 
 pub mod clock;
 pub mod content;
+pub mod halt;
 pub mod luo;
 pub mod protocol;
 pub mod scenario;

@@ -1,5 +1,5 @@
 //! A service of a guest with systemd, in both kernels of a scenario: it has systemd's fd store keep a memfd over the
-//! kexec, looks at what came back, and tells the host how far it is, as `init` does in the other scenarios.
+//! kexec, looks at what came back, makes the agent's journal stick and sees it started anew, and tells the host how far it is, as `init` does in the other scenarios.
 //!
 //! `workload set-aside` runs before the agent, and takes away what the previous kernel's agent left on the disk: a journal
 //! of that kernel that is there afterwards has come over the kexec in memory.
@@ -10,12 +10,16 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use testbed_guest::content;
+use testbed_guest::halt::Halted;
+use testbed_guest::luo::Device;
 use testbed_guest::protocol::{Message, say};
 
 /// Where the shipped unit has the agent write its journals.
@@ -23,6 +27,12 @@ const JOURNALS: &str = "/var/lib/luo-trace";
 
 /// Where the previous kernel's journal goes, as it was on the disk.
 const FROM_DISK: &str = "/var/lib/from-disk";
+
+/// How long systemd waits for the agent's beat, by `systemd/watchdog.conf`.
+const WATCHDOG: Duration = Duration::from_secs(10);
+
+/// How long the agent may take until it is ready again.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The words that the second kernel gets besides the first one's: which it is, and the agent before systemd.
 const SECOND_BOOT: &str = "luo_testbed.boot=2";
@@ -92,6 +102,7 @@ fn run() -> Result<End> {
 fn before(command_line: &str) -> Result<()> {
     step("store a memfd");
     store()?;
+    outlast_a_stuck_agent()?;
     step("load the next kernel");
     run_program(Command::new("kexec").args([
         "-s",
@@ -101,6 +112,69 @@ fn before(command_line: &str) -> Result<()> {
     ]))?;
     say(&Message::Kexec);
     run_program(Command::new("systemctl").arg("kexec"))
+}
+
+/// Halts the thread of the agent that writes the journal, and waits until systemd has started the agent anew. The new one knows the
+/// session that was there before, and the one that was made meanwhile.
+fn outlast_a_stuck_agent() -> Result<()> {
+    let device = Device::open().context("cannot open /dev/liveupdate")?;
+    let memfd = File::from(memfd_create("before", MemfdFlags::CLOEXEC)?);
+    memfd.set_len(SIZE as u64)?;
+    let before = device.create_session(b"before")?;
+    before.preserve(&memfd, 1)?;
+    let first = main_process()?.context("the agent does not run")?;
+    step("halt a thread of the agent");
+    let stuck = Halted::named(first, "journal")?;
+    let begun = Instant::now();
+    let meanwhile = device.create_session(b"meanwhile")?;
+    // systemd needs the device for its own session.
+    drop(device);
+    stuck
+        .wait_for_its_end(2 * WATCHDOG)
+        .context("systemd did not end the agent, whose journal is stuck")?;
+    step(&format!(
+        "wait for the agent, which was ended after {:?}",
+        begun.elapsed()
+    ));
+    while main_process()?.is_none_or(|process| process == first) {
+        if begun.elapsed() > PATIENCE {
+            bail!("systemd did not start the agent anew within {PATIENCE:?}");
+        }
+        // No verb of systemctl waits for what systemd does by itself.
+        thread::sleep(Duration::from_millis(200));
+    }
+    step(&format!(
+        "ask the new agent, which was ready after {:?}",
+        begun.elapsed()
+    ));
+    let log = output_of(Command::new("journalctl").args(["--no-pager", "--unit=luo-trace.service"]))?;
+    if !log.contains("Watchdog timeout") {
+        bail!("the agent ended for another reason than the watchdog: {log}");
+    }
+    let status = output_of(Command::new("luo-trace").arg("status"))?;
+    for name in ["before", "meanwhile"] {
+        if !status.contains(name) {
+            bail!("the new agent does not know the session {name:?}: {status}");
+        }
+    }
+    // What the first agent had not written yet is gone with it, and the record says that there was none for a while.
+    let report = output_of(Command::new("luo-trace").args(["report", JOURNALS]))?;
+    if !report.contains("the agent ran 2 times, and no agent ran in between") {
+        bail!("the journal does not tell that the agent was started anew: {report}");
+    }
+    drop((before, meanwhile));
+    Ok(())
+}
+
+/// The agent's process, where it is ready.
+fn main_process() -> Result<Option<u32>> {
+    let mut show = Command::new("systemctl");
+    show.args(["show", "--property=ActiveState,MainPID", "luo-trace.service"]);
+    let shown = output_of(&mut show)?;
+    let is_ready = shown.lines().any(|line| line == "ActiveState=active");
+    let process = shown.lines().find_map(|line| line.strip_prefix("MainPID="));
+    let process = process.and_then(|process| process.parse().ok());
+    Ok(process.filter(|_| is_ready))
 }
 
 fn after() -> Result<()> {
@@ -192,10 +266,15 @@ fn step(doing: &str) {
 }
 
 fn run_program(command: &mut Command) -> Result<()> {
+    output_of(command).map(drop)
+}
+
+/// Runs a program that must succeed, and gives what it printed.
+fn output_of(command: &mut Command) -> Result<String> {
     let done = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !done.status.success() {
         let stderr = String::from_utf8_lossy(&done.stderr);
         bail!("{command:?} failed ({}): {}", done.status, stderr.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
