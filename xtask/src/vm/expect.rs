@@ -9,7 +9,7 @@ use luo_trace::chain::case::Case;
 use luo_trace::journal;
 use luo_trace::model::Status;
 use serde_json::Value;
-use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Verdict};
+use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Size, Verdict};
 
 use super::blackout::{self, Blackout};
 use super::{check, policy};
@@ -41,6 +41,7 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
     failures.extend(wrong_records(scenario, &logs, &case));
     failures.extend(policy::mixtures(scenario, &case)?);
     failures.extend(Seen::of(&case)?.compare(&scenario.expect));
+    failures.extend(too_large(scenario.expect.journals_at_most, &output.join("journal"))?);
     let mut notes = Vec::new();
     if let Some(limit) = scenario.expect.blackout_within_ms {
         let blackouts = blackout::all(&case, output)?;
@@ -99,6 +100,22 @@ fn wrong_blackouts(scenario: &Scenario, limit: u32, blackouts: &[Blackout]) -> V
         wrong.push(format!("of {updates} updates, {told} have a blackout on both clocks"));
     }
     wrong
+}
+
+/// What is wrong with the size of the journals, of which a boot's may be several files.
+fn too_large(at_most: Option<Size>, directory: &Path) -> Result<Option<String>> {
+    let Some(at_most) = at_most else { return Ok(None) };
+    let context = || format!("cannot look at the files in {}", directory.display());
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory).with_context(context)? {
+        bytes += entry.and_then(|entry| entry.metadata()).with_context(context)?.len();
+    }
+    Ok((bytes > at_most.bytes()).then(|| {
+        format!(
+            "the journals have {bytes} bytes, and may have {} at most",
+            String::from(at_most)
+        )
+    }))
 }
 
 /// What the agent wrote in each kernel.
@@ -379,6 +396,20 @@ mod tests {
         seen.verdicts.insert("file-balance".into(), Verdict::Violated);
         assert!(failure(&seen, "").contains("not expected"));
         assert!(failure(&seen, "findings = ['file-balance']\nverdicts = { file-balance = 'ok' }").contains("Violated"),);
+    }
+
+    #[test]
+    fn journals_that_are_larger_than_they_may_be_are_told_with_all_their_files() {
+        let output = std::env::temp_dir().join(format!("xtask-large-{}", std::process::id()));
+        fs::create_dir_all(&output).unwrap();
+        for part in ["boot.luoj", "boot.luoj.3"] {
+            fs::write(output.join(part), [0; 600]).unwrap();
+        }
+        let told = |bytes: u64| too_large(Some(bytes.into()), &output).unwrap();
+        let (fits, is_too_large) = (told(1200), told(1199));
+        fs::remove_dir_all(&output).unwrap();
+        assert_eq!(fits, None);
+        assert!(is_too_large.unwrap().contains("1200 bytes"));
     }
 
     #[test]

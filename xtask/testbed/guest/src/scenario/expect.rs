@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::PolicyFile;
+use super::{PolicyFile, Size};
 
 /// What must be found in a scenario's journals, and what must not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Expect {
     /// How far, in milliseconds, each blackout that luo-trace tells may be from the one by the host's clock.
     #[serde(default)]
     pub blackout_within_ms: Option<u32>,
+    /// How large the files of the journals may be, all together.
+    #[serde(default)]
+    pub journals_at_most: Option<Size>,
     /// What `luo-trace check` must say of the journals.
     #[serde(default)]
     pub check: Vec<Check>,

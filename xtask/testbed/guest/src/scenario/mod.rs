@@ -15,9 +15,10 @@ pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
     AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateSession, DeniedThroughout, DeviceFile,
-    FailNth, FailingOperation, Fault, Finish, Load, LoadByI386, ManySessions, Memfd, Nothing, Open, PauseAgent,
-    Preserve, PreserveAgain, PreserveDevice, Product, Reboot, RefusedThroughout, ReloadPolicy, Retrieve,
-    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Unload, WriteFile,
+    FailNth, FailingOperation, Fault, Finish, Load, LoadByI386, MakeAsStranger, ManySessions, Memfd, MountBpffs,
+    Nothing, Open, PauseAgent, PortFloodedThroughout, Preserve, PreserveAgain, PreserveDevice, Product, Reboot,
+    RefusedThroughout, ReloadPolicy, Remove, Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent,
+    Step, StopAgent, Unload, WriteFile,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 
@@ -122,6 +123,8 @@ pub enum Without {
     Stdout,
     /// Disk space: the journal's directory has room for little more than a journal's beginning, until `make-room`.
     Room,
+    /// More than the 1,024 descriptors that systemd gives a service which asks for no more.
+    Descriptors,
     /// A disk: the journals' directory is in memory, and gone with each kernel. The last kernel's goes to the host.
     Disk,
 }

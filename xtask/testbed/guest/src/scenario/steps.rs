@@ -72,6 +72,14 @@ pub enum Step {
     Product(Product),
     RefusedThroughout(RefusedThroughout),
     DeniedThroughout(DeniedThroughout),
+    PortFloodedThroughout(PortFloodedThroughout),
+    MountBpffs(MountBpffs),
+    MakeAsStranger(MakeAsStranger),
+    /// Makes `/tmp/precious`, in which everything is named as luo-trace names its pins.
+    MakePrecious(Nothing),
+    /// Checks that nothing of that is gone, and nothing came to it.
+    CheckPrecious(Nothing),
+    Remove(Remove),
     /// Does a step over and over until it comes out as it should: for what nothing tells of that could be waited for.
     Eventually(Box<Step>),
 }
@@ -85,7 +93,10 @@ impl Step {
             Step::Churn(step) => step.policies.clone(),
             Step::As(As { steps, .. })
             | Step::RefusedThroughout(RefusedThroughout { steps, .. })
-            | Step::DeniedThroughout(DeniedThroughout { steps, .. }) => steps.iter().flat_map(Step::policies).collect(),
+            | Step::DeniedThroughout(DeniedThroughout { steps, .. })
+            | Step::PortFloodedThroughout(PortFloodedThroughout { steps, .. }) => {
+                steps.iter().flat_map(Step::policies).collect()
+            }
             Step::BothModes(BothModes { policy, steps }) => {
                 let own = policy.iter().flat_map(|policy| [policy.clone(), policy.looking()]);
                 own.chain(steps.iter().flat_map(Step::policies)).collect()
@@ -123,7 +134,10 @@ impl Step {
             Step::As(As { steps, .. })
             | Step::BothModes(BothModes { steps, .. })
             | Step::RefusedThroughout(RefusedThroughout { steps, .. })
-            | Step::DeniedThroughout(DeniedThroughout { steps, .. }) => steps.iter().try_for_each(Step::check),
+            | Step::DeniedThroughout(DeniedThroughout { steps, .. })
+            | Step::PortFloodedThroughout(PortFloodedThroughout { steps, .. }) => {
+                steps.iter().try_for_each(Step::check)
+            }
             Step::Eventually(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
@@ -490,6 +504,9 @@ pub struct StartAgent {
     /// Whether it has none this time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_policy: bool,
+    /// It must refuse to work, with this exit status, instead of getting ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuses: Option<i32>,
 }
 
 /// Replaces the agent's policy and asks it, by SIGHUP, to read it; waits until it has done so.
@@ -598,6 +615,53 @@ pub struct DeniedThroughout {
     pub times: u64,
     /// What is done meanwhile.
     pub steps: Vec<Step>,
+}
+
+/// Does steps while connections come to the agent's port that say nothing, while clients ask for its metrics a hundred times over each
+/// of theirs, and while the control socket gets an order after the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortFloodedThroughout {
+    /// How many silent connections there are; one that the agent ends is made again.
+    pub silent: u32,
+    /// How many clients pipeline.
+    pub pipelining: u32,
+    /// How many orders there are at least.
+    pub orders: u32,
+    /// How long the answer to an order may take, in milliseconds of the guest's clock.
+    pub answered_within_ms: u64,
+    /// What is done meanwhile.
+    pub steps: Vec<Step>,
+}
+
+/// Mounts an empty BPF file system over the one that is there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountBpffs {
+    /// The mode of its root, such as `"0700"`.
+    pub mode: String,
+}
+
+/// Makes a directory, or a link, as a user without any right.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeAsStranger {
+    /// Where.
+    pub path: String,
+    /// Where the link leads; left out, it is a directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leads_to: Option<String>,
+    /// The error it must fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fails: Option<ErrnoName>,
+}
+
+/// Removes a directory with what is in it, or a link and not what it leads to, as root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// Where.
+    pub path: String,
 }
 
 /// The keys of a step that needs none: `{ check-bpf = {} }`.

@@ -22,11 +22,11 @@ use testbed_guest::scenario::{
 use crate::{bpf, without};
 
 const READY_FILE: &str = "/run/luo-trace.ready";
-const ADDRESS: &str = "127.0.0.1:9100";
+pub(crate) const ADDRESS: &str = "127.0.0.1:9100";
 /// Where its policy is.
 const POLICY: &str = "/policy.toml";
 /// Where it answers.
-const SOCKET: &str = "/run/luo-trace/agent.sock";
+pub(crate) const SOCKET: &str = "/run/luo-trace/agent.sock";
 
 /// How long one thing may take that is waited for: the agent's getting ready, its end, an answer of its, the kernel's freeing what
 /// no process holds. Far more than a quiet host needs, since a guest without hardware virtualization is slow, a busy host makes it many
@@ -76,6 +76,7 @@ impl Agent<'_> {
         let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, "/run", created)?;
 
+        let refuses = step.refuses.or(self.refuses);
         let mut child = self.spawn(&step.args, !step.without_policy)?;
         let deadline = Instant::now() + PATIENCE;
         let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
@@ -84,7 +85,7 @@ impl Agent<'_> {
                 break;
             }
             if let Some(status) = child.try_wait()? {
-                return self.judge_refusal(status);
+                return self.judge_refusal(refuses, status);
             }
             let mut events = [PollFd::new(&watch, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
             if poll(&mut events, Some(&time_left(deadline)))? == 0 {
@@ -95,7 +96,7 @@ impl Agent<'_> {
             }
         }
         self.child = Some(child);
-        match self.refuses {
+        match refuses {
             Some(wanted) => bail!("the agent got ready, but it had to refuse with exit status {wanted}"),
             None => Ok(()),
         }
@@ -390,12 +391,13 @@ impl Agent<'_> {
             Some(Without::Stdout) => drop(command.stdout(without::reader()?)),
             Some(Without::Room) => without::room()?,
             Some(Without::Disk) => without::disk()?,
+            Some(Without::Descriptors) => without::descriptors(command),
         }
         Ok(())
     }
 
-    fn judge_refusal(&self, status: ExitStatus) -> Result<()> {
-        match self.refuses {
+    fn judge_refusal(&self, refuses: Option<i32>, status: ExitStatus) -> Result<()> {
+        match refuses {
             Some(wanted) if status.code() == Some(wanted) => Ok(()),
             Some(wanted) => bail!("the agent had to refuse with exit status {wanted}, and ended with {status}"),
             None => {

@@ -21,7 +21,7 @@ use testbed_guest::scenario::{
 };
 
 use crate::agent::{Agent, PATIENCE};
-use crate::{bench, bpf, callers, churn, faults, guise, sweep, system, without};
+use crate::{bench, bpf, callers, churn, faults, flood, guise, squat, sweep, system, without};
 
 /// Content is written and compared by this many bytes.
 const CHUNK: usize = 1 << 20;
@@ -169,6 +169,16 @@ impl<'a, 's> Driver<'a, 's> {
             Step::Product(_) => bail!("xtask makes steps of it, and this guest got it as it is"),
             Step::RefusedThroughout(step) => self.refused_throughout(step),
             Step::DeniedThroughout(step) => self.denied_throughout(step),
+            Step::PortFloodedThroughout(step) => {
+                let told = flood::throughout(step, || step.steps.iter().try_for_each(|step| self.perform_told(step)))?;
+                system::say(&Message::Step { doing: told });
+                Ok(())
+            }
+            Step::MountBpffs(step) => squat::mount_bpffs(&step.mode),
+            Step::MakeAsStranger(step) => self.expect(squat::make_as_stranger(step)?, step.fails).map(drop),
+            Step::MakePrecious(_) => squat::make_precious(),
+            Step::CheckPrecious(_) => squat::check_precious(),
+            Step::Remove(step) => squat::remove(&step.path),
             Step::Eventually(step) => self.perform_at_last(step),
         }
     }

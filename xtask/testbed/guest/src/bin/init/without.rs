@@ -8,10 +8,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Where the journals go: seen from here, a directory of the host's.
 pub(crate) const JOURNALS: &str = "/host/journal";
+
+/// systemd's default for the soft limit of open files.
+const FEW: u64 = 1024;
 
 const BTF: &str = "/sys/kernel/btf";
 
@@ -66,6 +70,19 @@ pub(crate) fn bpf(command: &mut Command) {
     };
     // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(install) };
+}
+
+/// The command has the limits of open files that systemd gives a service, the hard one being no higher than the soft one.
+pub(crate) fn descriptors(command: &mut Command) {
+    let limit = || {
+        let few = Rlimit {
+            current: Some(FEW),
+            maximum: Some(FEW),
+        };
+        Ok(setrlimit(Resource::Nofile, few)?)
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 /// A pipe that no process reads from.
