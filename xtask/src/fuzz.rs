@@ -13,7 +13,7 @@ use crate::setup::{self, Need};
 use crate::vm::guest::workspace;
 
 /// What is fuzzed: each is a binary of `luo-trace/fuzz`.
-pub(crate) const TARGETS: [&str; 12] = [
+pub(crate) const TARGETS: [&str; 13] = [
     "records",
     "journal",
     "btf",
@@ -24,6 +24,7 @@ pub(crate) const TARGETS: [&str; 12] = [
     "policy",
     "orders",
     "symbols",
+    "proc",
     "web-config",
     "http",
 ];
@@ -51,7 +52,7 @@ const MEMORY: u32 = 512;
 /// The options of `cargo xtask fuzz`.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// One of records, journal, btf, serial, expect, image, policy, web-config, http; left out, each in its turn
+    /// One of records, journal, btf, serial, carried, expect, image, policy, orders, symbols, proc, web-config, http; left out, each in its turn
     target: Option<String>,
     /// How long, for each
     #[arg(long, default_value_t = 60)]

@@ -33,6 +33,9 @@ use luo_trace_common::policy::{Mode, RULES, VALUES};
 #[allow(dead_code, reason = "the running kernel's list is not asked for here")]
 mod kallsyms;
 
+#[path = "../../src/host/proc.rs"]
+mod proc;
+
 /// What begins every journal, and every frame's kind; see `luo_trace::journal`.
 const PREAMBLE: &[u8] = b"LUOJRNL\n\x01\0\0\0";
 /// The number of frames' kinds that are known, and one that is not.
@@ -266,6 +269,47 @@ pub fn symbols(input: &[u8]) {
             .iter()
             .all(|address| *address == 0 || first.values().any(|of| of == address))
     );
+}
+
+/// Texts of `/proc`: up to the first NUL one of a process or a descriptor, and after it the process's mounts.
+///
+/// Whatever they are, what is read stands in a line of them that has the name, and what the kernel would write of a number in
+/// them is read as that number.
+pub fn proc_texts(input: &[u8]) {
+    let end = input.iter().position(|&byte| byte == 0).unwrap_or(input.len());
+    let (text, mounts) = input.split_at(end);
+    let (text, mounts) = (String::from_utf8_lossy(text), String::from_utf8_lossy(mounts));
+    let mounts = mounts.trim_start_matches('\0');
+    let has = |name: &str, value: &str| text.lines().any(|line| line.starts_with(name) && line.contains(value));
+    if let Some(pid) = proc::pid(&text) {
+        assert!(pid > 0 && has("Pid:", &pid.to_string()));
+    }
+    if let Some(login) = proc::login(&text) {
+        assert!(login < u32::MAX && text.contains(&login.to_string()));
+    }
+    if let Some(capabilities) = proc::effective_capabilities(&text) {
+        assert!(has("CapEff:", "") && text.to_lowercase().contains(&format!("{capabilities:x}")));
+    }
+    if let Some((major, minor)) = proc::device_of_mount(&text, mounts) {
+        assert!(has("mnt_id:", ""));
+        assert!(mounts.contains(&major.to_string()) && mounts.contains(&minor.to_string()));
+    }
+    let Some(number) = input.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)) else {
+        return;
+    };
+    // What a process can put into these texts beside what the kernel says is at the end of a line, where no line begins.
+    let chosen: String = mounts.chars().filter(|c| !c.is_whitespace()).collect();
+    let fdinfo = format!("pos:\t0\nmnt_id:\t{number}\nPid:\t{number}\n");
+    assert_eq!(proc::pid(&fdinfo), Some(number).filter(|&pid| pid > 0));
+    assert_eq!(
+        proc::login(&number.to_string()),
+        Some(number).filter(|&uid| uid < u32::MAX)
+    );
+    let status = format!("Name:\t{chosen}\nCapEff:\t{number:016x}\n");
+    assert_eq!(proc::effective_capabilities(&status), Some(number.into()));
+    let mountinfo =
+        format!("x{number} 1 7:7 / /{chosen} rw\n{number} 1 8:{number} / /{chosen} rw - ext4 {chosen} rw\n");
+    assert_eq!(proc::device_of_mount(&fdinfo, &mountinfo), Some((8, number)));
 }
 
 /// A policy.

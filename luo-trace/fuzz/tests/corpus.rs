@@ -58,6 +58,11 @@ fn orders() {
 }
 
 #[test]
+fn texts_of_proc() {
+    replay("proc", luo_trace_fuzz::proc_texts);
+}
+
+#[test]
 fn symbols() {
     replay("symbols", luo_trace_fuzz::symbols);
 }

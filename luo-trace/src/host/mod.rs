@@ -4,6 +4,7 @@ pub mod files;
 pub mod lock;
 pub mod owners;
 pub mod privileges;
+pub mod proc;
 
 use std::fs::{self, File};
 use std::io::{self, Read};

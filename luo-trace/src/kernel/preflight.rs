@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::host::proc;
 use crate::image::btf::Btf;
 
 /// Where the running kernel's type information lies.
@@ -119,12 +120,8 @@ const CAP_BPF: u32 = 39;
 /// Whether the effective capabilities are those that loading and attaching need.
 fn privileged() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok());
     // Without /proc nothing can be told: the attempt will.
-    effective.is_none_or(|caps| {
+    proc::effective_capabilities(&status).is_none_or(|caps| {
         let has = |cap: u32| caps >> cap & 1 != 0;
         has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON))
     })

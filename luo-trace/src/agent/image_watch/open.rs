@@ -11,6 +11,7 @@ use std::path::Path;
 use luo_trace_common::events::ImageFile;
 
 use crate::agent::image_reader;
+use crate::host::proc;
 use crate::image::Contents;
 
 /// A larger file is not read, in bytes. No kernel comes near.
@@ -109,13 +110,9 @@ fn number(major: u32, minor: u32) -> u64 {
 /// who asks for a file's.
 fn mounted(process: &Path, descriptor: &Path) -> Option<u64> {
     let info = fs::read_to_string(process.join("fdinfo").join(descriptor.file_name()?)).ok()?;
-    let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
     let mounts = fs::read_to_string(process.join("mountinfo")).ok()?;
-    let mut mounts = mounts.lines().map(|line| line.split(' '));
-    let mut line = mounts.find(|line| line.clone().next() == Some(mount))?;
-    // Its id, its parent's, and the device.
-    let (major, minor) = line.nth(2)?.split_once(':')?;
-    Some(number(major.parse().ok()?, minor.parse().ok()?))
+    let (major, minor) = proc::device_of_mount(&info, &mounts)?;
+    Some(number(major, minor))
 }
 
 /// Reads an image, which the kernel has read at nearly the same time: a change between the two would go unseen, but for the

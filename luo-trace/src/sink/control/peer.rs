@@ -12,8 +12,7 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use tokio::net::{UnixListener, UnixStream};
 
-/// What `/proc/PID/loginuid` says of a process that no login began.
-const UNSET: u32 = u32::MAX;
+use crate::host::proc;
 
 /// The peer at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -63,44 +62,16 @@ fn pidfd(stream: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// The user whose login a process descends from, where there was one.
 fn login_of(process: &OwnedFd) -> Option<u32> {
     let fdinfo = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
-    let pid = || pid_in(&fs::read_to_string(&fdinfo).ok()?);
+    let pid = || proc::pid(&fs::read_to_string(&fdinfo).ok()?);
     let before = pid()?;
-    let login = login_in(&fs::read_to_string(format!("/proc/{before}/loginuid")).ok()?);
+    let login = proc::login(&fs::read_to_string(format!("/proc/{before}/loginuid")).ok()?);
     // As long as the process has this pid, no other one has.
     login.filter(|_| pid() == Some(before))
-}
-
-/// The pid in a pidfd's information; `None` where the process is gone (-1), or of another pid namespace (0).
-fn pid_in(fdinfo: &str) -> Option<u32> {
-    let pid = fdinfo.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    pid.trim().parse().ok().filter(|&pid| pid > 0)
-}
-
-fn login_in(text: &str) -> Option<u32> {
-    text.trim().parse().ok().filter(|&uid| uid != UNSET)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_pid_is_that_of_a_process_that_is_there() {
-        let fdinfo = |pid: &str| format!("pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t63\nPid:\t{pid}\nNSpid:\t{pid}\n");
-        assert_eq!(pid_in(&fdinfo("4711")), Some(4711));
-        for gone in ["-1", "0", "", "x"] {
-            assert_eq!(pid_in(&fdinfo(gone)), None, "{gone:?}");
-        }
-        assert_eq!(pid_in("pos:\t0\n"), None);
-    }
-
-    #[test]
-    fn a_process_that_no_login_began_has_no_login_user() {
-        assert_eq!(login_in("1000"), Some(1000));
-        assert_eq!(login_in("0\n"), Some(0));
-        assert_eq!(login_in("4294967295"), None);
-        assert_eq!(login_in(""), None);
-    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_peer_is_the_user_who_logged_in_or_else_the_one_it_connects_as() {
@@ -108,7 +79,7 @@ mod tests {
         let (here, _there) = UnixStream::pair().unwrap();
         // then it is told as its login says, where it has one.
         let login = fs::read_to_string("/proc/self/loginuid").ok();
-        let expected = login.and_then(|text| login_in(&text));
+        let expected = login.and_then(|text| proc::login(&text));
         let expected = expected.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         assert_eq!(Peer::of(&here).uid, Some(expected));
     }
@@ -119,7 +90,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         let own = fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
-        assert_eq!(login_of(&process), login_in(&own));
+        assert_eq!(login_of(&process), proc::login(&own));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(login_of(&process), None);
