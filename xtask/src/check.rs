@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -59,6 +59,7 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     tally.check("clippy on the eBPF programs", programs);
     tally.check("documentation", documentation);
     tests(tally)?;
+    schedules(tally);
     tally.check("rules of the dashboards", dashboards::rules);
     tally.check("Prometheus scrapes by TLS", || {
         let scrapes = "dashboards::tests::prometheus";
@@ -74,6 +75,23 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     });
     fuzzing(tally);
     Ok(())
+}
+
+/// Runs the model's random schedules once more, from a seed that no run had before: it is in the name, so that a failure can be repeated.
+fn schedules(tally: &mut Tally) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = now.as_nanos() % 1_000_000_007;
+    tally.check(format_args!("schedules, PROPTEST_RNG_SEED={seed}"), || {
+        let mut command = cargo(&[
+            "test",
+            "--quiet",
+            "--package",
+            "luo-trace",
+            "--lib",
+            "model::tests::schedules",
+        ]);
+        run(command.env("PROPTEST_RNG_SEED", seed.to_string()))
+    });
 }
 
 /// Looks at what a fuzzer's first inputs do; `cargo xtask fuzz` looks further, and elsewhere each time.
