@@ -14,7 +14,7 @@ use luo_trace::event::Body;
 use luo_trace::event::decode::Decoder;
 use luo_trace::expect::{Day, Expectations};
 use luo_trace::image::btf::Btf;
-use luo_trace::image::{self, Formats, InUse, Outcome, Preserved};
+use luo_trace::image::{self, Formats, InUse, Outcome, Platform, Preserved};
 use luo_trace::journal::carry::{Memory, Recorder, recover};
 use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Frame, Header, Reader};
@@ -508,7 +508,13 @@ pub fn image(input: &[u8]) {
                 flbs: vec![used("pci-v1")],
                 incomplete: None,
             };
-            let judgement = image::judge(&contents, &preserved, &Formats::default(), Some(b"liveupdate=on"));
+            let judgement = image::judge(
+                &contents,
+                &preserved,
+                &Formats::default(),
+                &Platform::default(),
+                Some(b"liveupdate=on"),
+            );
             // Files whose handler is not known are never known to come over.
             assert!(judgement.outcome > Outcome::Carries);
         }

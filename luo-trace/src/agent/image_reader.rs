@@ -21,8 +21,8 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::host::privileges;
-use crate::image::{self, Contents, ImageError};
+use crate::host::{self, privileges};
+use crate::image::{self, Contents, ImageError, Machine, Platform};
 
 /// The subcommand that no help shows.
 pub const COMMAND: &str = "read-image";
@@ -34,6 +34,14 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const MEMORY: u64 = 1 << 30;
 /// How much of its answer is read, in bytes: some ten for each word of the kernel, of which there are two million at most.
 const ANSWER_MAX: u64 = 64 << 20;
+
+/// This host, as far as it matters to an image.
+pub fn this_host() -> Platform {
+    Platform {
+        machine: Machine::of_name(std::env::consts::ARCH),
+        page_size: Some(host::page_size()),
+    }
+}
 
 /// What comes of a read.
 #[derive(Debug, Serialize, Deserialize)]

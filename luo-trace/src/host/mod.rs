@@ -34,6 +34,13 @@ pub fn header() -> Result<Header> {
     })
 }
 
+/// How large a page of the running kernel is, in bytes.
+pub fn page_size() -> u64 {
+    // SAFETY: a call without preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    size.unsigned_abs()
+}
+
 /// Which boot this is.
 ///
 /// # Errors

@@ -1,6 +1,131 @@
 //! What a kernel's command line says about LUO and KHO.
 
+use std::borrow::Cow;
+
 use luo_trace_common::events::ImageCarrier;
+use serde::{Deserialize, Serialize};
+
+/// How long a command line may be, in bytes, with its NUL. Mirrors `COMMAND_LINE_SIZE` in
+/// `arch/{x86,arm64}/include/.../setup.h` (7.3).
+const LINE_MAX: usize = 2048;
+
+/// Where a kernel puts the line that is built into it, `CONFIG_CMDLINE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// Before the one it is given.
+    Before,
+    /// After it.
+    After,
+    /// In its place, by `CONFIG_CMDLINE_OVERRIDE`, as x86 has it: what the kernel is given is thrown away.
+    Override,
+    /// In its place, by `CONFIG_CMDLINE_FORCE`, as others have it.
+    Force,
+    /// Nowhere, unless it is given none.
+    WhereNoneIsGiven,
+}
+
+/// Whether parameters of a bootconfig in the image come before the line. They are not read here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Embedded {
+    /// They do not.
+    #[default]
+    Never,
+    /// Where the line has the word `bootconfig`.
+    WhereAsked,
+    /// They do.
+    Always,
+}
+
+/// What a kernel makes of the line that it is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltIn {
+    /// The line that is built in, and where it goes; `None`: there is none.
+    pub line: Option<(String, Place)>,
+    /// Whether a bootconfig adds to it.
+    pub embedded: Embedded,
+    /// Whether the image tells at all, by its configuration.
+    pub known: bool,
+}
+
+/// The line that a kernel takes in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken<'a> {
+    /// It.
+    pub line: Cow<'a, [u8]>,
+    /// What comes before it is not known in full, and may set what it does not set.
+    pub open: bool,
+    /// The option by which what was given is thrown away.
+    pub instead: Option<&'static str>,
+}
+
+impl Place {
+    /// The option by which what is given is thrown away, where it is.
+    fn instead(self) -> Option<&'static str> {
+        match self {
+            Self::Override => Some("CONFIG_CMDLINE_OVERRIDE"),
+            Self::Force => Some("CONFIG_CMDLINE_FORCE"),
+            _ => None,
+        }
+    }
+}
+
+impl BuiltIn {
+    /// What comes of a line that is given, or of one that is not known; `None`: not known.
+    pub fn takes<'a>(&'a self, given: Option<&'a [u8]>) -> Option<Taken<'a>> {
+        let instead = self.line.as_ref().and_then(|(_, place)| place.instead());
+        let line = match (&self.line, given) {
+            (Some((own, Place::Override | Place::Force)), _) => Cow::Borrowed(own.as_bytes()),
+            (_, None) => return None,
+            (Some((own, Place::Before)), Some(given)) => [own.as_bytes(), b" ", given].concat().into(),
+            (Some((own, Place::After)), Some(given)) => [given, b" ", own.as_bytes()].concat().into(),
+            (Some((own, Place::WhereNoneIsGiven)), Some([])) => own.as_bytes().into(),
+            (_, Some(given)) => given.into(),
+        };
+        // `strlcat` cuts what is too long.
+        let line = match line {
+            Cow::Borrowed(line) => Cow::Borrowed(&line[..line.len().min(LINE_MAX - 1)]),
+            Cow::Owned(mut line) => {
+                line.truncate(LINE_MAX - 1);
+                Cow::Owned(line)
+            }
+        };
+        let open = match self.embedded {
+            Embedded::Never => false,
+            Embedded::WhereAsked => asks_for_bootconfig(&line),
+            Embedded::Always => true,
+        };
+        Some(Taken { line, open, instead })
+    }
+}
+
+impl Taken<'_> {
+    /// Whether a kernel with this line takes what is preserved, where it has KHO on without being asked or not.
+    pub fn verdict(&self, kho_default: Option<bool>) -> CommandLine {
+        let switches = Switches::read(&self.line);
+        if !self.open {
+            return switches.verdict(kho_default);
+        }
+        // Of each parameter the last one counts.
+        match (switches.liveupdate, switches.kho) {
+            (Some(true), Some(true)) | (Some(false), _) | (_, Some(false)) => switches.verdict(None),
+            _ => CommandLine::Unknown,
+        }
+    }
+
+    /// Whether KHO is off with it; `false` where that is not known.
+    pub fn has_kho_off(&self, kho_default: Option<bool>) -> bool {
+        let kho = Switches::read(&self.line).kho;
+        kho.or(kho_default.filter(|_| !self.open)) == Some(false)
+    }
+}
+
+/// Mirrors `bootconfig_cmdline_requested` in `lib/bootconfig.c` (7.3).
+fn asks_for_bootconfig(line: &[u8]) -> bool {
+    let words = words(line);
+    let mut before = words.iter().take_while(|word| word.as_slice() != b"--");
+    before.any(|word| word == b"bootconfig" || word.starts_with(b"bootconfig="))
+}
 
 /// The switches on a command line, as far as it has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

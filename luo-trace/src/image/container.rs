@@ -4,6 +4,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
+use super::platform::{self, Machine};
 use super::{HEAD, ImageError, unpack};
 
 /// How a kernel is packed.
@@ -188,6 +189,20 @@ fn is_elf(bytes: &[u8]) -> bool {
 /// Mirrors `Documentation/arch/arm64/booting.rst` (7.3).
 fn is_arm64(bytes: &[u8]) -> bool {
     bytes.get(0x38..0x3c) == Some(b"ARM\x64")
+}
+
+/// Whose kernel it is, by its first bytes.
+pub(super) fn machine(head: &[u8]) -> Option<Machine> {
+    if is_arm64(head) {
+        return Some(Machine::Arm64);
+    }
+    let number = head.get(0x12..0x14).filter(|_| is_elf(head))?;
+    Machine::of_elf(u16::from_le_bytes([number[0], number[1]]))
+}
+
+/// How large its pages are, by its first bytes, in bytes.
+pub(super) fn page_size(head: &[u8]) -> Option<u64> {
+    is_arm64(head).then(|| platform::page_size_of_arm64(head))?
 }
 
 /// Whether an ELF file reaches to the end of its table of sections, which a linker writes last.

@@ -1,11 +1,9 @@
 //! Whether a kernel image will take what is preserved.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
-use super::{Contents, Formats, Found, InUse, Preserved, Source};
-use crate::image::command_line::{CommandLine, Switches};
+use super::command_line::{CommandLine, Taken};
+use super::{Contents, Formats, Found, InUse, Platform, Preserved, Source};
 
 /// What becomes of what is preserved, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,20 +77,28 @@ pub struct Judgement {
     pub reasons: Vec<Reason>,
 }
 
-/// Judges an image: what it has, what is preserved now, what the running kernel writes, and the command line that it is to
-/// be booted with, where that is known.
-pub fn judge(contents: &Contents, preserved: &Preserved, running: &Formats, command_line: Option<&[u8]>) -> Judgement {
-    let line = command_line.map(|line| with_built_in(contents, line));
-    let switches = line.as_deref().map(Switches::read);
-    let kho_is_off = switches.is_some_and(|switches| switches.kho.or(contents.kho_by_default) == Some(false));
+/// Judges an image: what it has, what is preserved now, what the running kernel writes on which machine, and the command line
+/// that it is to be booted with, where that is known.
+pub fn judge(
+    contents: &Contents,
+    preserved: &Preserved,
+    running: &Formats,
+    here: &Platform,
+    command_line: Option<&[u8]>,
+) -> Judgement {
+    let taken = contents.built_in.takes(command_line);
+    let kho_is_off = taken
+        .as_ref()
+        .is_some_and(|taken| taken.has_kho_off(contents.kho_by_default));
     let mut reasons = Reasons(Vec::new());
+    reasons.platform(contents, here);
     kernel(&mut reasons, contents, preserved, running);
     if let Some(why) = &preserved.incomplete {
         let text = format!("what is preserved may not be known in full: {why}");
         reasons.say(Outcome::Unknown, Source::Host, text);
     }
     let of_kernel = reasons.worst(About::Kernel);
-    reasons.line(contents, switches);
+    reasons.line(contents, taken.as_ref());
     let of_line = reasons.worst(About::CommandLine);
     let mut outcome = of_kernel.max(of_line);
     if outcome == Outcome::Panics && kho_is_off {
@@ -112,13 +118,6 @@ pub fn judge(contents: &Contents, preserved: &Preserved, running: &Formats, comm
         kernel: of_kernel,
         command_line: of_line,
         reasons: reasons.0,
-    }
-}
-
-fn with_built_in<'a>(contents: &Contents, line: &'a [u8]) -> Cow<'a, [u8]> {
-    match &contents.built_in_line {
-        Some(built_in) => [built_in.as_bytes(), b" ", line].concat().into(),
-        None => line.into(),
     }
 }
 
@@ -144,21 +143,94 @@ impl Reasons {
         about.map(|reason| reason.outcome).max().unwrap_or(Outcome::Carries)
     }
 
-    fn line(&mut self, contents: &Contents, switches: Option<Switches>) {
-        let say = |reasons: &mut Self, outcome, text: &str| reasons.say(outcome, Source::CommandLine, text);
-        match switches.map(|switches| switches.verdict(contents.kho_by_default)) {
-            None => say(
-                self,
+    fn of_line(&mut self, outcome: Outcome, source: Source, text: String) {
+        let about = About::CommandLine;
+        self.0.push(Reason {
+            outcome,
+            about,
+            text,
+            source,
+        });
+    }
+
+    fn line(&mut self, contents: &Contents, taken: Option<&Taken<'_>>) {
+        let Some(taken) = taken else {
+            let text = "the command line is not known: give it with --cmdline".to_owned();
+            return self.of_line(Outcome::Unknown, Source::CommandLine, text);
+        };
+        // What says so, and how a sentence about the line begins.
+        let (source, it) = match taken.instead {
+            None => (Source::CommandLine, "it".to_owned()),
+            Some(option) => {
+                let it = format!("the kernel ignores the line it is given ({option}), and its own");
+                (Source::Configuration, it)
+            }
+        };
+        match taken.verdict(contents.kho_by_default) {
+            CommandLine::Takes => {
+                // Where an own line is built in is told by the configuration alone.
+                let unless = match contents.built_in.known {
+                    true => "",
+                    false => ", unless the kernel has one of its own built in, which this image does not tell",
+                };
+                self.of_line(Outcome::Carries, source, format!("{it} switches LUO on{unless}"));
+            }
+            CommandLine::Unknown if taken.open => self.of_line(
                 Outcome::Unknown,
-                "the command line is not known: give it with --cmdline",
+                Source::Configuration,
+                "a bootconfig in the image (CONFIG_CMDLINE_FROM_BOOTCONFIG) comes before the line, and what it switches on or off \
+                 cannot be read: put kho=on and liveupdate=on on the line"
+                    .to_owned(),
             ),
-            Some(CommandLine::Takes) => say(self, Outcome::Carries, "it switches LUO on"),
-            Some(CommandLine::Unknown) => say(
-                self,
+            CommandLine::Unknown => self.of_line(
                 Outcome::Unknown,
-                "it has no kho=on, and whether this kernel does without is not known",
+                source,
+                format!("{it} has no kho=on, and whether this kernel does without is not known"),
             ),
-            Some(CommandLine::Lacks(what)) => say(self, Outcome::Loses, &format!("it {what}: everything is lost")),
+            CommandLine::Lacks(what) => {
+                self.of_line(Outcome::Loses, source, format!("{it} {what}: everything is lost"));
+            }
+        }
+    }
+
+    /// Whether this machine can run it at all, and works in the same pages. KHO does not carry between sizes of pages, and no
+    /// format names them: `include/linux/kho/abi/block.h` (7.3).
+    fn platform(&mut self, contents: &Contents, here: &Platform) {
+        if let (Some(its), Some(this)) = (contents.machine, here.machine)
+            && its != this
+        {
+            let text = format!(
+                "it is another machine's kernel, which cannot run here: it is for {its}, and this host is {this}"
+            );
+            return self.say(Outcome::Loses, Source::Host, text);
+        }
+        let kib = |size: u64| format!("{} KiB", size >> 10);
+        match (contents.page_size, here.page_size) {
+            (Some(its), Some(this)) if its != this => {
+                let text = format!(
+                    "its pages have {}, and this host's {}: KHO does not carry between sizes of pages, everything is lost",
+                    kib(its),
+                    kib(this)
+                );
+                self.say(Outcome::Loses, Source::Host, text);
+            }
+            // Where the architecture leaves a choice, the answer is part of what was looked at.
+            (Some(its), Some(_)) if contents.machine.is_some_and(|machine| machine.page_size().is_none()) => {
+                let text = format!("its pages have {}, as this host's", kib(its));
+                self.say(Outcome::Carries, Source::Host, text);
+            }
+            (None, Some(_)) | (Some(_), None)
+                if contents.machine.is_some_and(|machine| machine.page_size().is_none()) =>
+            {
+                let of = if contents.page_size.is_none() {
+                    "its"
+                } else {
+                    "this host's"
+                };
+                let text = format!("KHO does not carry between sizes of pages, and {of} is not known");
+                self.say(Outcome::Unknown, Source::Host, text);
+            }
+            _ => {}
         }
     }
 

@@ -22,14 +22,17 @@ pub mod command_line;
 mod config;
 mod container;
 mod judge;
+mod platform;
 mod preserved;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
+pub use command_line::BuiltIn;
 pub use container::Compression;
 pub use judge::{About, Judgement, Outcome, Reason, judge};
+pub use platform::{Machine, Platform};
 pub use preserved::{Formats, InUse, Preserved};
 
 use btf::Btf;
@@ -99,8 +102,12 @@ pub struct Contents {
     pub luo: Found,
     /// KHO is on without being asked; `None`: the image does not tell.
     pub kho_by_default: Option<bool>,
-    /// The part of the command line that is built in and comes before the given one, where it is known.
-    pub built_in_line: Option<String>,
+    /// What it makes of the command line that it is given.
+    pub built_in: BuiltIn,
+    /// Whose kernel it is; `None`: not known.
+    pub machine: Option<Machine>,
+    /// How large its pages are, in bytes; `None`: not known.
+    pub page_size: Option<u64>,
     /// KHO's formats that it names: `kho-v4`.
     pub kho_formats: Vec<String>,
     /// LUO's formats that it names: `luo-v5`.
@@ -187,13 +194,18 @@ fn read_within(image: &[u8], max: u64) -> Result<Contents, ImageError> {
     let kind = packed.kind(&head)?;
     let scanned = scan::scan(head.as_slice().chain(input), max)?;
     packed.check_size(scanned.unpacked)?;
-    contents(kind, packed.compression, scanned)
+    contents(kind, packed.compression, &head, scanned)
 }
 
 /// How much of a kernel tells that it is one, in bytes.
 const HEAD: usize = 64;
 
-fn contents(kind: &'static str, compression: Option<Compression>, scanned: Scanned) -> Result<Contents, ImageError> {
+fn contents(
+    kind: &'static str,
+    compression: Option<Compression>,
+    head: &[u8],
+    scanned: Scanned,
+) -> Result<Contents, ImageError> {
     let banner = scanned
         .banner
         .ok_or(ImageError::Foreign("it does not say which version of Linux it is"))?;
@@ -215,6 +227,11 @@ fn contents(kind: &'static str, compression: Option<Compression>, scanned: Scann
     };
     let kho = ["kho_preserve_folio", "kho_preserve_pages", "kho_fill_kimage"];
     let luo = ["luo_preserve_file", "luo_session_create", "liveupdate_reboot"];
+    let machine = container::machine(head).or(config.as_ref().and_then(|config| config.machine));
+    // The header is what a loader goes by; it has the size for arm64 alone.
+    let page_size = container::page_size(head)
+        .or_else(|| machine?.page_size())
+        .or_else(|| config.as_ref()?.page_size);
     Ok(Contents {
         kind: kind.into(),
         compression,
@@ -223,7 +240,9 @@ fn contents(kind: &'static str, compression: Option<Compression>, scanned: Scann
         kho: built_in(|config| config.kho, kho, &scanned.kho_formats),
         luo: built_in(|config| config.luo, luo, &scanned.luo_formats),
         kho_by_default: config.as_ref().map(|config| config.kho_by_default),
-        built_in_line: config.and_then(|config| config.built_in_line),
+        built_in: config.map(|config| config.built_in).unwrap_or_default(),
+        machine,
+        page_size,
         kho_formats: scanned.kho_formats,
         luo_formats: scanned.luo_formats,
         versioned: scanned.versioned,

@@ -19,6 +19,7 @@ use super::sight::{self, Sight};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use super::verifier::explain;
+use crate::host;
 use crate::image::btf::Btf;
 use crate::journal::{Header, HookState};
 
@@ -406,9 +407,7 @@ fn attach(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>, btf: &aya::Btf) -> 
 
 /// Base 2 logarithm of the size of a page.
 fn page_shift() -> u32 {
-    // SAFETY: a call without preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    size.trailing_zeros()
+    host::page_size().trailing_zeros()
 }
 
 fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf) -> Result<()> {

@@ -38,17 +38,31 @@ impl Kernel {
         }
     }
 
-    /// As an ELF file.
+    /// As an ELF file that does not say for which machine.
     pub fn elf(&self) -> Vec<u8> {
+        self.elf_of(0)
+    }
+
+    /// As an ELF file for the machine of this number.
+    pub fn elf_of(&self, machine: u16) -> Vec<u8> {
         let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(0x12, 0);
+        elf.extend(machine.to_le_bytes());
         elf.resize(64, 0);
         elf.extend(self.data());
         elf
     }
 
-    /// As a raw image of arm64.
+    /// As a raw image of arm64 with pages of 4 KiB.
     pub fn arm64(&self) -> Vec<u8> {
+        self.arm64_with(2)
+    }
+
+    /// As a raw image of arm64 that has these flags in its header.
+    pub fn arm64_with(&self, flags: u64) -> Vec<u8> {
         let mut image = b"MZ".to_vec();
+        image.resize(0x18, 0);
+        image.extend(flags.to_le_bytes());
         image.resize(0x38, 0);
         image.extend(b"ARM\x64\x40\0\0\0");
         image.extend(self.data());

@@ -9,6 +9,7 @@ use luo_trace_common::events::{
 use luo_trace_common::policy::Verdict;
 use luo_trace_common::text::Name;
 
+use crate::agent::image_reader;
 use crate::event::{Body, Event};
 use crate::image::{self, About, Contents, Formats, Outcome, Preserved};
 
@@ -227,7 +228,13 @@ impl Loaded {
             Found::Nothing(why) => return verdict(VERDICT_UNKNOWN, VERDICT_UNKNOWN, why),
             Found::Waiting(_) => return verdict(VERDICT_UNKNOWN, VERDICT_UNKNOWN, "it is being looked into"),
         };
-        let judged = image::judge(contents, preserved, formats, self.command_line.as_deref());
+        let judged = image::judge(
+            contents,
+            preserved,
+            formats,
+            &image_reader::this_host(),
+            self.command_line.as_deref(),
+        );
         // A kernel that would panic does not where its command line has it ignore everything.
         let outcome = match (judged.kernel, judged.outcome) {
             (Outcome::Panics, Outcome::Loses) => Outcome::Loses,

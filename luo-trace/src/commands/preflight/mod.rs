@@ -14,7 +14,7 @@ use super::{Format, Socket};
 use crate::agent::image_reader::{self, Unknown};
 use crate::event::Body;
 use crate::exit::Exit;
-use crate::image::{self, Contents, Formats, InUse, Judgement, Outcome, Preserved, Reason, Source};
+use crate::image::{self, Contents, Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Reason, Source};
 use crate::input;
 use crate::journal::{Header, each};
 use crate::kernel::preflight::{Obstacle, obstacle};
@@ -66,6 +66,7 @@ struct Host {
     source: String,
     preserved: Preserved,
     formats: Formats,
+    platform: Platform,
     /// The command line of the kernel that runs, where this is its host.
     command_line: Option<String>,
 }
@@ -78,10 +79,13 @@ struct Host {
 /// - `reasons`: the worst first, each with `outcome`, `about` (`kernel` or `command-line`), `text` and `source`
 ///   (`configuration`, `types`, `strings`, `command-line` or `host`);
 /// - `image`: `path`, and where it could be unpacked `kind`, `compression` (or null), `unpacked_bytes`, `release`, `banner`,
-///   `kho` and `luo` (`there`, `source`), `kho_by_default` (or null), `kho_formats`, `luo_formats`, `takes_modules`, and
-///   `versioned`: words that look like compatible strings;
+///   `kho` and `luo` (`there`, `source`), `kho_by_default` (or null), `kho_formats`, `luo_formats`, `takes_modules`,
+///   `machine` and `page_bytes` (or null), `built_in_line` (`line`, and its `place`: `before` or `after` the given one,
+///   `override` or `force` in its place, `where-none-is-given`; or null), and `versioned`: words that look like compatible
+///   strings;
 /// - `preserved`: `source` (in words), `sessions`, `handlers` and `flbs` (`name` and `count`), `incomplete` (why there may
-///   be more, or null); `running`: the formats `luo` and `kho` (or null); `line`: the command line (or null).
+///   be more, or null); `running`: the formats `luo` and `kho` (or null); `line`: the command line that is given (or null);
+///   `line_taken`: the one that the kernel makes of it (or null).
 ///
 /// The exit status is 0 when it will carry, 1 when it will lose or panic, 3 when that cannot be told.
 ///
@@ -110,7 +114,7 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
     let judgement = match &contents {
         Ok(contents) => {
             let line = line.as_deref().map(str::as_bytes);
-            image::judge(contents, &host.preserved, &host.formats, line)
+            image::judge(contents, &host.preserved, &host.formats, &host.platform, line)
         }
         Err(why) => unread(why),
     };
@@ -195,6 +199,7 @@ impl Host {
                 incomplete: None,
             },
             formats: Formats::default(),
+            platform: image_reader::this_host(),
             command_line: None,
         }
     }
@@ -252,6 +257,7 @@ impl Host {
                 luo: header.luo_format.clone(),
                 kho: header.kho_format.clone(),
             },
+            platform: recorded_on(header),
             command_line: None,
         }
     }
@@ -264,6 +270,7 @@ impl Host {
                 luo: status.luo_format.clone(),
                 kho: status.kho_format.clone(),
             },
+            platform: image_reader::this_host(),
             command_line: own_command_line(),
         }
     }
@@ -279,8 +286,18 @@ impl Host {
                 ..Preserved::default()
             },
             formats: Formats::default(),
+            platform: image_reader::this_host(),
             command_line: own_command_line(),
         }
+    }
+}
+
+/// The machine that a record is of. The size of its pages is not recorded: it is known where the machine has but one.
+fn recorded_on(header: &Header) -> Platform {
+    let machine = Machine::of_name(&header.machine);
+    Platform {
+        machine,
+        page_size: machine.and_then(Machine::page_size),
     }
 }
 
@@ -319,6 +336,9 @@ impl Report<'_> {
                 "kho_formats": contents.kho_formats,
                 "luo_formats": contents.luo_formats,
                 "takes_modules": contents.takes_modules,
+                "machine": contents.machine.map(|machine| machine.to_string()),
+                "page_bytes": contents.page_size,
+                "built_in_line": contents.built_in.line.as_ref().map(|(line, place)| json!({ "line": line, "place": place })),
                 "versioned": contents.versioned,
             });
             image.extend(more.as_object().cloned().unwrap_or_default());
@@ -344,6 +364,7 @@ impl Report<'_> {
             },
             "running": self.host.formats,
             "line": self.line,
+            "line_taken": self.taken(),
         })
     }
 
@@ -377,12 +398,21 @@ impl Report<'_> {
                 Some(line) => format!("{} (this host's own)", escaped(line)),
             },
         );
+        if let Some(taken) = self.taken().filter(|taken| Some(taken.as_str()) != self.line) {
+            row("it makes it", escaped(&taken));
+        }
         lines.push(String::new());
         for reason in &self.judgement.reasons {
             let (mark, source) = (reason.outcome.mark(), reason.source.words());
             lines.push(format!("  {mark:<13}{} ({source})", escaped(&reason.text)));
         }
         lines.join("\n") + "\n"
+    }
+
+    /// The line that the kernel makes of the one that it is given.
+    fn taken(&self) -> Option<String> {
+        let taken = self.contents?.built_in.takes(self.line.map(str::as_bytes))?;
+        Some(String::from_utf8_lossy(&taken.line).into_owned())
     }
 
     fn preserved(&self) -> String {

@@ -1,5 +1,5 @@
 use super::{Kernel, kernel, read};
-use crate::image::{Formats, InUse, Judgement, Outcome, Preserved, Source, judge};
+use crate::image::{Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Source, judge};
 
 const LINE: &[u8] = b"quiet kho=on liveupdate=on";
 
@@ -29,7 +29,13 @@ fn formats(luo: &str, kho: &str) -> Formats {
 }
 
 fn judged(kernel: &Kernel, preserved: &Preserved, running: &Formats, line: Option<&[u8]>) -> Judgement {
-    judge(&read(&kernel.bzimage()).unwrap(), preserved, running, line)
+    judge(
+        &read(&kernel.bzimage()).unwrap(),
+        preserved,
+        running,
+        &Platform::default(),
+        line,
+    )
 }
 
 /// The worst reason.
@@ -188,4 +194,135 @@ fn the_command_line_and_what_the_build_has_for_it_decide_together() {
     assert_eq!(default(b"quiet"), Outcome::Loses);
     assert_eq!(built_in(b"quiet"), Outcome::Carries);
     assert_eq!(built_in(b"liveupdate=off"), Outcome::Loses);
+}
+
+const LUO: &str = "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n";
+
+/// What becomes of a line that is given to a kernel of this configuration, and why.
+fn given(line: Option<&[u8]>, config: &str) -> (Outcome, String, Source) {
+    let kernel = Kernel {
+        config: Some(format!("{LUO}{config}").leak()),
+        ..kernel()
+    };
+    let judgement = judged(&kernel, &host(), &formats("luo-v5", "kho-v4"), line);
+    let (outcome, text, source) = why(&judgement);
+    (outcome, text.to_owned(), source)
+}
+
+#[test]
+fn a_kernel_that_throws_the_given_line_away_is_judged_by_its_own() {
+    // Given builds that have a line of their own in the place of the given one, as x86 and as others have it,
+    for (option, how) in [
+        ("CONFIG_CMDLINE_OVERRIDE", "CONFIG_CMDLINE_BOOL=y\n"),
+        ("CONFIG_CMDLINE_FORCE", ""),
+    ] {
+        let build = |own: &str| format!("{how}CONFIG_CMDLINE=\"{own}\"\n{option}=y\n");
+        // then without LUO on it everything is lost, whatever is given,
+        for line in [Some(LINE), None] {
+            let (outcome, text, source) = given(line, &build("quiet console=ttyS0"));
+            assert_eq!((outcome, source), (Outcome::Loses, Source::Configuration));
+            assert!(text.contains("ignores the line it is given"), "{text}");
+            assert!(text.contains(option), "{text}");
+        }
+        // and with LUO on it nothing is, whatever is given.
+        for line in [Some(&b"quiet"[..]), None] {
+            let (outcome, text, _) = given(line, &build("kho=on liveupdate=on name=\\\"a b\\\""));
+            assert_eq!(outcome, Outcome::Carries, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_built_in_line_goes_where_the_architecture_puts_it() {
+    let off = "CONFIG_CMDLINE=\"liveupdate=off\"\n";
+    // Of a parameter that is there twice the last one counts: x86 puts its own line first,
+    let before = format!("CONFIG_CMDLINE_BOOL=y\n{off}");
+    assert_eq!(given(Some(LINE), &before).0, Outcome::Carries);
+    // what extends a line comes last,
+    let after = format!("CONFIG_ARM64=y\nCONFIG_ARM64_4K_PAGES=y\n{off}CONFIG_CMDLINE_EXTEND=y\n");
+    assert_eq!(given(Some(LINE), &after).0, Outcome::Loses);
+    // and where it is for want of another, it is not there with another.
+    let want = "CONFIG_CMDLINE=\"kho=on liveupdate=on\"\nCONFIG_CMDLINE_FROM_BOOTLOADER=y\n";
+    assert_eq!(given(Some(b"quiet"), want).0, Outcome::Loses);
+    assert_eq!(given(Some(b""), want).0, Outcome::Carries);
+    assert_eq!(given(None, want).0, Outcome::Unknown);
+    // What x86 does not switch on is not there.
+    assert_eq!(
+        given(Some(LINE), "# CONFIG_CMDLINE_BOOL is not set\n").0,
+        Outcome::Carries
+    );
+}
+
+#[test]
+fn what_does_not_fit_behind_a_built_in_line_is_cut() {
+    let long = format!("CONFIG_CMDLINE_BOOL=y\nCONFIG_CMDLINE=\"{}\"\n", "x".repeat(2030));
+    assert_eq!(given(Some(LINE), &long).0, Outcome::Loses);
+}
+
+#[test]
+fn an_embedded_bootconfig_leaves_open_what_the_line_does_not_set() {
+    let rendered = "CONFIG_BOOT_CONFIG=y\nCONFIG_BOOT_CONFIG_EMBED=y\nCONFIG_CMDLINE_FROM_BOOTCONFIG=y\n";
+    let always = format!("{rendered}CONFIG_BOOT_CONFIG_FORCE=y\nCONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\n");
+    let (outcome, text, _) = given(Some(b"quiet"), &always);
+    assert_eq!(outcome, Outcome::Unknown);
+    assert!(text.contains("CONFIG_CMDLINE_FROM_BOOTCONFIG"), "{text}");
+    assert_eq!(given(Some(b"liveupdate=on"), &always).0, Outcome::Unknown);
+    assert_eq!(given(Some(LINE), &always).0, Outcome::Carries);
+    assert_eq!(given(Some(b"liveupdate=off"), &always).0, Outcome::Loses);
+    // Unless the build forces it, the line has to ask for it,
+    assert_eq!(given(Some(b"kho=on"), rendered).0, Outcome::Loses);
+    assert_eq!(given(Some(b"kho=on -- bootconfig"), rendered).0, Outcome::Loses);
+    assert_eq!(given(Some(b"kho=on bootconfig"), rendered).0, Outcome::Unknown);
+    // and one that is read at boot alone comes too late for LUO.
+    let at_boot = "CONFIG_BOOT_CONFIG=y\nCONFIG_BOOT_CONFIG_EMBED=y\nCONFIG_BOOT_CONFIG_FORCE=y\n";
+    assert_eq!(given(Some(b"kho=on"), at_boot).0, Outcome::Loses);
+}
+
+#[test]
+fn without_a_configuration_it_is_said_that_the_kernels_own_line_is_not_known() {
+    let judgement = judged(&kernel(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
+    let says = |reason: &crate::image::Reason| reason.text.contains("one of its own built in");
+    assert!(judgement.reasons.iter().any(says), "{judgement:?}");
+}
+
+#[test]
+fn another_machines_kernel_and_one_with_other_pages_lose() {
+    // Given kernels for arm64, whose header has the size of a page, or whose configuration alone has it,
+    let on = |image: &[u8], machine, page_size| {
+        let here = Platform { machine, page_size };
+        let contents = read(image).unwrap();
+        let judgement = judge(&contents, &host(), &formats("luo-v5", "kho-v4"), &here, Some(LINE));
+        let reason = judgement.reasons[0].text.clone();
+        (judgement.outcome, reason)
+    };
+    let (x86, arm) = (Some(Machine::X86_64), Some(Machine::Arm64));
+    let sized = |flags| kernel().arm64_with(flags);
+    for (flags, kib) in [(2, 4), (4, 16), (6, 64)] {
+        // then it runs where pages have the same size,
+        assert_eq!(on(&sized(flags), arm, Some(kib << 10)).0, Outcome::Carries, "{kib}");
+        let (outcome, text) = on(&sized(flags), arm, Some(8 << 10));
+        assert_eq!(outcome, Outcome::Loses);
+        assert!(
+            text.contains(&format!("its pages have {kib} KiB, and this host's 8 KiB")),
+            "{text}"
+        );
+        // never on x86,
+        let (outcome, text) = on(&sized(flags), x86, Some(4096));
+        assert_eq!(outcome, Outcome::Loses);
+        assert!(text.contains("another machine's kernel"), "{text}");
+    }
+    // and x86's not on arm64, whatever its pages.
+    let (outcome, text) = on(&kernel().elf_of(62), arm, Some(4096));
+    assert_eq!(outcome, Outcome::Loses);
+    assert!(text.contains("it is for x86-64, and this host is arm64"), "{text}");
+    assert_eq!(on(&kernel().elf_of(62), x86, Some(4096)).0, Outcome::Carries);
+    // Where the header leaves it out the configuration has it; where neither does, it cannot be told.
+    let configured = Kernel {
+        config: Some("CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_ARM64=y\nCONFIG_PAGE_SHIFT=16\n"),
+        ..kernel()
+    };
+    assert_eq!(on(&configured.arm64_with(0), arm, Some(4096)).0, Outcome::Loses);
+    assert_eq!(on(&configured.elf_of(183), arm, Some(64 << 10)).0, Outcome::Carries);
+    assert_eq!(on(&sized(0), arm, Some(4096)).0, Outcome::Unknown);
+    assert_eq!(on(&sized(2), arm, None).0, Outcome::Unknown);
 }
