@@ -24,7 +24,7 @@ use luo_trace::policy::{Policy, Problem, Replay};
 use luo_trace::sink;
 use luo_trace::sink::web::{self, WebConfig};
 use luo_trace::status;
-use luo_trace::testing::image::bzimage;
+use luo_trace::testing::image::{bzimage, unified};
 use luo_trace::testing::{Story, memfd, session};
 use luo_trace_common::policy::{Mode, RULES, VALUES};
 
@@ -476,17 +476,20 @@ pub fn btf(input: &[u8]) {
     }
 }
 
-/// A kernel image. The first byte says what the rest is: the whole file, what follows an ELF file's head, or what is packed in
-/// a bzImage, with its size behind it.
+/// A kernel image. The first byte says what the rest is: the whole file, what follows an ELF file's head, what is packed in
+/// a bzImage, with its size behind it, or what follows the header of an EFI program with three sections.
 ///
 /// Whatever it is, it is refused with a reason, or can be asked for everything and be judged.
 pub fn image(input: &[u8]) {
+    /// Where the table of sections begins in an EFI program of [`unified`].
+    const TABLE_AT: usize = 0x80 + 24 + 0xf0;
     let Some((mode, rest)) = input.split_first() else {
         return;
     };
-    let file = match mode % 3 {
+    let file = match mode % 4 {
         0 => rest.to_vec(),
         1 => [&[0x7f, b'E', b'L', b'F', 2, 1][..], &[0; 58], rest].concat(),
+        3 => [&unified(&[("", &[][..]); 3])[..TABLE_AT], rest].concat(),
         _ => bzimage(rest),
     };
     match image::read(&file) {
@@ -513,7 +516,7 @@ pub fn image(input: &[u8]) {
                 &preserved,
                 &Formats::default(),
                 &Platform::default(),
-                Some(b"liveupdate=on"),
+                Some(&b"liveupdate=on"[..]),
             );
             // Files whose handler is not known are never known to come over.
             assert!(judgement.outcome > Outcome::Carries);

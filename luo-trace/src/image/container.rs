@@ -234,7 +234,7 @@ fn check_elf(image: &[u8]) -> Result<(), ImageError> {
 fn guess(image: &[u8]) -> &'static str {
     let head = &image[..image.len().min(512)];
     match head {
-        [b'M', b'Z', ..] => "it is an EFI program, perhaps a unified kernel image with the kernel inside",
+        [b'M', b'Z', ..] => "it is an EFI program without a kernel in a section `.linux`",
         _ if head
             .iter()
             .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) =>

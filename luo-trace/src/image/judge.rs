@@ -79,26 +79,34 @@ pub struct Judgement {
 
 /// Judges an image: what it has, what is preserved now, what the running kernel writes on which machine, and the command line
 /// that it is to be booted with, where that is known.
-pub fn judge(
-    contents: &Contents,
+pub fn judge<'a>(
+    contents: &'a Contents,
     preserved: &Preserved,
     running: &Formats,
     here: &Platform,
-    command_line: Option<&[u8]>,
+    command_line: impl Into<Line<'a>>,
 ) -> Judgement {
-    let taken = contents.built_in.takes(command_line);
+    let line = command_line.into().or_inside(contents);
+    let taken = contents.built_in.takes(line.line);
     let kho_is_off = taken
         .as_ref()
         .is_some_and(|taken| taken.has_kho_off(contents.kho_by_default));
     let mut reasons = Reasons(Vec::new());
     reasons.platform(contents, here);
+    if contents.unified.as_ref().is_some_and(|unified| unified.others) {
+        let text = "the image has profiles with other kernels, which were not looked into: this is the first one's";
+        reasons.say(Outcome::Unknown, Source::Strings, text);
+    }
     kernel(&mut reasons, contents, preserved, running);
     if let Some(why) = &preserved.incomplete {
         let text = format!("what is preserved may not be known in full: {why}");
         reasons.say(Outcome::Unknown, Source::Host, text);
     }
     let of_kernel = reasons.worst(About::Kernel);
-    reasons.line(contents, taken.as_ref());
+    match line.doubt {
+        Some(why) => reasons.of_line(Outcome::Unknown, Source::CommandLine, why),
+        None => reasons.line(contents, taken.as_ref()),
+    }
     let of_line = reasons.worst(About::CommandLine);
     let mut outcome = of_kernel.max(of_line);
     if outcome == Outcome::Panics && kho_is_off {
@@ -118,6 +126,53 @@ pub fn judge(
         kernel: of_kernel,
         command_line: of_line,
         reasons: reasons.0,
+    }
+}
+
+/// The line that a kernel is given.
+#[derive(Clone, Debug, Default)]
+pub struct Line<'a> {
+    /// It; `None`: not known, unless it lies in a unified image.
+    pub line: Option<&'a [u8]>,
+    /// Why another may be given, that would decide otherwise.
+    pub doubt: Option<String>,
+}
+
+impl<'a> From<Option<&'a [u8]>> for Line<'a> {
+    fn from(line: Option<&'a [u8]>) -> Self {
+        Self { line, doubt: None }
+    }
+}
+
+impl<'a> Line<'a> {
+    /// The same, with what a unified image says of it.
+    fn or_inside(mut self, contents: &'a Contents) -> Self {
+        let Some(unified) = &contents.unified else {
+            return self;
+        };
+        let verdict = |line: Option<&[u8]>| {
+            let taken = contents.built_in.takes(line);
+            taken.map(|taken| taken.verdict(contents.kho_by_default))
+        };
+        let inside = unified.lines.iter().map(|line| line.as_deref().map(str::as_bytes));
+        let first = inside.clone().next().flatten();
+        let said = self.line.is_some();
+        self.line = self.line.or(first);
+        let decides = verdict(self.line);
+        let all_agree = inside.clone().all(|other| verdict(other) == decides);
+        let doubt = match said {
+            // With Secure Boot the stub throws away what it is given; what loads the image without the stub need not.
+            true if first.is_some() && !all_agree => Some(
+                "the line that is given and the one in the image differ in whether LUO is on, and which of them counts is the loader's \
+                 choice",
+            ),
+            false if !all_agree => Some(
+                "the image has profiles whose lines differ in whether LUO is on: give the one's line with --cmdline",
+            ),
+            _ => None,
+        };
+        self.doubt = self.doubt.or_else(|| doubt.map(str::to_owned));
+        self
     }
 }
 

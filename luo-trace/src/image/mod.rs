@@ -10,6 +10,7 @@
 //! | bzImage (x86), EFI zboot, a compressed file | gzip, zstd, xz, lzma, lz4; inside, one of the next two |
 //! | `vmlinux` | ELF |
 //! | arm64 `Image` | raw |
+//! | unified kernel image | EFI program with one of these in its section `.linux` |
 
 use std::borrow::Cow;
 use std::fmt;
@@ -27,13 +28,15 @@ mod preserved;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod unified;
 mod unpack;
 
 pub use command_line::BuiltIn;
 pub use container::Compression;
-pub use judge::{About, Judgement, Outcome, Reason, judge};
+pub use judge::{About, Judgement, Line, Outcome, Reason, judge};
 pub use platform::{Machine, Platform};
 pub use preserved::{Formats, InUse, Preserved};
+pub use unified::Unified;
 
 use btf::Btf;
 use config::Config;
@@ -88,8 +91,11 @@ pub struct Found {
 /// What an image has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Contents {
-    /// What kind of file it is: `bzImage`, `EFI zboot`, `vmlinux`, `arm64 Image`, or a compressed one of the last two.
+    /// What kind of file it is: `bzImage`, `EFI zboot`, `vmlinux`, `arm64 Image`, or a compressed one of the last two; with
+    /// `unified kernel image, ` before it where it lies in one.
     pub kind: Cow<'static, str>,
+    /// What it has beside a kernel, where it is a unified kernel image.
+    pub unified: Option<Unified>,
     /// How the kernel in it is packed; `None`: not at all.
     pub compression: Option<Compression>,
     /// How many bytes it has when it is unpacked.
@@ -152,7 +158,7 @@ impl fmt::Display for ImageError {
         match self {
             Self::Foreign(why) => write!(
                 f,
-                "it is no kernel: {why}. Give a bzImage, an arm64 Image or a vmlinux, as it is loaded by kexec"
+                "it is no kernel: {why}. Give a bzImage, an arm64 Image, a vmlinux or a unified kernel image"
             ),
             Self::Truncated(needed, has) => write!(
                 f,
@@ -185,6 +191,19 @@ pub fn read(image: &[u8]) -> Result<Contents, ImageError> {
 
 /// The same, where `max` bytes may be unpacked.
 fn read_within(image: &[u8], max: u64) -> Result<Contents, ImageError> {
+    if let Some(parts) = unified::open(image)? {
+        let inner = read_kernel(parts.kernel, max)?;
+        return Ok(Contents {
+            kind: format!("unified kernel image, {}", inner.kind).into(),
+            unified: Some(parts.unified),
+            ..inner
+        });
+    }
+    read_kernel(image, max)
+}
+
+/// A kernel that is in no other file.
+fn read_kernel(image: &[u8], max: u64) -> Result<Contents, ImageError> {
     let packed = Packed::open(image)?;
     let mut input = packed.unpack()?;
     // The first bytes tell what it is.
@@ -234,6 +253,7 @@ fn contents(
         .or_else(|| config.as_ref()?.page_size);
     Ok(Contents {
         kind: kind.into(),
+        unified: None,
         compression,
         unpacked: scanned.unpacked,
         banner,

@@ -124,6 +124,41 @@ pub fn zboot(payload: &[u8]) -> Vec<u8> {
     image
 }
 
+/// An EFI program with these sections, as `ukify` makes it.
+pub fn unified(sections: &[(&str, &[u8])]) -> Vec<u8> {
+    const HEADER: usize = 0x80;
+    const OPTIONAL: usize = 0xf0;
+    const FILE_ALIGNMENT: usize = 512;
+    let mut image = b"MZ".to_vec();
+    image.resize(0x3c, 0);
+    image.extend((HEADER as u32).to_le_bytes());
+    image.resize(HEADER, 0);
+    image.extend(b"PE\0\0\x64\x86");
+    image.extend((sections.len() as u16).to_le_bytes());
+    image.extend([0; 12]);
+    image.extend((OPTIONAL as u16).to_le_bytes());
+    image.extend([0x22, 0]);
+    image.extend([0; OPTIONAL]);
+    let mut start = (image.len() + sections.len() * 40).next_multiple_of(FILE_ALIGNMENT);
+    for (name, data) in sections {
+        let in_file = data.len().next_multiple_of(FILE_ALIGNMENT);
+        let mut entry = name.as_bytes().to_vec();
+        entry.resize(8, 0);
+        for number in [data.len(), start, in_file, start] {
+            entry.extend((number as u32).to_le_bytes());
+        }
+        entry.resize(40, 0);
+        image.extend(entry);
+        start += in_file;
+    }
+    for (_, data) in sections {
+        image.resize(image.len().next_multiple_of(FILE_ALIGNMENT), 0);
+        image.extend(*data);
+    }
+    image.resize(image.len().next_multiple_of(FILE_ALIGNMENT), 0);
+    image
+}
+
 /// Packs by gzip.
 ///
 /// # Panics

@@ -172,6 +172,17 @@ mod tests {
     }
 
     #[test]
+    fn an_image_in_a_memfd_is_found_like_any_file() {
+        // Given an image in memory alone, as systemd loads the kernel of a unified image,
+        let memfd = rustix::fs::memfd_create("kernel", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = File::from(memfd);
+        file.write_all(b"the image").unwrap();
+        // then it is opened, and read from its beginning, wherever the loader stands in it.
+        let image = of_task(own(), &told(&file)).unwrap();
+        assert_eq!(contents(&image), b"the image");
+    }
+
+    #[test]
     fn it_is_opened_for_reading_alone_and_no_child_gets_it() {
         let file = tempfile::tempfile().unwrap();
         let image = of_task(own(), &told(&file)).unwrap();

@@ -23,8 +23,11 @@ use crate::sink::control::client;
 use crate::status::Status;
 use crate::text::units::{bytes, count};
 
+mod lines;
 #[cfg(test)]
 mod tests;
+
+use lines::Origin;
 
 /// The largest file that is read, in bytes: no kernel is as large when it is unpacked.
 const FILE_MAX: u64 = image::UNPACKED_MAX;
@@ -32,10 +35,10 @@ const FILE_MAX: u64 = image::UNPACKED_MAX;
 /// Options of `luo-trace preflight`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The kernel: a bzImage, an arm64 Image, also compressed or as EFI zboot, or a vmlinux
+    /// The kernel: a bzImage, an arm64 Image, also compressed or as EFI zboot, a vmlinux, or a unified kernel image
     #[arg(long, value_name = "IMAGE")]
     kernel: PathBuf,
-    /// The command line it will have; left out, this host's own, as with `kexec --reuse-cmdline`
+    /// The command line it will have; left out, a unified image's own, else this host's, as with `kexec --reuse-cmdline`
     #[arg(long, value_name = "STRING")]
     cmdline: Option<String>,
     /// Take what was preserved when this record ended, not what is preserved now; of several, the latest boot's
@@ -84,8 +87,8 @@ struct Host {
 ///   `override` or `force` in its place, `where-none-is-given`; or null), and `versioned`: words that look like compatible
 ///   strings;
 /// - `preserved`: `source` (in words), `sessions`, `handlers` and `flbs` (`name` and `count`), `incomplete` (why there may
-///   be more, or null); `running`: the formats `luo` and `kho` (or null); `line`: the command line that is given (or null);
-///   `line_taken`: the one that the kernel makes of it (or null).
+///   be more, or null); `running`: the formats `luo` and `kho` (or null); `line`: the command line that is given (or null),
+///   `line_of`: whose that is (`given`, `image`, `host`, or null); `line_taken`: the one that the kernel makes of it (or null).
 ///
 /// The exit status is 0 when it will carry, 1 when it will lose or panic, 3 when that cannot be told.
 ///
@@ -110,19 +113,19 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
     let mut host = Host::find(args)?;
     host.formats.luo = args.luo_format.clone().or(host.formats.luo);
     host.formats.kho = args.kho_format.clone().or(host.formats.kho);
-    let line = args.cmdline.clone().or_else(|| host.command_line.clone());
+    let origin = Origin::of(args, contents.as_ref().ok(), &host);
     let judgement = match &contents {
         Ok(contents) => {
-            let line = line.as_deref().map(str::as_bytes);
-            image::judge(contents, &host.preserved, &host.formats, &host.platform, line)
+            let judge =
+                |line: image::Line<'_>| image::judge(contents, &host.preserved, &host.formats, &host.platform, line);
+            origin.judged(judge)
         }
         Err(why) => unread(why),
     };
     let report = Report {
         path: &args.kernel,
         contents: contents.as_ref().ok(),
-        given: args.cmdline.is_some(),
-        line: line.as_deref(),
+        origin: &origin,
         host: &host,
         judgement: &judgement,
     };
@@ -313,9 +316,7 @@ fn escaped(text: &str) -> String {
 struct Report<'a> {
     path: &'a Path,
     contents: Option<&'a Contents>,
-    /// Whether the command line was given.
-    given: bool,
-    line: Option<&'a str>,
+    origin: &'a Origin,
     host: &'a Host,
     judgement: &'a Judgement,
 }
@@ -363,7 +364,8 @@ impl Report<'_> {
                 "incomplete": incomplete,
             },
             "running": self.host.formats,
-            "line": self.line,
+            "line": self.origin.line(self.contents),
+            "line_of": self.origin.key(),
             "line_taken": self.taken(),
         })
     }
@@ -392,13 +394,15 @@ impl Report<'_> {
         );
         row(
             "command line",
-            match self.line {
+            match self.origin.line(self.contents) {
                 None => "not known".into(),
-                Some(line) if self.given => escaped(line),
-                Some(line) => format!("{} (this host's own)", escaped(line)),
+                Some(line) => format!("{}{}", escaped(line), self.origin.words()),
             },
         );
-        if let Some(taken) = self.taken().filter(|taken| Some(taken.as_str()) != self.line) {
+        if let Some(taken) = self
+            .taken()
+            .filter(|taken| Some(taken.as_str()) != self.origin.line(self.contents))
+        {
             row("it makes it", escaped(&taken));
         }
         lines.push(String::new());
@@ -411,7 +415,10 @@ impl Report<'_> {
 
     /// The line that the kernel makes of the one that it is given.
     fn taken(&self) -> Option<String> {
-        let taken = self.contents?.built_in.takes(self.line.map(str::as_bytes))?;
+        let taken = self
+            .contents?
+            .built_in
+            .takes(self.origin.line(self.contents).map(str::as_bytes))?;
         Some(String::from_utf8_lossy(&taken.line).into_owned())
     }
 

@@ -6,10 +6,23 @@ use crate::event::Event;
 use crate::event::decode::encode;
 use crate::journal::{End, Writer};
 use crate::status::{File as StatusFile, Flb, Losses, Session};
-use crate::testing::image::Kernel;
+use crate::testing::image::{Kernel, unified};
 use crate::testing::{self, Story, memfd, session};
 
 const LINE: &str = "quiet kho=on liveupdate=on";
+
+fn parsed(words: impl IntoIterator<Item = std::ffi::OsString>) -> Args {
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        args: Args,
+    }
+    Words::parse_from(words).args
+}
+
+fn args(more: &[&str]) -> Args {
+    parsed(["preflight", "--kernel", "x"].iter().chain(more).map(Into::into))
+}
 
 /// A directory with a kernel that knows these names, in which journals may lie.
 struct Bench(TempDir);
@@ -41,11 +54,6 @@ impl Bench {
     }
 
     fn judged(&self, more: &[&str]) -> Result<(Exit, String)> {
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            args: Args,
-        }
         let (kernel, journals) = (self.0.path().join("kernel"), self.0.path().to_owned());
         let mut line = vec!["preflight".into(), "--kernel".into(), kernel.into_os_string()];
         for word in more {
@@ -54,7 +62,7 @@ impl Bench {
                 word => word.into(),
             });
         }
-        judged(&Line::parse_from(line).args)
+        judged(&parsed(line))
     }
 
     fn of_record(&self) -> (Exit, String) {
@@ -175,6 +183,61 @@ fn json_has_the_keys_that_are_promised() {
             assert!(reason[key].is_string(), "{reason}");
         }
     }
+}
+
+#[test]
+fn whose_line_it_is_is_said_and_one_that_may_be_another_is_in_doubt() {
+    let image = Kernel::with_luo(&["memfd-v2"]).bzimage();
+    let formats = [
+        "--handler",
+        "memfd-v2",
+        "--luo-format",
+        "luo-v5",
+        "--kho-format",
+        "kho-v4",
+    ];
+    // Given a unified image with a line of its own, then that is the one, and it is said so.
+    let bench = Bench::with(&unified(&[(".cmdline", LINE.as_bytes()), (".linux", &image)]));
+    let (exit, text) = bench.judged(&formats).unwrap();
+    assert_eq!(exit, Exit::Held, "{text}");
+    assert!(text.contains("(the image's own)"), "{text}");
+    assert!(text.contains("unified kernel image, bzImage"), "{text}");
+    let (_, json) = bench.judged(&[&formats[..], &["--format", "json"]].concat()).unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["line"], &json["line_of"]), (&json!(LINE), &json!("image")));
+    // With an add-on beside it that is not known any more.
+    let beside = bench.0.path().join("kernel.extra.d");
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("x.addon.efi"), "").unwrap();
+    let (exit, text) = bench.judged(&formats).unwrap();
+    assert_eq!(exit, Exit::Inconclusive, "{text}");
+    assert!(text.contains("add-ons"), "{text}");
+    // Given this host's line, which switches LUO on, and a boot entry whose line does not,
+    let entry = |line: &str| lines::Entry {
+        name: "linux".into(),
+        line: line.into(),
+    };
+    let origin = |line: &str| Origin::Host {
+        line: LINE.into(),
+        entries: vec![entry(line)],
+        loaded: false,
+    };
+    let contents = image::read(&image).unwrap();
+    let host = Host {
+        platform: Platform::default(),
+        ..Host::given(&args(&formats))
+    };
+    let running = Formats {
+        luo: Some("luo-v5".into()),
+        kho: Some("kho-v4".into()),
+    };
+    let outcome = |origin: &Origin| {
+        let judged = origin.judged(|line| image::judge(&contents, &host.preserved, &running, &host.platform, line));
+        judged.outcome
+    };
+    assert_eq!(outcome(&origin("quiet")), Outcome::Unknown);
+    assert_eq!(outcome(&origin("liveupdate=on kho=on")), Outcome::Carries);
+    assert!(origin("quiet").words().contains("the boot entry, here linux"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use super::{Kernel, kernel, read};
+use super::{Kernel, kernel, read, unified};
 use crate::image::{Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Source, judge};
 
 const LINE: &[u8] = b"quiet kho=on liveupdate=on";
@@ -325,4 +325,62 @@ fn another_machines_kernel_and_one_with_other_pages_lose() {
     assert_eq!(on(&configured.elf_of(183), arm, Some(64 << 10)).0, Outcome::Carries);
     assert_eq!(on(&sized(0), arm, Some(4096)).0, Outcome::Unknown);
     assert_eq!(on(&sized(2), arm, None).0, Outcome::Unknown);
+}
+
+/// What becomes of what is preserved by a unified image with these sections.
+fn by_unified(sections: &[(&str, &[u8])], line: Option<&[u8]>) -> (Outcome, String) {
+    let contents = read(&unified(sections)).unwrap();
+    let judgement = judge(
+        &contents,
+        &host(),
+        &formats("luo-v5", "kho-v4"),
+        &Platform::default(),
+        line,
+    );
+    (judgement.outcome, judgement.reasons[0].text.clone())
+}
+
+#[test]
+fn a_unified_image_is_judged_by_the_kernel_and_the_line_inside() {
+    let image = kernel().bzimage();
+    let linux = (".linux", &image[..]);
+    let on = (".cmdline", &b"quiet kho=on\nliveupdate=on\n\0"[..]);
+    let off = (".cmdline", &b"quiet"[..]);
+    // Given an image with a line, then that one counts where none is said,
+    assert_eq!(by_unified(&[on, linux, (".initrd", b"cpio")], None).0, Outcome::Carries);
+    assert_eq!(by_unified(&[off, linux], None).0, Outcome::Loses);
+    // of two the first,
+    assert_eq!(by_unified(&[on, linux, off], None).0, Outcome::Carries);
+    // without one it is not known,
+    assert_eq!(by_unified(&[linux], None).0, Outcome::Unknown);
+    assert_eq!(by_unified(&[linux], Some(LINE)).0, Outcome::Carries);
+    // and one that is said and decides otherwise leaves it open which of them counts.
+    assert_eq!(by_unified(&[on, linux], Some(LINE)).0, Outcome::Carries);
+    let (outcome, text) = by_unified(&[on, linux], Some(b"quiet"));
+    assert_eq!(outcome, Outcome::Unknown);
+    assert!(text.contains("loader's choice"), "{text}");
+    // A kernel that loses does so in there, too.
+    let plain = Kernel::plain().bzimage();
+    assert_eq!(by_unified(&[on, (".linux", &plain)], None).0, Outcome::Loses);
+}
+
+#[test]
+fn of_a_unified_images_profiles_the_first_counts_where_they_agree() {
+    let image = kernel().bzimage();
+    let linux = (".linux", &image[..]);
+    let on = (".cmdline", LINE);
+    let off = (".cmdline", &b"quiet"[..]);
+    let profile = (".profile", &b"ID=x\n"[..]);
+    // Given a line that all share, a profile without one of its own, and one whose line says the same,
+    assert_eq!(by_unified(&[linux, on, profile, profile, on], None).0, Outcome::Carries);
+    // or profiles that differ, then it is not known which is taken;
+    let (outcome, text) = by_unified(&[linux, on, profile, profile, off], None);
+    assert_eq!(outcome, Outcome::Unknown);
+    assert!(text.contains("profiles whose lines differ"), "{text}");
+    // a profile's own line goes before the shared one,
+    assert_eq!(by_unified(&[linux, off, profile, on], None).0, Outcome::Carries);
+    // and a kernel in another profile was not looked into.
+    let (outcome, text) = by_unified(&[linux, on, profile, profile, linux], None);
+    assert_eq!(outcome, Outcome::Unknown);
+    assert!(text.contains("other kernels"), "{text}");
 }

@@ -7,7 +7,7 @@ use super::*;
 
 mod judge;
 
-use crate::testing::image::{Kernel, bzimage, gzip, zboot};
+use crate::testing::image::{Kernel, bzimage, gzip, unified, zboot};
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     compress_to_vec(bytes, CompressionLevel::Fastest)
@@ -183,6 +183,7 @@ fn an_image_that_is_cut_anywhere_is_an_error() {
         gzip(&kernel().arm64()),
         xz(&kernel().arm64()),
         zboot(&zstd(&kernel().arm64())),
+        unified(&[(".cmdline", b"quiet"), (".linux", &kernel().bzimage())]),
     ];
     for (which, image) in images.iter().enumerate() {
         read(image).unwrap_or_else(|error| panic!("{which}: {error}"));
@@ -200,7 +201,7 @@ fn what_is_no_kernel_is_refused_and_says_what_it_is() {
     for (image, why) in [
         (&b""[..], "empty"),
         (b"#!/bin/sh\necho no kernel\n", "text"),
-        (b"MZ\x90\0 an EFI program", "unified kernel image"),
+        (b"MZ\x90\0 an EFI program", "without a kernel in a section `.linux`"),
         (&[0xff; 4096], "does not begin"),
         (
             &gzip(b"Linux version 7.3.4 is what this text is about"),
@@ -273,4 +274,30 @@ fn a_kernel_of_another_size_than_its_image_says_is_damaged() {
     let payload = [zstd(&elf), (elf.len() as u32 + 1).to_le_bytes().to_vec()].concat();
     let error = read(&bzimage(&payload)).unwrap_err();
     assert!(matches!(error, ImageError::Damaged(_)), "{error}");
+}
+
+#[test]
+fn a_unified_image_that_claims_anything_is_refused_or_read() {
+    // Given an image whose every word in its headers is any of these in turn, then nothing is read that is not there.
+    let whole = unified(&[(".cmdline", b"quiet"), (".linux", &kernel().bzimage())]);
+    for at in 0..0x200 {
+        for claim in [0_u32, 1, 0x60, 0xffff, 0x7fff_ffff, 0xffff_ffff] {
+            let mut image = whole.clone();
+            image[at..at + 4].copy_from_slice(&claim.to_le_bytes());
+            if let Err(why) = read(&image) {
+                assert!(!why.to_string().is_empty());
+            }
+        }
+    }
+    // A unified image in another is no kernel.
+    let twice = unified(&[(".linux", &whole)]);
+    assert!(matches!(read(&twice), Err(ImageError::Foreign(_))));
+    // An EFI program of another kind stays what it was.
+    assert!(matches!(
+        read(&unified(&[(".text", b"code")])),
+        Err(ImageError::Foreign(_))
+    ));
+    let contents = read(&unified(&[(".linux", &zboot(&gzip(&kernel().arm64())))])).unwrap();
+    has_everything(&contents);
+    assert_eq!(contents.kind, "unified kernel image, EFI zboot");
 }
