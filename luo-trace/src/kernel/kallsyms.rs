@@ -31,10 +31,13 @@ impl Symbols {
         Self::parse(BufReader::with_capacity(1 << 16, File::open(KALLSYMS)?), names)
     }
 
-    /// Reads such a list.
+    /// Reads such a list. A name as it is goes before one that ThinLTO has promoted, `luo_global.llvm.7012338126640032091`, which is
+    /// taken where it is the only one: two are two variables. What other parts of a compiler put behind a name, `.isra`,
+    /// `.constprop`, `.cold`, stands for something else.
     pub(super) fn parse(mut list: impl BufRead, names: &[&str]) -> io::Result<Self> {
         let names: HashSet<&str> = names.iter().copied().collect();
         let mut found = HashMap::<String, Found>::new();
+        let mut promoted: HashMap<&str, Option<u64>> = HashMap::new();
         let mut line = Vec::new();
         while found.len() < names.len() && list.read_until(b'\n', &mut line)? > 0 {
             match symbol(&line) {
@@ -50,9 +53,24 @@ impl Symbols {
                         .and_modify(|found| found.is_one_of_many = true)
                         .or_insert_with(first);
                 }
-                _ => {}
+                Some(Symbol::OfKernel(address, name)) => {
+                    let of = promoted_from(name).and_then(|of| names.get(of));
+                    if let Some(of) = of {
+                        let only = promoted.entry(of).and_modify(|only| *only = None);
+                        only.or_insert(Some(address));
+                    }
+                }
+                None => {}
             }
             line.clear();
+        }
+        for (name, address) in promoted {
+            if let Some(address) = address {
+                found.entry(name.to_owned()).or_insert(Found {
+                    address,
+                    is_one_of_many: false,
+                });
+            }
         }
         Ok(Self(found))
     }
@@ -108,6 +126,13 @@ fn symbol(line: &[u8]) -> Option<Symbol<'_>> {
     })
 }
 
+/// The name that a symbol had before ThinLTO made it visible to other files: clang puts `.llvm.` and a number behind it.
+fn promoted_from(name: &str) -> Option<&str> {
+    let (of, number) = name.split_once(".llvm.")?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(of)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +178,27 @@ mod tests {
         assert_eq!(symbols.address("luo_open"), Some(0xffff_ffff_8100_0000));
         assert_eq!(symbols.only_address("luo_open"), None);
         assert_eq!(symbols.only_address("luo_release"), Some(0xffff_ffff_8100_0200));
+    }
+
+    #[test]
+    fn a_name_that_thin_lto_has_promoted_is_found_where_it_is_the_only_one() {
+        // Given a kernel that was linked with ThinLTO: some names promoted, one twice, one there as it is, too,
+        let list = b"ffffffff81000010 d luo_session_global.llvm.7012338126640032091\n\
+            ffffffff81000020 b luo_global.llvm.1\n\
+            ffffffff81000030 b luo_global.llvm.2\n\
+            ffffffff81000040 d kho_out.llvm.3\n\
+            ffffffff81000050 d kho_out\n\
+            ffffffff81000060 t luo_flb_global.llvm.4.cold\n\
+            ffffffff81000070 t luo_flb_global.isra.0\n\
+            ffffffff81000080 t luo_flb_global.constprop.0\n\
+            ffffffff81000090 t luo_flb_global.cold\n\
+            ffffffff810000a0 t luo_flb_global.llvm.\n";
+        let symbols = find(list, &["luo_session_global", "luo_global", "kho_out", "luo_flb_global"]);
+        // then the only one is taken, of two none, what is there as it is goes before, and nothing else is a promoted name.
+        assert_eq!(symbols.address("luo_session_global"), Some(0xffff_ffff_8100_0010));
+        assert!(!symbols.has("luo_global"));
+        assert_eq!(symbols.address("kho_out"), Some(0xffff_ffff_8100_0050));
+        assert!(!symbols.has("luo_flb_global"));
     }
 
     #[test]
