@@ -12,6 +12,8 @@ use luo_trace_common::fields::{ABSENT, Field};
 const MAGIC: u16 = 0xeb9f;
 /// Length of the header that is written here.
 const HEADER_LEN: u32 = 24;
+/// Length of a header that says where the layout of kinds is, from 7.1.
+const HEADER_WITH_LAYOUT: usize = 32;
 
 const KIND_INT: u32 = 1;
 const KIND_PTR: u32 = 2;
@@ -42,6 +44,8 @@ const MEMBERS: u32 = 1 << 14;
 pub struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
+    /// How long types of each kind are, 4 bytes for a kind; empty where the kernel does not tell. Mirrors `struct btf_layout`.
+    layout: &'a [u8],
     /// Where each type begins in `types`; type ids begin at 1.
     offsets: Vec<u32>,
     structures: HashMap<&'a [u8], u32>,
@@ -82,6 +86,11 @@ impl<'a> Btf<'a> {
         let mut btf = Btf {
             types: section(8)?,
             strings: section(16)?,
+            layout: if header_len < HEADER_WITH_LAYOUT {
+                &[]
+            } else {
+                section(24)?
+            },
             offsets: vec![0],
             structures: HashMap::new(),
             anonymous: Vec::new(),
@@ -98,7 +107,7 @@ impl<'a> Btf<'a> {
                 _ => {}
             }
             btf.offsets.push(u32::try_from(at).context("BTF is too large")?);
-            at = ty.rest + rest_len(&ty)?;
+            at = ty.rest.checked_add(btf.rest_len(&ty)?).context("BTF is too large")?;
         }
         Ok(btf)
     }
@@ -255,11 +264,33 @@ impl<'a> Btf<'a> {
         let info = word(self.types, at + 4)?;
         Ok(Type {
             name: word(self.types, at)?,
-            kind: info >> 24 & 0x1f,
-            len: (info & 0xffff) as usize,
+            // Before 7.1 there were 5 bits and 16, and the others were 0.
+            kind: info >> 24 & 0x7f,
+            len: (info & 0x00ff_ffff) as usize,
             bitfields: info >> 31 != 0,
             size_or_type: word(self.types, at + 8)?,
             rest: at + 12,
+        })
+    }
+
+    /// How many bytes follow a type of this kind. Of a kind that is newer than this version of luo-trace the layout tells: an element
+    /// of its own, and those that it counts.
+    fn rest_len(&self, ty: &Type) -> Result<usize> {
+        let kind = ty.kind as usize;
+        let of_layout = self.layout.as_chunks::<4>().0.get(kind);
+        Ok(match ty.kind {
+            KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+            KIND_ARRAY => 12,
+            KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => ty.len * 12,
+            KIND_ENUM | KIND_FUNC_PROTO => ty.len * 8,
+            0..=KIND_ENUM64 => 0,
+            _ => match of_layout {
+                Some(&[own, each, ..]) => usize::from(own) + ty.len * usize::from(each),
+                None => bail!(
+                    "BTF kind {kind} is newer than this version of luo-trace, and the kernel does not tell how long it is: use a newer \
+                     luo-trace"
+                ),
+            },
         })
     }
 
@@ -267,18 +298,6 @@ impl<'a> Btf<'a> {
         let tail = self.strings.get(offset as usize..).unwrap_or_default();
         tail.split(|&b| b == 0).next().unwrap_or_default()
     }
-}
-
-/// How many bytes follow a type of this kind.
-fn rest_len(ty: &Type) -> Result<usize> {
-    Ok(match ty.kind {
-        KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-        KIND_ARRAY => 12,
-        KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => ty.len * 12,
-        KIND_ENUM | KIND_FUNC_PROTO => ty.len * 8,
-        0..=KIND_ENUM64 => 0,
-        kind => bail!("BTF kind {kind} is newer than this version of luo-trace"),
-    })
 }
 
 fn word(bytes: &[u8], at: usize) -> Result<u32> {
@@ -290,7 +309,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Type information of structures whose members are all one 8-byte integer, which is type 1.
@@ -339,6 +358,70 @@ mod tests {
         let blob = blob(&[twice, twice]);
         let btf = Btf::parse(&blob).expect("parses");
         assert_eq!(btf.offset(Field::LuoUpdateNumber), None);
+    }
+
+    /// Type information as 7.1 and later write it: with a kind that is not known yet, of 8 bytes and 4 more for each element, between
+    /// a type that is known and a structure; and a structure of more members than 16 bits count. With a layout, or without.
+    pub(in crate::image) fn of_the_future(with_layout: bool) -> Vec<u8> {
+        const FUTURE: u32 = 33;
+        const MEMBERS: u32 = 0x1_0001;
+        let strings = b"\0u64\0future\0luo_file\0token\0luo_preserve_file\0large\0";
+        let at = |name: &str| {
+            let place = strings.windows(name.len()).position(|part| part == name.as_bytes());
+            place.expect("it is there") as u32
+        };
+        let mut types = vec![at("u64"), KIND_INT << 24, 8, 64];
+        types.extend([
+            at("future"),
+            FUTURE << 24 | 2,
+            8,
+            0xffff_ffff,
+            0xffff_ffff,
+            0xffff_ffff,
+            0xffff_ffff,
+        ]);
+        types.extend([at("large"), KIND_STRUCT << 24 | MEMBERS, 8]);
+        (0..MEMBERS).for_each(|_| types.extend([at("u64"), 1, 0]));
+        types.extend([at("luo_file"), KIND_STRUCT << 24 | 1, 88, at("token"), 1, 80 * 8]);
+        types.extend([0, KIND_FUNC_PROTO << 24, 0]);
+        types.extend([at("luo_preserve_file"), KIND_FUNC << 24, 5]);
+        let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut layout = [0; (FUTURE as usize + 1) * 4];
+        layout[FUTURE as usize * 4..].copy_from_slice(&[8, 4, 0, 0]);
+        let layout = if with_layout { &layout[..] } else { &[] };
+        let (types_len, strings_len) = (types.len() as u32, strings.len() as u32);
+        let layout_at = types_len + strings_len;
+        let header = [32, 0, types_len, types_len, strings_len, layout_at, layout.len() as u32];
+        let mut blob = vec![0x9f, 0xeb, 1, 0];
+        blob.extend(header.into_iter().flat_map(u32::to_le_bytes));
+        [&blob, &types, &strings[..], layout].concat()
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_yet_is_skipped_by_its_layout() {
+        let blob = of_the_future(true);
+        let btf = Btf::parse(&blob).expect("the layout tells how long it is");
+        assert_eq!(btf.offset(Field::LuoFileToken), Some(80));
+        assert_eq!(btf.function("luo_preserve_file"), Some(6));
+        // What is made of it for the loader has none of it.
+        let small = btf.only_functions(["luo_preserve_file"]);
+        assert_eq!(
+            Btf::parse(&small).expect("parses").function("luo_preserve_file"),
+            Some(6)
+        );
+        // Cut anywhere it is refused.
+        for len in (0..blob.len()).step_by(1009) {
+            assert!(Btf::parse(&blob[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn without_a_layout_a_kind_that_is_not_known_is_an_error_that_says_so() {
+        let error = Btf::parse(&of_the_future(false))
+            .err()
+            .expect("it cannot be skipped")
+            .to_string();
+        assert!(error.contains("kind 33"), "{error}");
     }
 
     #[test]

@@ -240,13 +240,19 @@ fn btf_len(bytes: &[u8]) -> Option<usize> {
         Some(u32::from_le_bytes(*word) as usize)
     };
     let (header, types_at, types, strings_at, strings) = (word(4)?, word(8)?, word(12)?, word(16)?, word(20)?);
-    let whole = header.checked_add(strings_at)?.checked_add(strings)?;
+    // From 7.1 on there may be a layout of kinds, before the strings or after them.
+    let layout_end = match header >= 32 {
+        true => word(24)?.checked_add(word(28)?)?,
+        false => 0,
+    };
+    let whole = header.checked_add(strings_at.checked_add(strings)?.max(layout_end))?;
     let plausible = HEADER.contains(&header)
         && types_at == 0
         && types > 0
         && types % 4 == 0
         && strings > 0
         && (types..=types.saturating_add(BETWEEN)).contains(&strings_at)
+        && layout_end <= strings_at.saturating_add(strings).saturating_add(BETWEEN)
         && whole <= BTF_MAX;
     plausible.then_some(whole)
 }

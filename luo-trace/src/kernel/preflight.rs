@@ -26,6 +26,8 @@ pub enum Obstacle {
     NoBpf,
     /// The kernel carries no type information.
     NoBtf,
+    /// The kernel's type information cannot be read.
+    UnknownBtf,
     /// The kernel was built without LUO.
     NoLuo,
     /// LUO is built in and switched off.
@@ -43,6 +45,9 @@ impl fmt::Display for Obstacle {
             }
             Self::NoBpf => "this kernel has no bpf(2) system call: it needs CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
             Self::NoBtf => "this kernel carries no type information in /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",
+            Self::UnknownBtf => {
+                "this kernel's type information in /sys/kernel/btf/vmlinux cannot be read, so that nothing is known of the kernel: a newer luo-trace may read it"
+            }
             Self::NoLuo => "this kernel has no Live Update Orchestrator: it needs Linux 6.19 or later with CONFIG_LIVEUPDATE=y",
             Self::LuoOff => {
                 "the Live Update Orchestrator is switched off, /dev/liveupdate does not exist: boot with `kho=on liveupdate=on`"
@@ -78,6 +83,11 @@ const NEEDS: &[Need] = &[
     need(Obstacle::NoBtf, "the kernel carries type information", || {
         Path::new(VMLINUX_BTF).exists()
     }),
+    need(
+        Obstacle::UnknownBtf,
+        "the kernel's type information can be read",
+        btf_is_known,
+    ),
     need(Obstacle::NoLuo, "the Live Update Orchestrator is built in", has_luo),
     need(Obstacle::LuoOff, "the Live Update Orchestrator is switched on", || {
         Path::new(DEVICE).exists()
@@ -106,6 +116,10 @@ pub fn checks() -> Vec<Check> {
 pub fn obstacle() -> Option<Obstacle> {
     let missing = NEEDS.iter().find(|need| !(need.is_there)());
     missing.map(|need| need.obstacle)
+}
+
+fn btf_is_known() -> bool {
+    fs::read(VMLINUX_BTF).is_ok_and(|bytes| Btf::parse(&bytes).is_ok())
 }
 
 fn has_luo() -> bool {

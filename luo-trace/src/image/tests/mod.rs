@@ -140,6 +140,23 @@ fn names_in_type_information_are_no_strings() {
 }
 
 #[test]
+fn type_information_with_a_kind_that_is_not_known_yet_answers() {
+    // Given a kernel whose type information has such a kind, with the layout behind it, and nothing else that tells,
+    let bare = Kernel {
+        strings: Vec::new(),
+        functions: None,
+        ..kernel()
+    };
+    let with = |layout| [bare.elf(), btf::tests::of_the_future(layout)].concat();
+    let luo = |image: &[u8]| read(image).unwrap().luo;
+    // then what follows that kind is found;
+    let found = luo(&with(true));
+    assert_eq!((found.there, found.source), (true, Source::Types));
+    // and where it cannot be skipped, type information tells nothing, neither that LUO is there nor that it is not.
+    assert_eq!(luo(&with(false)).source, Source::Strings);
+}
+
+#[test]
 fn the_best_source_answers() {
     // Given kernels that have type information, a configuration, or neither,
     let by = |functions: Option<Vec<&'static str>>, config| {
