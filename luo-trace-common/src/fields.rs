@@ -194,6 +194,8 @@ fields! {
     LuoUpdateNumber "(enabled, liveupdate_num)" "liveupdate_num";
     /// Who holds a semaphore: readers by the number, from bit 8 on.
     SemaphoreCount "rw_semaphore" "count";
+    /// The same on PREEMPT_RT: readers by the number, with the bits of a writer above.
+    SemaphoreReaders "rw_semaphore" "rwbase.readers.counter";
     /// The release of the kernel before this one, from 7.1.
     KhoPreviousRelease "kho_in" "previous_release";
     /// How many kexecs lie between the last cold boot and this one, from 7.1.

@@ -29,6 +29,9 @@ const STEPS: u32 = 256;
 /// Readers of an `rwsem` are counted from this bit on, below the sign. Mirrors `RWSEM_READER_BIAS` in
 /// `kernel/locking/rwsem.c` (7.3).
 const READERS: u32 = 8;
+/// What stands above the number of readers on PREEMPT_RT. Mirrors `READER_BIAS` and `WRITER_BIAS` in `include/linux/rwbase_rt.h`
+/// (7.3).
+const RT_BIASES: u32 = 3 << 30;
 
 /// The lists in the order they are walked.
 const HANDLERS: u64 = 0;
@@ -309,7 +312,7 @@ impl Cursor {
         // First who is at it, then what was told: whoever has left by now has told before.
         let disturbed = how & ABANDON != 0
             || self.phase < WALKED_ALL
-            || somebody_is_at_it()
+            || lists_are_in_use() != Some(false)
             || position() != self.position
             || lost() != self.lost
             || (self.outgoing != -1 && count(Field::GlobalOutgoing) != self.outgoing)
@@ -370,12 +373,15 @@ pub fn incoming_is_unread() -> bool {
     }
 }
 
-/// Whether a process is changing sessions or files now. LUO's operations hold this semaphore for reading; its writer is
-/// `luo_session_serialize`, which keeps it for good and changes no list.
+/// Whether a process is changing sessions or files now; `None`: not known. LUO's operations hold this semaphore for reading; its
+/// writer is `luo_session_serialize`, which keeps it for good and changes no list.
 #[inline(always)]
-fn somebody_is_at_it() -> bool {
-    let holders = Address::of(Variable::SessionsInUse).and_then(|lock| lock.read::<u64>(Field::SemaphoreCount));
-    holders.is_some_and(|holders| holders << 1 >> 1 >> READERS != 0)
+fn lists_are_in_use() -> Option<bool> {
+    let lock = Address::of(Variable::SessionsInUse)?;
+    match lock.read::<u64>(Field::SemaphoreCount) {
+        Some(holders) => Some(holders << 1 >> 1 >> READERS != 0),
+        None => Some(lock.read::<u32>(Field::SemaphoreReaders)? & !RT_BIASES != 0),
+    }
 }
 
 /// Runs a part of a walk. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.
