@@ -32,6 +32,8 @@ pub struct Facts {
     pub in_use: u32,
     /// Keeps the size a multiple of eight bytes; 0.
     pub reserved: u32,
+    /// How much scratch memory KHO keeps for the next kernel to start in, in bytes, or [`NOT_TOLD`].
+    pub scratch_bytes: u64,
     /// The format of what LUO writes for the next kernel, `luo-v5`; empty where it is not told.
     pub luo_format: Format,
     /// The format of what KHO writes, `kho-v4`; empty where it is not told.

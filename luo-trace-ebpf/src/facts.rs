@@ -18,6 +18,29 @@ const RELEASE_LEN: u64 = 64;
 #[btf_map]
 static FACTS: Array<Facts, 1> = Array::new();
 
+/// How many ranges of scratch memory are added up; a machine has one for each memory node, and two more.
+const RANGES: u32 = 64;
+
+/// How much scratch memory there is; `None`: not known in full.
+#[inline(always)]
+fn scratch_bytes() -> Option<u64> {
+    let count = Address::of(Variable::ScratchCount).and_then(Address::read_here::<u32>)?;
+    let mut at = Address::of(Variable::Scratch).and_then(Address::read_here::<u64>)?;
+    if at == 0 || count > RANGES {
+        return None;
+    }
+    let mut bytes = 0_u64;
+    for range in 0..RANGES {
+        if range >= count {
+            break;
+        }
+        bytes = bytes.wrapping_add(Address(at).read::<u64>(Field::ScratchSize)?);
+        // `struct kho_scratch` is an address and a size.
+        at = at.wrapping_add(16);
+    }
+    Some(bytes)
+}
+
 /// Notes the facts. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.
 // Written out, like `snapshot`.
 #[unsafe(no_mangle)]
@@ -43,6 +66,7 @@ pub fn facts(_ctx: *mut c_void) -> u32 {
     let read_in = incoming_is_active() && !incoming_is_unread();
     let sessions = count(Field::GlobalOutgoing) > 0 || count(Field::GlobalIncoming) > 0;
     facts.in_use = u32::from(read_in || sessions);
+    facts.scratch_bytes = scratch_bytes().unwrap_or(NOT_TOLD);
     facts.luo_format = Format::EMPTY;
     facts.kho_format = Format::EMPTY;
     if let Some(luo) = Address::of(Variable::Luo) {

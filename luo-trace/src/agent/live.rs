@@ -30,6 +30,7 @@ pub struct Live {
     boot_id: String,
     luo_format: Option<String>,
     kho_format: Option<String>,
+    kho_scratch_bytes: Option<u64>,
     troubles: Vec<String>,
     hooks: Vec<HookState>,
     state: Mutex<State>,
@@ -62,6 +63,9 @@ impl Live {
         if let Some(number) = header.update_number {
             metrics.set_update_number(number);
         }
+        if let Some(bytes) = header.kho_scratch_bytes {
+            metrics.set_kho_scratch(bytes);
+        }
         let missing = header.hooks.iter().filter(|hook| hook.is_missing());
         Ok(Self {
             metrics,
@@ -69,6 +73,7 @@ impl Live {
             boot_id: header.boot_id.clone(),
             luo_format: header.luo_format.clone(),
             kho_format: header.kho_format.clone(),
+            kho_scratch_bytes: header.kho_scratch_bytes,
             troubles: missing
                 .map(|hook| {
                     format!(
@@ -307,6 +312,7 @@ impl sink::Source for Live {
             policy,
             luo_format: self.luo_format.clone(),
             kho_format: self.kho_format.clone(),
+            kho_scratch_bytes: self.kho_scratch_bytes,
             ..status
         }
     }

@@ -60,6 +60,7 @@ pub(super) fn look() -> Result<Status> {
     Ok(Status {
         luo_format: header.luo_format,
         kho_format: header.kho_format,
+        kho_scratch_bytes: header.kho_scratch_bytes,
         policy: left_in_force().map(|(policy, standing)| policy.with(&standing)),
         ..Status::of_look(facts, &events)
     })

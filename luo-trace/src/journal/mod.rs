@@ -77,6 +77,9 @@ pub struct Header {
     /// The format of KHO's tree for the next kernel, `kho-v4`.
     #[serde(default)]
     pub kho_format: Option<String>,
+    /// How much scratch memory KHO keeps for the next kernel to start in, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kho_scratch_bytes: Option<u64>,
     /// How the clocks stood when the recording began.
     pub clock: Clock,
     /// How long before that the agent was started, in nanoseconds: what loading and attaching took.

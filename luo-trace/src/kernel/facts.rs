@@ -35,6 +35,7 @@ pub(super) fn read(ebpf: &mut Ebpf) -> Result<Facts> {
 pub(super) fn fill(facts: &Facts, header: &mut Header) {
     let told = |number: u64| Some(number).filter(|&number| number != NOT_TOLD);
     header.update_number = told(facts.update_number).or(header.update_number);
+    header.kho_scratch_bytes = told(facts.scratch_bytes).or(header.kho_scratch_bytes);
     // The first kernel after a cold boot counts none, and has none before it.
     if let Some(count) = told(facts.kexec_count).filter(|&count| count > 0) {
         header.kexec = Some(Kexec {
@@ -80,6 +81,7 @@ mod tests {
         counter_unstable: 0,
         in_use: 0,
         reserved: 0,
+        scratch_bytes: NOT_TOLD,
         luo_format: Format::EMPTY,
         kho_format: Format::EMPTY,
     };
@@ -111,6 +113,7 @@ mod tests {
         let told = filled(&Facts {
             update_number: 0,
             kexec_count: 2,
+            scratch_bytes: 64 << 20,
             previous_release: Release::new("7.3.4-luo"),
             luo_format: Format::new("luo-v5"),
             kho_format: Format::new("kho-v4"),
@@ -120,6 +123,7 @@ mod tests {
             ..SILENT
         });
         assert_eq!(told.update_number, Some(0));
+        assert_eq!(told.kho_scratch_bytes, Some(64 << 20));
         let kexec = told.kexec.expect("the kernel told");
         assert_eq!(
             (kexec.previous_release.as_deref(), kexec.count),

@@ -42,6 +42,8 @@ pub struct Status {
     pub luo_format: Option<String>,
     /// The format of KHO's tree for the next kernel, `kho-v4`; null: not known.
     pub kho_format: Option<String>,
+    /// How much scratch memory KHO keeps for the next kernel to start in, in bytes; null: not known.
+    pub kho_scratch_bytes: Option<u64>,
     /// The image to jump into: `none`, `carries` (by `kexec_file_load(2)`, with KHO's tree), `carries nothing`, `legacy`
     /// (by `kexec_load(2)`, which loses everything); null: not known.
     pub image: Option<Cow<'static, str>>,
@@ -440,6 +442,7 @@ impl Status {
             update_number: digest.update_number,
             luo_format: None,
             kho_format: None,
+            kho_scratch_bytes: None,
             image: digest.image.map(Into::into),
             sessions: model
                 .sessions()

@@ -67,6 +67,13 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let formats = [("LUO", &status.luo_format), ("KHO", &status.kho_format)];
     let formats = formats.map(|(name, format)| format!("{name} {}", or_unknown(format.as_deref().unwrap_or_default())));
     writeln!(out, "formats for the next kernel: {}", formats.join(", "))?;
+    if let Some(scratch) = status.kho_scratch_bytes {
+        writeln!(
+            out,
+            "memory that KHO keeps for the next kernel to start in: {}",
+            bytes(scratch)
+        )?;
+    }
     writeln!(out, "image to jump into: {}", image(status.image.as_deref()))?;
     if let Some(verdict) = &status.image_verdict {
         paragraph(out, &verdict.tell())?;

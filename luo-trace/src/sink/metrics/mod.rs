@@ -94,6 +94,7 @@ metrics! {
     sessions: IntGaugeVec = "luo_sessions" ["direction"] "Sessions that exist now.";
     files: IntGaugeVec = "luo_files" ["direction" "handler" "state"] "Files held by sessions now.";
     preserved_bytes: IntGaugeVec = "luo_preserved_bytes" ["handler"] "Bytes of the files that are preserved now.";
+    kho_scratch: IntGaugeVec = "luo_kho_scratch_bytes" [] "Scratch memory that KHO keeps for the next kernel to start in; left out where it is not known.";
     flb_users: IntGaugeVec = "luo_flb_users" ["flb" "direction"] "Files that use a global state (FLB) now.";
     operations: IntCounterVec = "luo_operations_total" ["op" "result"] "Operations of LUO that ended, by result: ok or an errno's name.";
     durations: HistogramVec = "luo_operation_duration_seconds" ["op"] "How long operations of LUO took.";
@@ -367,6 +368,11 @@ impl Metrics {
     /// Tells the number of the live update that brought this kernel.
     pub fn set_update_number(&self, number: u64) {
         set(&self.families.update_number, &[], signed(number));
+    }
+
+    /// Tells how much scratch memory KHO keeps.
+    pub fn set_kho_scratch(&self, bytes: u64) {
+        set(&self.families.kho_scratch, &[], signed(bytes));
     }
 
     /// Counts records that could not be decoded.

@@ -239,6 +239,8 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
     metrics.sink_dropped("journal", 3);
     metrics.decode_errors(2);
     metrics.set_update_number(4);
+    assert!(!metrics.render().contains("luo_kho_scratch_bytes "), "it is not known");
+    metrics.set_kho_scratch(64 << 20);
     let text = metrics.render();
     has(&text, r#"luo_trace_hook_attached{hook="file-preserve"} 1"#);
     has(&text, r#"luo_trace_hook_attached{hook="kexec"} 0"#);
@@ -256,6 +258,7 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
     has(&text, r#"luo_trace_sink_dropped_total{sink="journal"} 3"#);
     has(&text, "luo_trace_decode_errors_total 2");
     has(&text, "luo_update_number 4");
+    has(&text, "luo_kho_scratch_bytes 67108864");
 }
 
 #[test]
