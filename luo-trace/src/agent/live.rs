@@ -82,6 +82,7 @@ impl Live {
                         hook.reason.as_deref().unwrap_or("not attached")
                     )
                 })
+                .chain(host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned()))
                 .collect(),
             hooks: header.hooks.clone(),
             state: Mutex::new(State {

@@ -57,12 +57,15 @@ pub(super) fn look() -> Result<Status> {
     let mut header = host::header()?;
     let events = snapshot::look(&mut header)?;
     let facts = host::facts(header.kernel_release, header.boot_id);
+    let foreign = host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned());
+    let status = Status::of_look(facts, &events);
     Ok(Status {
+        troubles: foreign.into_iter().chain(status.troubles).collect(),
         luo_format: header.luo_format,
         kho_format: header.kho_format,
         kho_scratch_bytes: header.kho_scratch_bytes,
         policy: left_in_force().map(|(policy, standing)| policy.with(&standing)),
-        ..Status::of_look(facts, &events)
+        ..status
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod lock;
+pub mod namespace;
 pub mod owners;
 pub mod privileges;
 pub mod proc;
@@ -20,7 +21,6 @@ use crate::status::Facts;
 /// # Errors
 /// Where `/proc` does not tell the boot id, without which a record cannot be told from another boot's.
 pub fn header() -> Result<Header> {
-    let sysctl = |name: &str| read(&format!("/proc/sys/kernel/{name}"));
     Ok(Header {
         boot_id: boot_id()?,
         kernel_release: sysctl("osrelease").unwrap_or_default(),
@@ -63,6 +63,11 @@ pub fn facts(kernel: String, boot_id: String) -> Facts {
 /// This machine's name; empty where `/proc` does not tell.
 pub fn name() -> String {
     read("/proc/sys/kernel/hostname").unwrap_or_default()
+}
+
+/// One of the kernel's own settings.
+fn sysctl(name: &str) -> Option<String> {
+    read(&format!("/proc/sys/kernel/{name}"))
 }
 
 fn read(path: &str) -> Option<String> {

@@ -15,6 +15,7 @@ use luo_trace_common::policy::Verdict;
 use tokio::sync::mpsc;
 
 use crate::event::Event;
+use crate::host::namespace;
 use crate::image::{Contents, Formats, Preserved};
 
 mod loads;
@@ -33,14 +34,18 @@ pub struct Look {
 pub struct Target {
     reader: Reader,
     loads: Loads,
+    /// The numbers of tasks are those of another pid namespace than this process sees.
+    foreign: bool,
 }
 
 impl Target {
     /// Knows of no image. What threads find goes to `looks`, and has to come back by [`Target::take`].
-    pub fn new(looks: mpsc::UnboundedSender<Look>) -> Self {
+    /// Where `foreign`, this process sees other tasks than the kernel's programs tell of, and no file is looked for.
+    pub fn new(looks: mpsc::UnboundedSender<Look>, foreign: bool) -> Self {
         Self {
             reader: Reader::new(looks),
             loads: Loads::default(),
+            foreign,
         }
     }
 
@@ -50,6 +55,7 @@ impl Target {
         let mut overtaken = None;
         let look = |file: &ImageFile| {
             let opened = match jump_is_near {
+                _ if self.foreign => Err(namespace::FOREIGN.into()),
                 true => Err("the machine was about to jump when it was loaded".into()),
                 false => open::of_task(tid, file),
             };

@@ -79,7 +79,7 @@ impl Host {
             dir: tempfile::tempdir().unwrap(),
             open: Vec::new(),
             story,
-            target: Target::new(sender),
+            target: Target::new(sender, false),
             looks,
             jump_is_near: false,
             counted: None,
@@ -349,6 +349,16 @@ fn near_the_jump_no_file_is_opened() {
     let (outcome, why) = host.says(&with(&[])).unwrap();
     assert_eq!(outcome, VERDICT_UNKNOWN);
     assert!(why.contains("about to jump"), "{why}");
+}
+
+#[test]
+fn in_another_pid_namespace_no_file_is_looked_for_among_the_wrong_tasks() {
+    let mut host = Host::new();
+    host.target.foreign = true;
+    host.begins(&memfds()).ends(IMAGE);
+    let (outcome, why) = host.says(&with(&[])).unwrap();
+    assert_eq!(outcome, VERDICT_UNKNOWN);
+    assert!(why.contains("pid namespace"), "{why}");
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn what_a_look_into_the_image_finds_is_found_live_and_replayed() {
     story.load("kho=on liveupdate=on");
     let (sender, mut looks) = tokio::sync::mpsc::unbounded_channel();
     let told = told_with(vec![], None, |pipeline| {
-        pipeline.look_into_images(Target::new(sender));
+        pipeline.look_into_images(Target::new(sender, false));
         let records: Vec<_> = story.events.iter().map(encode).collect();
         let mut batch = Records::default();
         records.iter().for_each(|record| batch.push(record));

@@ -325,7 +325,7 @@ impl Agent {
         let mut carrying = Carrying::begin(args, &header, live.clone(), &mut outputs)?;
         let mut pipeline = Pipeline::new(live.clone(), outputs, header.clock.monotonic_ns);
         let (looks, looked_into) = mpsc::unbounded_channel();
-        pipeline.look_into_images(Target::new(looks));
+        pipeline.look_into_images(Target::new(looks, host::namespace::is_foreign()));
         arrive(&mut tracer, &mut ring, &mut pipeline);
         let looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
         if let Some((attached, loaded)) = brake.zip(loaded) {
