@@ -22,7 +22,7 @@ use seccompiler::{
 use serde::{Deserialize, Serialize};
 
 use crate::host::{self, privileges};
-use crate::image::{self, Contents, ImageError, Machine, Platform};
+use crate::image::{self, Contents, Machine, Platform};
 
 /// The subcommand that no help shows.
 pub const COMMAND: &str = "read-image";
@@ -47,15 +47,12 @@ pub fn this_host() -> Platform {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Contents(Box<Contents>),
-    Unsupported(String),
     Unreadable(String),
 }
 
 /// Why nothing is known of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// It is packed in a way that cannot be read here.
-    Unsupported(String),
     /// It is no kernel, or damaged.
     Unreadable(String),
     /// The process that was to read it did not get to its end.
@@ -64,7 +61,7 @@ pub enum Unknown {
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Unsupported(why) | Self::Unreadable(why) | Self::NotRead(why)) = self;
+        let (Self::Unreadable(why) | Self::NotRead(why)) = self;
         f.write_str(why)
     }
 }
@@ -73,7 +70,6 @@ impl From<Answer> for Result<Contents, Unknown> {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Contents(contents) => Ok(*contents),
-            Answer::Unsupported(why) => Err(Unknown::Unsupported(why)),
             Answer::Unreadable(why) => Err(Unknown::Unreadable(why)),
         }
     }
@@ -205,7 +201,6 @@ fn whole(file: impl Read + AsFd) -> io::Result<Vec<u8>> {
 fn answer(image: &[u8]) -> Answer {
     match image::read(image) {
         Ok(contents) => Answer::Contents(Box::new(contents)),
-        Err(error @ ImageError::Unsupported(_)) => Answer::Unsupported(error.to_string()),
         Err(error) => Answer::Unreadable(error.to_string()),
     }
 }

@@ -20,9 +20,9 @@ pub enum Compression {
     Lzma,
     /// lz4, in its legacy frames.
     Lz4,
-    /// bzip2, which is not read.
+    /// bzip2.
     Bzip2,
-    /// lzo, which is not read.
+    /// lzo, in a file of lzop's.
     Lzo,
 }
 

@@ -7,7 +7,7 @@
 //!
 //! | read | as |
 //! |---|---|
-//! | bzImage (x86), EFI zboot, a compressed file | gzip, zstd, xz, lzma, lz4; inside, one of the next two |
+//! | bzImage (x86), EFI zboot, a compressed file | gzip, zstd, xz, lzma, lz4, bzip2, lzo; inside, one of the next two |
 //! | `vmlinux` | ELF |
 //! | arm64 `Image` | raw |
 //! | unified kernel image | EFI program with one of these in its section `.linux` |
@@ -145,8 +145,6 @@ pub enum ImageError {
     Foreign(&'static str),
     /// It ends before it should: how many bytes it should have, and has.
     Truncated(u64, u64),
-    /// It is packed in a way that cannot be read here.
-    Unsupported(Compression),
     /// It does not unpack, and why.
     Damaged(String),
     /// It has more than [`UNPACKED_MAX`] bytes when it is unpacked.
@@ -164,11 +162,6 @@ impl fmt::Display for ImageError {
                 f,
                 "it is cut short: it should have {needed} bytes and has {has}. Copy it again"
             ),
-            Self::Unsupported(compression) => write!(
-                f,
-                "it is compressed with {}, which luo-trace cannot unpack. Give the vmlinux that it was made of",
-                compression.name()
-            ),
             Self::Damaged(why) => write!(f, "it does not unpack: {why}. Copy it again"),
             Self::TooLarge => write!(
                 f,
@@ -184,7 +177,7 @@ impl std::error::Error for ImageError {}
 /// Reads an image.
 ///
 /// # Errors
-/// It is no kernel, is cut short or damaged, or is packed in a way that cannot be read.
+/// It is no kernel, or is cut short or damaged.
 pub fn read(image: &[u8]) -> Result<Contents, ImageError> {
     read_within(image, UNPACKED_MAX)
 }

@@ -224,8 +224,9 @@ fn what_is_no_kernel_is_refused_and_says_what_it_is() {
             &gzip(b"Linux version 7.3.4 is what this text is about"),
             "what is packed in it is none",
         ),
-        (b"BZh9 and so on", "bzip2"),
-        (b"\x89LZO\0\r\n", "lzo"),
+        (b"BZh9 and so on", "a block does not begin as one"),
+        (b"BZh0", "header"),
+        (b"\x89LZO\0\r\n", "does not unpack"),
         (
             b"\x7fELF\x01\x01\x01 of 32 bits, with a head of 64 bytes and more of them ...........",
             "another kind",
@@ -317,4 +318,36 @@ fn a_unified_image_that_claims_anything_is_refused_or_read() {
     let contents = read(&unified(&[(".linux", &zboot(&gzip(&kernel().arm64())))])).unwrap();
     has_everything(&contents);
     assert_eq!(contents.kind, "unified kernel image, EFI zboot");
+}
+
+/// A kernel with runs, repetitions near and far, and what cannot be packed, as `bzip2 -1` and `lzop -9` pack it, and its size.
+const BZIP2: &[u8] = include_bytes!("packed/vmlinux.bz2");
+const LZO: &[u8] = include_bytes!("packed/vmlinux.lzo");
+const PACKED_SIZE: u32 = 425546;
+
+#[test]
+fn what_bzip2_and_lzop_have_packed_is_read() {
+    for (name, packed) in [("bzip2", BZIP2), ("lzo", LZO)] {
+        let payload = [packed, &PACKED_SIZE.to_le_bytes()].concat();
+        for (image, kind) in [(packed.to_vec(), "compressed vmlinux"), (bzimage(&payload), "bzImage")] {
+            let contents = read(&image).unwrap_or_else(|error| panic!("{name}, {kind}: {error}"));
+            has_everything(&contents);
+            assert_eq!((&*contents.kind, contents.compression.unwrap().name()), (kind, name));
+            assert_eq!(contents.unpacked, u64::from(PACKED_SIZE));
+        }
+        // Cut anywhere it is refused, and a bit that is another does no harm.
+        for len in (0..packed.len()).step_by(97) {
+            assert!(read(&packed[..len]).is_err(), "{name}, cut to {len}");
+        }
+        for at in (4..packed.len() - 10).step_by(191) {
+            let mut damaged = packed.to_vec();
+            damaged[at] ^= 0x10;
+            // bzip2 has checksums; those of lzop are passed over, as Linux does.
+            let read = read(&damaged);
+            assert!(name == "lzo" || read.is_err(), "{name}, another bit at {at}");
+        }
+        // What unpacks to more than it may is not read to its end.
+        let error = read_within(packed, 1 << 16).unwrap_err();
+        assert_eq!(error, ImageError::TooLarge, "{name}");
+    }
 }

@@ -1,4 +1,9 @@
 //! Unpacking, as a stream, with bounded memory.
+//!
+//! For bzip2 and lzo there was no crate that is kept up, in Rust alone, and under a licence like the others': they are read here.
+
+mod bzip2;
+mod lzo;
 
 use std::io::Read;
 
@@ -6,6 +11,9 @@ use flate2::bufread::GzDecoder;
 use lz4_flex::frame::FrameDecoder;
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
+
+use bzip2::Bzip2;
+use lzo::Lzo;
 
 use super::{Compression, ImageError, WINDOW_MAX};
 
@@ -15,8 +23,9 @@ const LZMA_KIB: u32 = (WINDOW_MAX >> 10) as u32 + 1024;
 /// What `payload` unpacks to.
 ///
 /// # Errors
-/// It is packed in a way that is not read here, or its first bytes are damaged.
+/// Its first bytes are damaged.
 pub(super) fn reader(compression: Option<Compression>, payload: &[u8]) -> Result<Box<dyn Read + '_>, ImageError> {
+    let damaged = |error: std::io::Error| ImageError::Damaged(error.to_string());
     Ok(match compression {
         None => Box::new(payload),
         Some(Compression::Gzip) => Box::new(GzDecoder::new(payload)),
@@ -30,6 +39,7 @@ pub(super) fn reader(compression: Option<Compression>, payload: &[u8]) -> Result
             Box::new(decoder.map_err(|error| ImageError::Damaged(error.to_string()))?)
         }
         Some(Compression::Lz4) => Box::new(FrameDecoder::new(payload)),
-        Some(unread @ (Compression::Bzip2 | Compression::Lzo)) => return Err(ImageError::Unsupported(unread)),
+        Some(Compression::Bzip2) => Box::new(Bzip2::new(payload).map_err(damaged)?),
+        Some(Compression::Lzo) => Box::new(Lzo::new(payload).map_err(damaged)?),
     })
 }
