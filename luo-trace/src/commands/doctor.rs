@@ -14,7 +14,7 @@ use super::agent::kho_detail;
 use super::hooks::Report;
 use super::policy::left_in_force;
 use crate::exit::Exit;
-use crate::host;
+use crate::host::{self, loading::Loading};
 use crate::journal::HookState;
 use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
 use crate::kernel::{AttachError, Tracer, prospects};
@@ -41,7 +41,7 @@ enum Format {
     /// For a person
     #[default]
     Text,
-    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `hooks`
+    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `loading`, `hooks`
     Json,
 }
 
@@ -53,6 +53,8 @@ struct Diagnosis {
     /// What is in force of another agent's policy, a sentence each.
     left_in_force: Vec<String>,
     checks: Vec<Check>,
+    /// What speaks against loading an image to jump into, a sentence each.
+    loading: Vec<String>,
     hooks: Vec<Report>,
 }
 
@@ -64,9 +66,16 @@ impl Diagnosis {
             reason,
             left_in_force: Vec::new(),
             checks: preflight::checks(),
+            loading: objections(&host::loading::loading()),
             hooks: Hook::ALL.iter().map(|&hook| Report::new(hook, hooks)).collect(),
         }
     }
+}
+
+/// What speaks against loading any image. Where it depends on the image, `preflight` tells.
+fn objections(loading: &Loading) -> Vec<String> {
+    let objections = loading.objections(None).into_iter();
+    objections.map(|objection| objection.text).collect()
 }
 
 /// Looks at the host, attaches every hook for a moment, and tells what would not work. Without the privilege for that it
@@ -147,6 +156,9 @@ fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
     let counts = states.iter().filter(|state| count(state) > 0);
     let counts: Vec<String> = counts.map(|state| format!("{} {state}", count(state))).collect();
     writeln!(out, "\n{} hooks: {}", diagnosis.hooks.len(), counts.join(", "))?;
+    for objection in &diagnosis.loading {
+        writeln!(out, "live update: {objection}")?;
+    }
     for line in &diagnosis.left_in_force {
         writeln!(out, "policy: {line}")?;
     }

@@ -1,6 +1,7 @@
 //! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
 
 pub mod files;
+pub mod loading;
 pub mod lock;
 pub mod namespace;
 pub mod owners;

@@ -205,6 +205,31 @@ pub(super) fn page_size(head: &[u8]) -> Option<u64> {
     is_arm64(head).then(|| platform::page_size_of_arm64(head))?
 }
 
+/// Whether a file as it is loaded has a signature in its table of certificates; `None`: another file is loaded than this one, which
+/// its loader unpacks out of it. Mirrors `pefile_parse_binary` in `crypto/asymmetric_keys/verify_pefile.c` (7.3).
+pub(super) fn signed(image: &[u8], packed: &Packed<'_>) -> Option<bool> {
+    const CERTIFICATES: usize = 4;
+    if packed.boot == Boot::Zboot || (packed.boot == Boot::None && packed.compression.is_some()) {
+        return None;
+    }
+    let number = |at: usize, len: usize| {
+        let bytes = image.get(at..at.checked_add(len)?)?;
+        Some(bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | usize::from(byte)))
+    };
+    let size = || {
+        let header = number(0x3c, 4).filter(|_| image.starts_with(b"MZ"))?;
+        image.get(header..)?.strip_prefix(b"PE\0\0")?;
+        let optional = header.checked_add(24)?;
+        let directories = match number(optional, 2)? {
+            0x10b => optional.checked_add(96)?,
+            0x20b => optional.checked_add(112)?,
+            _ => return None,
+        };
+        number(directories.checked_add(CERTIFICATES * 8 + 4)?, 4)
+    };
+    Some(size().is_some_and(|size| size > 0))
+}
+
 /// Whether an ELF file reaches to the end of its table of sections, which a linker writes last.
 fn check_elf(image: &[u8]) -> Result<(), ImageError> {
     let has = image.len() as u64;

@@ -17,6 +17,8 @@ pub enum Outcome {
     Loses,
     /// The next kernel panics while it boots.
     Panics,
+    /// The running kernel will not load it: nothing of the others comes to pass.
+    Refused,
 }
 
 impl Outcome {
@@ -27,6 +29,7 @@ impl Outcome {
             Self::Unknown => "cannot tell",
             Self::Loses => "will lose",
             Self::Panics => "will panic",
+            Self::Refused => "will be refused",
         }
     }
 
@@ -37,6 +40,7 @@ impl Outcome {
             Self::Unknown => "unknown",
             Self::Loses => "lost",
             Self::Panics => "panic",
+            Self::Refused => "refused",
         }
     }
 }
@@ -75,6 +79,28 @@ pub struct Judgement {
     pub command_line: Outcome,
     /// Why, what decides first.
     pub reasons: Vec<Reason>,
+}
+
+impl Judgement {
+    /// The same, where the running kernel may refuse to load the image, for this reason.
+    #[must_use]
+    pub fn objected(mut self, sure: bool, text: String) -> Self {
+        let outcome = if sure { Outcome::Refused } else { Outcome::Unknown };
+        self.outcome = self.outcome.max(outcome);
+        self.kernel = self.kernel.max(outcome);
+        let worse = |reason: &Reason| reason.outcome > outcome;
+        let place = self.reasons.iter().take_while(|reason| worse(reason)).count();
+        self.reasons.insert(
+            place,
+            Reason {
+                outcome,
+                about: About::Kernel,
+                text,
+                source: Source::Host,
+            },
+        );
+        self
+    }
 }
 
 /// Judges an image: what it has, what is preserved now, what the running kernel writes on which machine, and the command line

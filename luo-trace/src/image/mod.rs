@@ -114,6 +114,8 @@ pub struct Contents {
     pub machine: Option<Machine>,
     /// How large its pages are, in bytes; `None`: not known.
     pub page_size: Option<u64>,
+    /// Whether the file that is loaded is signed, by whatever key; `None`: not known.
+    pub signed: Option<bool>,
     /// KHO's formats that it names: `kho-v4`.
     pub kho_formats: Vec<String>,
     /// LUO's formats that it names: `luo-v5`.
@@ -206,7 +208,11 @@ fn read_kernel(image: &[u8], max: u64) -> Result<Contents, ImageError> {
     let kind = packed.kind(&head)?;
     let scanned = scan::scan(head.as_slice().chain(input), max)?;
     packed.check_size(scanned.unpacked)?;
-    contents(kind, packed.compression, &head, scanned)
+    let signed = container::signed(image, &packed);
+    Ok(Contents {
+        signed,
+        ..contents(kind, packed.compression, &head, scanned)?
+    })
 }
 
 /// How much of a kernel tells that it is one, in bytes.
@@ -256,6 +262,7 @@ fn contents(
         built_in: config.map(|config| config.built_in).unwrap_or_default(),
         machine,
         page_size,
+        signed: None,
         kho_formats: scanned.kho_formats,
         luo_formats: scanned.luo_formats,
         versioned: scanned.versioned,

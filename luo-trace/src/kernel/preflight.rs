@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::host::proc;
+use crate::host::{self, proc};
 use crate::image::btf::Btf;
+use crate::image::command_line::Switches;
 
 /// Where the running kernel's type information lies.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -22,6 +23,8 @@ pub enum Obstacle {
     NoPrograms,
     /// The process may not load programs.
     NoPrivilege,
+    /// The kernel keeps its memory confidential.
+    LockedDown,
     /// The kernel has no `bpf(2)`.
     NoBpf,
     /// The kernel carries no type information.
@@ -32,6 +35,8 @@ pub enum Obstacle {
     NoLuo,
     /// LUO is built in and switched off.
     LuoOff,
+    /// LUO was asked for, and the kernel has switched it off.
+    KhoFailed,
 }
 
 impl fmt::Display for Obstacle {
@@ -43,6 +48,9 @@ impl fmt::Display for Obstacle {
             Self::NoPrivilege => {
                 "this process may not load eBPF programs: run it as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN"
             }
+            Self::LockedDown => {
+                "this kernel is locked down (confidentiality), and lets no eBPF program read its memory: boot it without lockdown=confidentiality"
+            }
             Self::NoBpf => "this kernel has no bpf(2) system call: it needs CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
             Self::NoBtf => "this kernel carries no type information in /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF=y, and /sys mounted",
             Self::UnknownBtf => {
@@ -51,6 +59,9 @@ impl fmt::Display for Obstacle {
             Self::NoLuo => "this kernel has no Live Update Orchestrator: it needs Linux 6.19 or later with CONFIG_LIVEUPDATE=y",
             Self::LuoOff => {
                 "the Live Update Orchestrator is switched off, /dev/liveupdate does not exist: boot with `kho=on liveupdate=on`"
+            }
+            Self::KhoFailed => {
+                "the command line asks for KHO and LUO, and /dev/liveupdate does not exist: the kernel has switched KHO off, as it does where it cannot reserve scratch memory (`dmesg | grep -i kho` says so; give it less with kho_scratch=), or this /dev is not the host's"
             }
         })
     }
@@ -79,6 +90,11 @@ const NEEDS: &[Need] = &[
         !super::OBJECT.is_empty()
     }),
     need(Obstacle::NoPrivilege, "this process may load eBPF programs", privileged),
+    need(
+        Obstacle::LockedDown,
+        "the kernel lets eBPF programs read its memory",
+        || !is_confidential(host::loading::lockdown().as_deref()),
+    ),
     need(Obstacle::NoBpf, "the kernel has bpf(2)", has_bpf),
     need(Obstacle::NoBtf, "the kernel carries type information", || {
         Path::new(VMLINUX_BTF).exists()
@@ -89,6 +105,11 @@ const NEEDS: &[Need] = &[
         btf_is_known,
     ),
     need(Obstacle::NoLuo, "the Live Update Orchestrator is built in", has_luo),
+    need(
+        Obstacle::KhoFailed,
+        "the kernel has not switched off what its command line switches on",
+        || Path::new(DEVICE).exists() || !asks_for_luo(&fs::read("/proc/cmdline").unwrap_or_default()),
+    ),
     need(Obstacle::LuoOff, "the Live Update Orchestrator is switched on", || {
         Path::new(DEVICE).exists()
     }),
@@ -116,6 +137,19 @@ pub fn checks() -> Vec<Check> {
 pub fn obstacle() -> Option<Obstacle> {
     let missing = NEEDS.iter().find(|need| !(need.is_there)());
     missing.map(|need| need.obstacle)
+}
+
+/// Whether a kernel with this command line switches LUO on. Mirrors `kho_reserve_scratch` in
+/// `kernel/liveupdate/kexec_handover.c` and `luo_early_startup` in `kernel/liveupdate/luo_core.c` (7.3): without scratch memory KHO
+/// goes off, and LUO with it.
+fn asks_for_luo(line: &[u8]) -> bool {
+    let switches = Switches::read(line);
+    switches.kho == Some(true) && switches.liveupdate == Some(true)
+}
+
+/// Mirrors `LOCKDOWN_BPF_READ_KERNEL` in `kernel/bpf/helpers.c` (7.3), which comes with the stricter of the two modes.
+fn is_confidential(lockdown: Option<&str>) -> bool {
+    lockdown == Some("confidentiality")
 }
 
 fn btf_is_known() -> bool {
@@ -146,4 +180,28 @@ fn has_bpf() -> bool {
     // SAFETY: command 0 with a null attribute of size 0; the kernel rejects it without touching memory.
     let result = unsafe { libc::syscall(libc::SYS_bpf, 0, std::ptr::null::<u8>(), 0) };
     result >= 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_switches_both_on_and_a_kernel_without_them_is_no_line_without_them() {
+        assert!(asks_for_luo(b"quiet kho=on liveupdate=on"));
+        // What is not asked for was not switched off.
+        for line in ["", "kho=on", "kho=on liveupdate=off", "kho=off liveupdate=on"] {
+            assert!(!asks_for_luo(line.as_bytes()), "{line}");
+        }
+        let said = Obstacle::KhoFailed.to_string();
+        assert!(said.contains("scratch memory") && said.contains("dmesg"), "{said}");
+    }
+
+    #[test]
+    fn only_the_stricter_lockdown_keeps_programs_from_reading() {
+        assert!(is_confidential(Some("confidentiality")));
+        assert!(!is_confidential(Some("integrity")));
+        assert!(!is_confidential(Some("none")));
+        assert!(!is_confidential(None));
+    }
 }

@@ -267,7 +267,8 @@ impl Loaded {
 fn number(outcome: Outcome) -> u32 {
     match outcome {
         Outcome::Carries => VERDICT_CARRIES,
-        Outcome::Unknown => VERDICT_UNKNOWN,
+        // What is loaded was not refused.
+        Outcome::Unknown | Outcome::Refused => VERDICT_UNKNOWN,
         Outcome::Loses => VERDICT_LOSES,
         Outcome::Panics => VERDICT_PANICS,
     }

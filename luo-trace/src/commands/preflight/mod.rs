@@ -14,6 +14,7 @@ use super::{Format, Socket};
 use crate::agent::image_reader::{self, Unknown};
 use crate::event::Body;
 use crate::exit::Exit;
+use crate::host::{self, loading::Loading};
 use crate::image::{self, Contents, Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Reason, Source};
 use crate::input;
 use crate::journal::{Header, each};
@@ -70,6 +71,8 @@ struct Host {
     preserved: Preserved,
     formats: Formats,
     platform: Platform,
+    /// Whether it lets images be loaded, where this is the host.
+    loading: Option<Loading>,
     /// The command line of the kernel that runs, where this is its host.
     command_line: Option<String>,
 }
@@ -78,19 +81,19 @@ struct Host {
 ///
 /// With `--format json` the output is one object, stable from version to version but for keys that are added:
 ///
-/// - `outcome`: `carries`, `loses`, `panics` or `unknown`; `kernel` and `command_line`: the same, of each alone;
+/// - `outcome`: `carries`, `loses`, `panics`, `refused` or `unknown`; `kernel` and `command_line`: the same, of each alone;
 /// - `reasons`: the worst first, each with `outcome`, `about` (`kernel` or `command-line`), `text` and `source`
 ///   (`configuration`, `types`, `strings`, `command-line` or `host`);
 /// - `image`: `path`, and where it could be unpacked `kind`, `compression` (or null), `unpacked_bytes`, `release`, `banner`,
 ///   `kho` and `luo` (`there`, `source`), `kho_by_default` (or null), `kho_formats`, `luo_formats`, `takes_modules`,
-///   `machine` and `page_bytes` (or null), `built_in_line` (`line`, and its `place`: `before` or `after` the given one,
+///   `machine`, `page_bytes` and `signed` (or null), `built_in_line` (`line`, and its `place`: `before` or `after` the given one,
 ///   `override` or `force` in its place, `where-none-is-given`; or null), and `versioned`: words that look like compatible
 ///   strings;
 /// - `preserved`: `source` (in words), `sessions`, `handlers` and `flbs` (`name` and `count`), `incomplete` (why there may
 ///   be more, or null); `running`: the formats `luo` and `kho` (or null); `line`: the command line that is given (or null),
 ///   `line_of`: whose that is (`given`, `image`, `host`, or null); `line_taken`: the one that the kernel makes of it (or null).
 ///
-/// The exit status is 0 when it will carry, 1 when it will lose or panic, 3 when that cannot be told.
+/// The exit status is 0 when it will carry, 1 when it will lose, panic or be refused, 3 when that cannot be told.
 ///
 /// # Errors
 /// Where the image or what is preserved cannot be read, or stdout cannot be written.
@@ -118,7 +121,14 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
         Ok(contents) => {
             let judge =
                 |line: image::Line<'_>| image::judge(contents, &host.preserved, &host.formats, &host.platform, line);
-            origin.judged(judge)
+            let judged = origin.judged(judge);
+            let objections = host
+                .loading
+                .iter()
+                .flat_map(|loading| loading.objections(contents.signed));
+            objections.fold(judged, |judged, objection| {
+                judged.objected(objection.sure, objection.text)
+            })
         }
         Err(why) => unread(why),
     };
@@ -136,7 +146,7 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
     let exit = match judgement.outcome {
         Outcome::Carries => Exit::Held,
         Outcome::Unknown => Exit::Inconclusive,
-        Outcome::Loses | Outcome::Panics => Exit::Violated,
+        Outcome::Loses | Outcome::Panics | Outcome::Refused => Exit::Violated,
     };
     Ok((exit, text))
 }
@@ -203,6 +213,7 @@ impl Host {
             },
             formats: Formats::default(),
             platform: image_reader::this_host(),
+            loading: None,
             command_line: None,
         }
     }
@@ -261,6 +272,7 @@ impl Host {
                 kho: header.kho_format.clone(),
             },
             platform: recorded_on(header),
+            loading: None,
             command_line: None,
         }
     }
@@ -274,6 +286,7 @@ impl Host {
                 kho: status.kho_format.clone(),
             },
             platform: image_reader::this_host(),
+            loading: Some(host::loading::loading()),
             command_line: own_command_line(),
         }
     }
@@ -281,7 +294,7 @@ impl Host {
     /// What is said of a host at which no agent can look.
     fn without(why: Obstacle) -> Self {
         // Without LUO nothing can be preserved.
-        let nothing = matches!(why, Obstacle::NoLuo | Obstacle::LuoOff);
+        let nothing = matches!(why, Obstacle::NoLuo | Obstacle::LuoOff | Obstacle::KhoFailed);
         Self {
             source: format!("no agent runs, and {why}"),
             preserved: Preserved {
@@ -290,6 +303,7 @@ impl Host {
             },
             formats: Formats::default(),
             platform: image_reader::this_host(),
+            loading: Some(host::loading::loading()),
             command_line: own_command_line(),
         }
     }
@@ -339,6 +353,7 @@ impl Report<'_> {
                 "takes_modules": contents.takes_modules,
                 "machine": contents.machine.map(|machine| machine.to_string()),
                 "page_bytes": contents.page_size,
+                "signed": contents.signed,
                 "built_in_line": contents.built_in.line.as_ref().map(|(line, place)| json!({ "line": line, "place": place })),
                 "versioned": contents.versioned,
             });

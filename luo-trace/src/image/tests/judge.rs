@@ -384,3 +384,15 @@ fn of_a_unified_images_profiles_the_first_counts_where_they_agree() {
     assert_eq!(outcome, Outcome::Unknown);
     assert!(text.contains("other kernels"), "{text}");
 }
+
+#[test]
+fn what_will_be_refused_is_refused_whatever_it_would_do_and_what_may_be_is_not_known() {
+    let carries = || judged(&kernel(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
+    let refused = carries().objected(true, "no".into());
+    assert_eq!(why(&refused), (Outcome::Refused, "no", Source::Host));
+    let doubtful = carries().objected(false, "perhaps".into());
+    assert_eq!(why(&doubtful), (Outcome::Unknown, "perhaps", Source::Host));
+    let loses = judged(&Kernel::plain(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
+    assert_eq!(loses.clone().objected(false, "perhaps".into()).outcome, Outcome::Loses);
+    assert_eq!(loses.objected(true, "no".into()).outcome, Outcome::Refused);
+}

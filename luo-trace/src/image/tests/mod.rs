@@ -320,6 +320,32 @@ fn a_unified_image_that_claims_anything_is_refused_or_read() {
     assert_eq!(contents.kind, "unified kernel image, EFI zboot");
 }
 
+#[test]
+fn a_signature_is_there_or_not_and_of_what_its_loader_unpacks_it_is_not_known() {
+    let signed = |image: &[u8]| read(image).unwrap().signed;
+    // Given an arm64 Image, which begins as an EFI program does, then its table of certificates tells.
+    let efi = |certificates: u32| {
+        let mut image = kernel().arm64();
+        let rest = image.split_off(0x40);
+        image[0x3c..0x40].copy_from_slice(&0x40_u32.to_le_bytes());
+        image.extend(b"PE\0\0");
+        image.extend([0; 20]);
+        image.extend(0x20b_u16.to_le_bytes());
+        image.extend([0; 110 + 4 * 8 + 4]);
+        image.extend(certificates.to_le_bytes());
+        image.extend(rest);
+        image
+    };
+    assert_eq!(signed(&efi(0x600)), Some(true));
+    assert_eq!(signed(&efi(0)), Some(false));
+    assert_eq!(signed(&kernel().bzimage()), Some(false));
+    assert_eq!(signed(&kernel().elf()), Some(false));
+    assert_eq!(signed(&gzip(&efi(0x600))), None);
+    assert_eq!(signed(&zboot(&gzip(&kernel().arm64()))), None);
+    // In a unified image it is the kernel's own that counts.
+    assert_eq!(signed(&unified(&[(".linux", &efi(0x600))])), Some(true));
+}
+
 /// A kernel with runs, repetitions near and far, and what cannot be packed, as `bzip2 -1` and `lzop -9` pack it, and its size.
 const BZIP2: &[u8] = include_bytes!("packed/vmlinux.bz2");
 const LZO: &[u8] = include_bytes!("packed/vmlinux.lzo");
