@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use luo_trace::image::UNPACKED_MAX;
+use luo_trace::testing::image::{self as made_up, gzip, unified, zboot};
 use testbed_guest::scenario::Build;
 use wait4::Wait4 as _;
 
@@ -131,6 +132,7 @@ pub(crate) fn cases(kernel: &Kernel) -> Result<Vec<Case>> {
         })),
         Err(why) => println!("skipped: Debian's kernel for arm64, which cannot be got: {why:#}"),
     }
+    cases.extend(made_up(&kernel.image)?);
     let none = no_kernels(&kernel.image)?;
     cases.extend(
         none.iter()
@@ -177,19 +179,106 @@ pub(crate) fn check(agent: &Path, case: &Case) -> Result<Took> {
     })
 }
 
-/// Files that are no kernel, and why.
-fn no_kernels(image: &Path) -> Result<[(&'static str, PathBuf, &'static str); 4]> {
+/// Kernels that are put together here: in unified images, of other builds and machines, and packed in ways that no kernel at hand is.
+fn made_up(image: &Path) -> Result<Vec<Case>> {
+    let whole = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
+    let unified = |line: &[u8]| unified(&[(".cmdline", line), (".linux", &whole)]);
+    let with = |config| made_up::Kernel {
+        config: Some(config),
+        ..made_up::Kernel::with_luo(&["memfd-v2", "liveupdate-test-flb-v0"])
+    };
+    let plain = with("CONFIG_X86_64=y\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n");
+    let overrides = with(
+        "CONFIG_X86_64=y\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_CMDLINE_BOOL=y\nCONFIG_CMDLINE=\"quiet\"\n\
+         CONFIG_CMDLINE_OVERRIDE=y\n",
+    );
+    let mut files = vec![
+        (
+            "its own line in a unified image",
+            unified(b"kho=on liveupdate=on"),
+            0,
+            "will carry",
+        ),
+        (
+            "another line in a unified image",
+            unified(b"quiet"),
+            3,
+            "the loader's choice",
+        ),
+        (
+            "CMDLINE_OVERRIDE",
+            overrides.elf_of(62),
+            1,
+            "ignores the line it is given",
+        ),
+        (
+            "arm64's, pages of 64 KiB",
+            plain.arm64_with(6),
+            1,
+            "another machine's kernel",
+        ),
+        (
+            "arm64's, as EFI zboot",
+            zboot(&gzip(&plain.arm64())),
+            1,
+            "another machine's kernel",
+        ),
+    ];
+    for packer in ["bzip2", "lzop"] {
+        match pack(packer, &plain.elf_of(62)) {
+            Ok(packed) => files.push((packer, packed, 0, "will carry")),
+            Err(why) => println!("skipped: a kernel packed by {packer}: {why:#}"),
+        }
+    }
+    let case = |(number, (name, bytes, exit, says)): (usize, (&str, Vec<u8>, i32, &'static str))| {
+        Ok(Case {
+            name: format!("made up: {name}"),
+            file: put(&format!("made-up-{number}"), &bytes)?,
+            exit,
+            says,
+        })
+    };
+    files.into_iter().enumerate().map(case).collect()
+}
+
+/// What a command that reads from a pipe packs these bytes to, which are few.
+fn pack(packer: &str, bytes: &[u8]) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot run {packer}");
+    let mut child = Command::new(packer)
+        .args(["-9", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(cannot)?;
+    // They fit into the pipe.
+    child
+        .stdin
+        .take()
+        .with_context(cannot)?
+        .write_all(bytes)
+        .with_context(cannot)?;
+    let output = child.wait_with_output().with_context(cannot)?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => bail!("{packer} ends with {}", output.status),
+    }
+}
+
+/// Writes a file to judge.
+fn put(name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let directory = workspace().join("target/preflight");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let put = |name: &str, bytes: &[u8]| {
-        let path = directory.join(name);
-        let unfinished = path.with_extension(std::process::id().to_string());
-        // Another invocation may be reading it, and finds it whole.
-        fs::write(&unfinished, bytes)
-            .and_then(|()| fs::rename(&unfinished, &path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok::<_, anyhow::Error>(path)
-    };
+    let path = directory.join(name);
+    let unfinished = path.with_extension(std::process::id().to_string());
+    // Another invocation may be reading it, and finds it whole.
+    fs::write(&unfinished, bytes)
+        .and_then(|()| fs::rename(&unfinished, &path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Files that are no kernel, and why.
+fn no_kernels(image: &Path) -> Result<[(&'static str, PathBuf, &'static str); 4]> {
     let whole = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let bomb = bomb().context("cannot pack zeros")?;
     let mut twice = GzEncoder::new(Vec::new(), Compression::fast());
