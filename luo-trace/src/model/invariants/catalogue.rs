@@ -258,7 +258,7 @@ invariants! {
         statement: "No unfinished incoming session exists when the next update starts.",
         why: "Unfinished incoming sessions are not carried over a second kexec: what they hold is lost.",
         advice: "Retrieve and finish every incoming session before the next update.",
-        needs: [SessionDeserialize SessionRelease FilesFinish SessionSerialize] also: [FilesDeserialize],
+        needs: [SessionDeserialize SessionRetrieve SessionRelease FilesFinish SessionSerialize] also: [FilesDeserialize],
         judged: Boot(reboot::incoming_finished_first);
 
     KhoBalance "kho-balance" Kho Critical
