@@ -61,9 +61,15 @@ impl Scene<'_> {
         self.session.filter(|s| self.knows(s.epoch))
     }
 
-    /// Whether this is an operation on the session of this serial number; a callback is only a part of one.
+    /// Whether this is an operation on the session of this serial number; a callback is only a part of one, and a retrieve that fails
+    /// has found none, or asked for one of that name that is gone.
     pub(super) fn is_operation_on(&self, serial: u64) -> bool {
-        self.session.is_some_and(|s| s.serial == serial) && !matches!(self.event.body, Body::FileCallback(..))
+        let is_one = match &self.event.body {
+            Body::FileCallback(..) => false,
+            Body::SessionRetrieve(p) => p.outcome.is_ok(),
+            _ => true,
+        };
+        is_one && self.session.is_some_and(|s| s.serial == serial)
     }
 
     /// Whether it is an operation on a session that was not met before.

@@ -201,7 +201,7 @@ invariants! {
         statement: "When one of a handler's global states cannot be made, those made before it for the same file are undone.",
         why: "A state that stays without a user is preserved memory that is never given back.",
         advice: "Close every session and plan a cold boot: the state cannot go any more. Report the kernel.",
-        needs: [FlbCallback FlbPreserve], judged: Boot(flb::rollback);
+        needs: [FlbCallback FlbPreserve] also: [FlbGetOutgoing], judged: Boot(flb::rollback);
     FlbRestoreOnce "flb-restore-once" Flb Error
         statement: "The global state is brought back at most once in the new kernel, and a failure stays a failure.",
         why: "A second time takes ownership of the same saved memory twice.",

@@ -254,6 +254,8 @@ pub(super) fn rollback(state: &State, scene: &Scene, court: &mut Court) {
                 }
             }
         }
+        // A driver's reference may be what keeps it.
+        Body::FlbPreserve(_) if !court.sees(Hook::FlbGetOutgoing) => court.undecidable(ROLLBACK),
         Body::FlbPreserve(_) => {
             let mut well = true;
             for i in left_over(state, scene) {

@@ -118,6 +118,35 @@ fn a_retrieve_that_fails_is_no_lie_of_the_kernel_where_its_callback_was_lost_bef
     }
 }
 
+#[test]
+fn a_retrieve_by_the_name_of_a_session_that_is_being_released_proves_nothing() {
+    // Given a session that is released, a walk that does not find it any more, and a retrieve by its name before the release ends,
+    let retrieve = || Deed::RetrieveSession { name: 0 };
+    let asks = Deed::Retrieve {
+        session: 0,
+        token: 0,
+        fault: Fault::None,
+    };
+    let preserves = Deed::Preserve {
+        session: 0,
+        token: 0,
+        file: 0,
+        fault: Fault::None,
+    };
+    let plan = Plan {
+        incoming: vec![0],
+        tasks: vec![
+            vec![retrieve(), Deed::Close { session: 0 }],
+            vec![asks, preserves, retrieve(), asks, preserves],
+            vec![Deed::Look, retrieve()],
+        ],
+        order: vec![81, 79, 171],
+        looks: false,
+    };
+    // then the session did not vanish.
+    assert_eq!(broken(&plan.run()), BTreeSet::new());
+}
+
 proptest! {
     #![proptest_config(cases(10_000))]
 
