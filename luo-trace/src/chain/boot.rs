@@ -13,7 +13,7 @@ use super::lines::{Sessions, Span};
 use super::policy::Policies;
 use crate::event::{Body, Event, EventId};
 use crate::journal::{Clock, Header};
-use crate::model::{Coverage, Walk};
+use crate::model::{Coverage, Invariant, Walk};
 
 /// More attempts than this are not kept, but for the newest.
 const MOST_ATTEMPTS: usize = 1024;
@@ -258,6 +258,11 @@ impl Boot {
     /// A later run of the agent took the record up: what that one's hooks do not tell is not known of the whole.
     pub fn resume(&mut self, header: &Header) {
         self.coverage = self.coverage.and(header.coverage());
+    }
+
+    /// Whether it has every hook without which nothing can be said about this.
+    pub(super) fn covers(&self, invariant: Invariant) -> bool {
+        invariant.needs().iter().all(|&hook| self.coverage.has(hook))
     }
 
     /// Whether its record ends in the jump to the next kernel, as far as can be seen from this side.

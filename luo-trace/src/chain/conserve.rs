@@ -94,10 +94,10 @@ pub(super) fn sessions(crossing: &Crossing, account: &mut Account) {
     if !boot.knows_outgoing() {
         return account.doubt();
     }
-    let sure = update.knows_what_left(boot);
-    if sure && update.carries_nothing(boot) {
+    if update.loses_everything(boot) {
         return all_lost(crossing, account, from);
     }
+    let sure = update.knows_what_left(boot);
     let Some(to) = crossing.to else {
         return account.doubt();
     };
@@ -156,7 +156,7 @@ fn files(number: usize) -> String {
 fn compare(crossing: &Crossing, account: &mut Account, from: Place, to: Place, came: &Came) {
     // Where the freeze was not seen, what is different may have become so before it; where not all that came is known, after
     // it. What is the same is the same all the same.
-    let sure = crossing.update.knows_what_left(from.boot) && came.whole && crossing.update.direct;
+    let sure = crossing.update.decides_sessions(from.boot, to.boot);
     let left = from.boot.outgoing.sorted();
     let differs = |account: &mut Account, breach: Breach| match sure {
         true => account.violate(breach),

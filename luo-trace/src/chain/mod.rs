@@ -138,6 +138,24 @@ impl Update {
             .is_some_and(|attempt| attempt.departs() && attempt.carries_nothing())
     }
 
+    /// Whether everything that left with it is lost for certain, since the image takes nothing along.
+    pub fn loses_everything(&self, from: &Boot) -> bool {
+        from.covers(Invariant::KexecSessionsConserved) && self.knows_what_left(from) && self.carries_nothing(from)
+    }
+
+    /// Whether it is certain that what left and did not come is lost.
+    pub fn decides_sessions(&self, from: &Boot, to: &Boot) -> bool {
+        from.covers(Invariant::KexecSessionsConserved)
+            && self.knows_what_left(from)
+            && self.knows_what_came(to)
+            && self.direct
+    }
+
+    /// Whether it is certain what became of the files that came.
+    pub fn decides_files(&self, to: &Boot) -> bool {
+        to.covers(Invariant::KexecFilesAccounted) && self.knows_what_came(to)
+    }
+
     /// Whether everything that came with it is known, by the record of the boot that arrived.
     pub fn knows_what_came(&self, to: &Boot) -> bool {
         let found = to.arrival.as_ref().is_some_and(|arrival| arrival.whole);

@@ -9,7 +9,7 @@ use super::json::{
 };
 use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
-use crate::chain::{self, Attempt, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
+use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
 use crate::event::Event;
 use crate::model::{Invariant, Status};
 use crate::policy::tell;
@@ -104,14 +104,10 @@ fn policy(axis: &Axis, place: usize, event: &Event) -> Option<Policy> {
 fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -> Update {
     let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
     let (from, to) = (side(update.from), side(update.to));
-    let attempt = from
-        .zip(update.attempt)
-        .and_then(|((_, boot), attempt)| boot.attempts.get(attempt));
-    let nothing = attempt.is_some_and(Attempt::carries_nothing);
     let sessions = match update.fate {
         // They live on, and are told where they leave, or where the record ends.
         Fate::Aborted => Vec::new(),
-        _ => sessions(axis, from, to, nothing),
+        _ => sessions(axis, from, to, &Decided::of(update, from, to)),
     };
     let phase = |phase: &crate::chain::timeline::Phase| Phase {
         name: phase.name(),
@@ -153,9 +149,41 @@ fn others(sessions: &Sessions) -> Vec<&SessionLine> {
 
 type Side<'a> = Option<(usize, &'a Boot)>;
 
-/// The sessions that left or arrived: one that did both is told once. Whether the image carried `nothing` tells what became
-/// of them even where no agent looked.
-fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>, nothing: bool) -> Vec<Session> {
+/// What is certain of an update, so that nothing is called lost of which the chain's judgement is in doubt.
+struct Decided {
+    /// All that left is lost: the image carried nothing, which tells so even where no agent looked.
+    nothing: bool,
+    /// What left and did not come is lost.
+    sessions: bool,
+    /// What became of the files that came.
+    files: bool,
+}
+
+impl Decided {
+    fn of(update: &chain::Update, from: Side<'_>, to: Side<'_>) -> Self {
+        let both = from.zip(to);
+        Self {
+            nothing: from.is_some_and(|(_, from)| update.loses_everything(from)),
+            sessions: both.is_some_and(|((_, from), (_, to))| update.decides_sessions(from, to)),
+            files: to.is_some_and(|(_, to)| update.decides_files(to)),
+        }
+    }
+
+    /// Takes back of what is told of a session, and of its files, what is not certain.
+    fn doubt(&self, session: &mut Session) {
+        session.fate = match session.fate {
+            SessionFate::Missing if !self.sessions => SessionFate::Unknown,
+            SessionFate::Lost if !self.files => SessionFate::Unknown,
+            fate => fate,
+        };
+        for file in session.files.iter_mut().filter(|_| !self.files) {
+            file.fate = file.fate.filter(|&fate| fate != FileFate::Lost.name());
+        }
+    }
+}
+
+/// The sessions that left or arrived: one that did both is told once.
+fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>, decided: &Decided) -> Vec<Session> {
     let left = from.map(|(_, boot)| others(&boot.outgoing)).unwrap_or_default();
     let mut arrived: BTreeMap<SessionName, Vec<&SessionLine>> = BTreeMap::new();
     for line in to.map(|(_, boot)| others(&boot.incoming)).unwrap_or_default() {
@@ -165,16 +193,16 @@ fn sessions(axis: &Axis, from: Side<'_>, to: Side<'_>, nothing: bool) -> Vec<Ses
     for line in left {
         let other = arrived.get_mut(&line.name).and_then(Vec::pop);
         let mut told = session(axis, Known::of(from, Some(line)), Known::of(to, other));
-        if nothing && other.is_none() {
-            told.fate = SessionFate::Missing;
+        match decided.nothing && other.is_none() {
+            true => told.fate = SessionFate::Missing,
+            false => decided.doubt(&mut told),
         }
         all.push((line.name, told));
     }
     for line in arrived.into_values().flatten() {
-        all.push((
-            line.name,
-            session(axis, Known::of(from, None), Known::of(to, Some(line))),
-        ));
+        let mut told = session(axis, Known::of(from, None), Known::of(to, Some(line)));
+        decided.doubt(&mut told);
+        all.push((line.name, told));
     }
     all.sort_by_key(|(name, _)| *name);
     all.into_iter().map(|(_, session)| session).collect()

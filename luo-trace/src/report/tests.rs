@@ -21,7 +21,7 @@ use crate::chain::timeline::PHASES;
 use crate::event::Body;
 use crate::event::decode::encode;
 use crate::journal::{Clock, Header, HookState, Writer};
-use crate::testing::{IMAGE, MEMFD, Story, memfd, session};
+use crate::testing::{IMAGE, MEMFD, Story, memfd, session, with_losses};
 
 const STYLE: Style = Style {
     colour: false,
@@ -341,6 +341,57 @@ fn a_session_that_did_not_arrive_is_missing_only_where_somebody_looked() {
     // Then they are missing where it looked, and not known where it did not.
     assert_eq!(fates(&looked), BTreeSet::from([SessionFate::Missing]));
     assert_eq!(fates(&Story::new()), BTreeSet::from([SessionFate::Unknown]));
+}
+
+#[test]
+fn a_report_calls_nothing_lost_of_which_the_judgement_is_in_doubt() {
+    // Given updates in which sessions are lost on the way, are left behind by the next update, or all arrive,
+    let mut before = Story::new();
+    leaves(&mut before);
+    let mut nothing = Story::new();
+    nothing.push(Body::Arrival(Arrival {
+        update_number: 1,
+        flags: luo_trace_common::events::ARRIVAL_NOTHING,
+        ..Arrival::default()
+    }));
+    let mut left_behind = Story::new();
+    arrives(&mut left_behind, 1);
+    left_behind.load("kho=on liveupdate=on").reboot();
+    let mut whole = Story::new();
+    arrives(&mut whole, 1);
+    let red = |report: &Report| {
+        let sessions = report.updates.iter().flat_map(|update| &update.sessions);
+        let lost = |session: &&Session| {
+            matches!(session.fate, SessionFate::Missing | SessionFate::Lost)
+                || session.files.iter().any(|file| file.fate == Some("lost"))
+        };
+        sessions.filter(lost).count()
+    };
+    let (mut lost, mut doubted) = (0, 0);
+    for after in [nothing, left_behind, whole] {
+        for place in 0..before.events.len() + after.events.len() {
+            // when any one event is missing of either record, and the next one tells so,
+            let without = |story: &Story, first: usize| {
+                let mut left = Story::new();
+                left.events = with_losses(&story.events, |at| first + at == place);
+                left
+            };
+            let records = Records::new()
+                .boot(0, &without(&before, 0))
+                .boot(1, &without(&after, before.events.len()));
+            let report = records.report();
+            // then what is shown as lost was found to be.
+            let accused = report.findings.iter().any(|found| found.kernel.is_none());
+            assert!(
+                accused || red(&report) == 0,
+                "without event {place}: {:?}",
+                report.updates
+            );
+            lost += red(&report);
+            doubted += usize::from(red(&report) == 0);
+        }
+    }
+    assert!(lost > 0 && doubted > 0);
 }
 
 #[test]
