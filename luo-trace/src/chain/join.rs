@@ -218,7 +218,8 @@ fn depart(boots: &[Boot], updates: &mut Vec<Update>, from: usize, to: Option<(us
             to: Some(to),
             attempt: open,
             basis,
-            direct: is_direct(boot, &boots[to]),
+            // What the wall clock alone has joined may be two machines' as well.
+            direct: basis != Some(Basis::Clock) && is_direct(boot, &boots[to]),
             ..Update::new(
                 boots[to].update_number.filter(|&number| number > 0).or(number),
                 Fate::Completed,

@@ -67,8 +67,9 @@ pub struct Update {
     pub attempt: Option<usize>,
     /// What says that the one boot followed the other; `None` where there are not two.
     pub basis: Option<Basis>,
-    /// Whether the one boot began so soon after the other left, by the wall clock, that no other can have been in between.
-    /// After a cold boot without a record numbers begin anew, and may seem to go on. True where there are not two.
+    /// Whether the one boot followed the other for certain: it says so itself, and it began so soon after the other left, by the wall
+    /// clock, that no other can have been in between. After a cold boot without a record numbers begin anew, and may seem to go on.
+    /// True where there are not two.
     pub direct: bool,
     /// What became of the files that arrived.
     pub files: Files,

@@ -81,6 +81,23 @@ fn a_boot_without_a_record_is_a_hole_that_is_told() {
 }
 
 #[test]
+fn what_the_wall_clock_alone_has_joined_is_no_proof() {
+    // Given two kernels that say nothing of what was before them, and of which one began when the other had left, with another session,
+    let silent = |mut record: Record| {
+        (record.header.update_number, record.header.kexec) = (None, None);
+        record
+    };
+    let other = |s: &mut Story| _ = s.arrival(&[("other", &[1])], &[]);
+    let records = [record(0, begins), record(1, other)];
+    assert!(!join(&records).findings.is_empty());
+    let chain = join(&records.map(silent));
+    // then they may be two machines': nothing is found, and what left is in doubt.
+    assert_eq!(chain.updates[0].basis, Some(Basis::Clock));
+    assert_eq!(chain.findings, []);
+    open(&chain, Invariant::KexecSessionsConserved);
+}
+
+#[test]
 fn a_boot_that_never_tried_an_update_has_nothing_to_decide() {
     let chain = join(&[record(0, |s| _ = s.orderly().create(session(1, "vm")))]);
     assert_eq!((chain.updates, chain.holes), (vec![], vec![]));
