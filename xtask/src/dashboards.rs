@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     #[ignore = "takes a Prometheus: `cargo xtask check` gets one and runs this"]
-    fn prometheus_scrapes_the_port_by_tls_with_a_password() {
+    fn prometheus_and_curl_read_the_port_by_tls_with_a_password() {
         // Given the agent's port with a certificate and a user,
         let dir = std::env::temp_dir().join(format!("luo-trace-port-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
@@ -336,7 +336,38 @@ mod tests {
         let access = Access::open(Some(&dir.join("web.yml"))).unwrap();
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let port = Port::open(anywhere, [], access, Arc::new(Fake), |line| println!("{line}")).unwrap();
-        // when Prometheus is told of both, then it scrapes.
+        // when curl is told of both, then it gets an answer, and without either or by a name that is not the port's it gets none.
+        let curl = |scheme: &str, how: &[&str]| {
+            let output = Command::new("curl")
+                .args([
+                    "--silent",
+                    "--max-time",
+                    "60",
+                    "--write-out",
+                    "%{http_code}",
+                    "--output",
+                    "/dev/null",
+                    "--cacert",
+                ])
+                .arg(dir.join("server.crt"))
+                .args(how)
+                .arg(format!("{scheme}://localhost:{}/metrics", port.address().port()))
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let user = ["--user", "prometheus:secret"];
+        assert_eq!(curl("https", &user), "200");
+        assert_eq!(curl("https", &["--user", "prometheus:wrong"]), "401");
+        assert_eq!(curl("https", &[]), "401");
+        assert_eq!(
+            curl("https", &[&user[..], &["--header", "Host: elsewhere.example"]].concat()),
+            "421"
+        );
+        // It trusts the certificate only where it is told to, and nothing is answered without TLS.
+        assert_eq!(curl("https", &[&user[..], &["--cacert", "/dev/null"]].concat()), "000");
+        assert_eq!(curl("http", &user), "000");
+        // when Prometheus is told of them, then it scrapes.
         let tools = setup::ensure(&[Need::Prometheus]).unwrap();
         let how = format!(
             "scheme: https, tls_config: {{ca_file: '{}', server_name: localhost}}, \

@@ -19,7 +19,7 @@ pub(crate) enum Need {
     Qemu,
     /// What building a kernel takes.
     KernelBuild,
-    /// Prometheus and promtool, for the tests of the dashboards and rules.
+    /// Prometheus, promtool and curl, for the tests of the dashboards, the rules and the agent's port.
     Prometheus,
     /// bpftrace, to measure against.
     Bpftrace,

@@ -59,6 +59,7 @@ const PACKAGES: &[Package] = &[
     Package { need: KernelBuild, brings: Header("openssl/ssl.h"), debian: "libssl-dev", fedora: "openssl-devel", arch: "openssl" },
     Package { need: Prometheus, brings: Service("prometheus"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Prometheus, brings: Service("promtool"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
+    Package { need: Prometheus, brings: Program("curl"), debian: "curl", fedora: "curl", arch: "curl" },
     Package { need: Bpftrace, brings: Program("bpftrace"), debian: "bpftrace", fedora: "bpftrace", arch: "bpftrace" },
     Package { need: Fuzzer, brings: Program("c++"), debian: "g++", fedora: "gcc-c++", arch: "gcc" },
     Package { need: Disk, brings: Program("mmdebstrap"), debian: "mmdebstrap", fedora: "mmdebstrap", arch: "mmdebstrap" },
