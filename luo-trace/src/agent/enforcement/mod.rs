@@ -47,6 +47,8 @@ pub trait Brake {
     /// # Errors
     /// Where it cannot be kept, or not be let go of.
     fn outlive(&mut self, outlives: bool) -> Result<()>;
+    /// Why it would end with the agent, though it was made to stay; `None`: it stays, or need not.
+    fn lapsed(&self) -> Option<String>;
     /// Removes what agents before left in force: this one's policy has taken its place.
     ///
     /// # Errors
@@ -109,6 +111,8 @@ pub struct Keeper {
     store_trouble: Option<String>,
     /// Why the file is not what is in force.
     file_trouble: Option<String>,
+    /// Why the policy would not outlive the agent, though it has to.
+    pins_trouble: Option<String>,
     /// The model may have changed since the programs were told.
     changed: bool,
     log: Log,
@@ -151,6 +155,7 @@ impl Keeper {
             standing,
             store_trouble: trouble.map(|trouble| format!("{trouble:#}")),
             file_trouble: None,
+            pins_trouble: None,
             changed: true,
             log: Log::start()?,
         };
@@ -214,6 +219,7 @@ impl Keeper {
 
     fn took_effect(&mut self) -> Note {
         self.file_trouble = None;
+        self.look_at_pins();
         self.changed = true;
         self.after = self.loaded.policy.table_after_the_fact();
         self.show();
@@ -326,8 +332,22 @@ impl Keeper {
     /// A second has passed: gives what to record of orders that came to their end. In the kernel they ended by themselves.
     pub fn tick(&mut self, now: u64) -> Vec<Note> {
         self.beat(now);
+        if self.look_at_pins() {
+            self.show();
+        }
         self.log.tick();
         self.expire(now)
+    }
+
+    /// Whether what is to outlive the agent would is another matter than it was.
+    fn look_at_pins(&mut self) -> bool {
+        let lapsed = self.brake.as_ref().ok().and_then(|brake| brake.lapsed());
+        let changed = lapsed != self.pins_trouble;
+        if changed {
+            self.log.say(lapsed.as_ref());
+        }
+        self.pins_trouble = lapsed;
+        changed
     }
 
     /// Lets go of orders that came to their end, and gives what to record of that.
@@ -409,7 +429,8 @@ impl Keeper {
     /// Shows readers and metrics what is in force.
     fn show(&self) {
         let Loaded { policy, file } = &self.loaded;
-        let troubles = [&self.file_trouble, &self.store_trouble].into_iter().flatten().cloned();
+        let troubles = [&self.file_trouble, &self.store_trouble, &self.pins_trouble];
+        let troubles = troubles.into_iter().flatten().cloned();
         let deaf = self.brake.as_ref().err();
         let deaf = deaf.map(|why| format!("nothing is refused, nor told: {why}"));
         let shown = Shown {

@@ -20,6 +20,8 @@ struct Told {
     beat: u64,
     /// The next call to enforce fails.
     fails: bool,
+    /// Another process has removed the pins.
+    lapsed: bool,
 }
 
 #[derive(Clone, Default)]
@@ -52,7 +54,12 @@ impl Brake for Fake {
     }
 
     fn outlive(&mut self, outlives: bool) -> Result<()> {
+        self.0.borrow_mut().lapsed = false;
         self.say(if outlives { "outlive" } else { "end with the agent" })
+    }
+
+    fn lapsed(&self) -> Option<String> {
+        self.0.borrow().lapsed.then(|| "the pins are gone".into())
     }
 
     fn retire_others(&mut self) -> Result<()> {
@@ -289,6 +296,23 @@ fn a_closed_policy_outlives_an_agent_that_ends_in_order_and_an_open_one_does_not
     assert_eq!(note.map(|note| change(&note).what), Some(POLICY_OFF));
     assert_eq!(open.brake.calls(), ["release", "end with the agent"]);
     assert_ne!(open.brake.0.borrow().beat, NEVER);
+}
+
+#[test]
+fn pins_that_another_process_removed_are_a_trouble_until_the_policy_is_pinned_anew() {
+    // Given a closed policy whose pins are removed,
+    let dir = tempfile::tempdir().unwrap();
+    let closed = || policy("enforce", "on_agent_loss = \"closed\"");
+    let mut host = begin(closed(), None, dir.path());
+    host.keeper.tick(2 * SECOND);
+    assert_eq!(shown(&host.live).troubles, [] as [String; 0]);
+    host.brake.0.borrow_mut().lapsed = true;
+    // then that is told within a second,
+    host.keeper.tick(3 * SECOND);
+    assert_eq!(shown(&host.live).troubles, ["the pins are gone"]);
+    // and is over when the file is read again.
+    host.keeper.swap(closed()).unwrap();
+    assert_eq!(shown(&host.live).troubles, [] as [String; 0]);
 }
 
 #[test]

@@ -324,6 +324,9 @@ impl Brake for Pulse {
     fn outlive(&mut self, _outlives: bool) -> Result<()> {
         Ok(())
     }
+    fn lapsed(&self) -> Option<String> {
+        None
+    }
     fn retire_others(&mut self) -> Result<()> {
         Ok(())
     }

@@ -149,6 +149,10 @@ impl Brake for kernel::lsm::Brake {
         }
     }
 
+    fn lapsed(&self) -> Option<String> {
+        kernel::lsm::Brake::lapsed(self)
+    }
+
     fn retire_others(&mut self) -> Result<()> {
         kernel::lsm::Brake::retire_others(self)
     }

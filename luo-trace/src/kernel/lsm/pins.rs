@@ -29,6 +29,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 /// Name of the state in a set.
 const STATE: &str = "state";
+/// Name of the gate in a set.
+const GATE: &str = "policy_gate";
 /// What the names of pinned programs begin with.
 const PROGRAM: &str = "policy_";
 
@@ -86,8 +88,12 @@ impl Brake {
     /// Where there is no file system for it, or no room. Then nothing is pinned; where it says that programs are detached, this
     /// brake refuses nothing any more.
     pub fn pin(&mut self) -> Result<()> {
-        if self.pinned.is_some() {
+        if self.pinned.is_some() && self.lapsed().is_none() {
             return Ok(());
+        }
+        if let Some(left) = self.pinned.take() {
+            // What is left of it.
+            _ = left.remove();
         }
         is_mounted(Path::new(BPFFS))?;
         let set = Set::create(Path::new(DIR))?;
@@ -99,6 +105,11 @@ impl Brake {
         result
     }
 
+    /// Why the programs, which were pinned, would end with the agent; `None`: they are pinned, or need not be.
+    pub fn lapsed(&self) -> Option<String> {
+        self.pinned.as_ref()?.lapsed()
+    }
+
     /// What is pinned first shows whether the rest can be.
     fn pin_into(&mut self, set: &Set) -> Result<()> {
         self.state
@@ -106,7 +117,7 @@ impl Brake {
             .array()
             .pin(set.0.join(STATE))
             .with_context(|| format!("cannot pin in {}", set.0.display()))?;
-        self.gate.pin(&set.0.join("policy_gate"))?;
+        self.gate.pin(&set.0.join(GATE))?;
         let links = std::mem::take(&mut self.links);
         let pinned = links.into_iter().zip(super::PROGRAMS).map(|(link, (name, _))| {
             let pinned = link.pin(set.0.join(name));
@@ -206,6 +217,21 @@ impl Set {
     }
 
     /// Removes the set, and the directories around it where they are empty.
+    /// Why not all that it is made of is there.
+    fn lapsed(&self) -> Option<String> {
+        let pins = [STATE, GATE].into_iter().chain(super::PROGRAMS.map(|(name, _)| name));
+        let gone = pins
+            .filter(|name| self.0.join(name).symlink_metadata().is_err())
+            .count();
+        (gone > 0).then(|| {
+            format!(
+                "{gone} of the pins in {} are gone, which another process removed: the policy ends with the agent, until the file is \
+                 read again (SIGHUP)",
+                self.0.display()
+            )
+        })
+    }
+
     fn remove(&self) -> Result<()> {
         let cannot = || format!("cannot remove {}", self.0.display());
         let (Some(of_layout), Some(number)) = (self.0.parent(), self.0.file_name()) else {
@@ -471,6 +497,25 @@ mod tests {
         assert!(!root.exists());
         // To remove what is gone is no error.
         second.remove().expect("removed");
+    }
+
+    #[test]
+    fn a_set_of_which_a_pin_was_removed_would_not_outlive_its_agent() {
+        let (_place, root) = place();
+        let set = Set::create(&root).expect("a set");
+        let pins = || {
+            [STATE, GATE]
+                .into_iter()
+                .chain(super::super::PROGRAMS.map(|(name, _)| name))
+        };
+        for pin in pins() {
+            assert!(set.lapsed().is_some(), "{pin}");
+            fs::write(set.0.join(pin), "").expect("a pin");
+        }
+        assert_eq!(set.lapsed(), None);
+        fs::remove_file(set.0.join("policy_capable")).expect("a pin");
+        let why = set.lapsed().expect("a pin is gone");
+        assert!(why.starts_with("1 of the pins in "), "{why}");
     }
 
     #[test]

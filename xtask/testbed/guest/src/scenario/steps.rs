@@ -33,6 +33,8 @@ pub enum Step {
     LoadByI386(LoadByI386),
     Fault(Fault),
     WriteFile(WriteFile),
+    /// Removes what is pinned in the BPF file system, as another root could.
+    RemovePins(Nothing),
     /// Tries to detach every BPF link there is, as another root could: the kernel has to refuse each.
     DetachLinks(Nothing),
     FailNth(FailNth),

@@ -138,6 +138,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::LoadByI386(step) => self.expect(callers::load_by_i386(step.segments), step.fails).map(drop),
             Step::Fault(step) => faults::set(&step.name, step.value),
             Step::WriteFile(step) => write(step),
+            Step::RemovePins(_) => fs::remove_dir_all("/sys/fs/bpf/luo-trace").context("nothing is pinned"),
             Step::DetachLinks(_) => bpf::cannot_detach_links(),
             Step::FailNth(step) => {
                 self.device()?;
