@@ -59,19 +59,12 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     tally.check("clippy on the eBPF programs", programs);
     tally.check("documentation", documentation);
     tests(tally)?;
+    // This and Prometheus's name no package, as the tests do not: cargo would build the library anew for the features of one.
     schedules(tally);
     tally.check("rules of the dashboards", dashboards::rules);
     tally.check("Prometheus scrapes by TLS", || {
         let scrapes = "dashboards::tests::prometheus";
-        run(cargo(&[
-            "test",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--",
-            "--ignored",
-            scrapes,
-        ]))
+        run(cargo(&["test", "--quiet", "--bins", "--", "--ignored", scrapes]))
     });
     fuzzing(tally);
     Ok(())
@@ -82,14 +75,7 @@ fn schedules(tally: &mut Tally) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = now.as_nanos() % 1_000_000_007;
     tally.check(format_args!("schedules, PROPTEST_RNG_SEED={seed}"), || {
-        let mut command = cargo(&[
-            "test",
-            "--quiet",
-            "--package",
-            "luo-trace",
-            "--lib",
-            "model::tests::schedules",
-        ]);
+        let mut command = cargo(&["test", "--quiet", "--lib", "model::tests::schedules"]);
         run(command.env("PROPTEST_RNG_SEED", seed.to_string()))
     });
 }
