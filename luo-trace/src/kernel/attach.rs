@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{Map, RingBuf};
+use aya::maps::RingBuf;
 use aya::programs::{FEntry, FExit, KProbe, Program};
 use aya::{Ebpf, EbpfLoader};
 use luo_trace_common::fields::{ABSENT, Field};
@@ -194,12 +194,7 @@ impl Tracer {
             .ebpf
             .take_map("EVENTS")
             .context("the ring buffer was taken before")?;
-        let mut shared = |name| match self.ebpf.take_map(name) {
-            Some(Map::Array(array)) => {
-                Shared::map(array, size_of::<u64>()).with_context(|| format!("map {name} cannot be shared"))
-            }
-            _ => bail!("map {name} was taken before"),
-        };
+        let mut shared = |name| Shared::take(&mut self.ebpf, name, size_of::<u64>());
         let (lost, denied, hush) = (shared("LOST")?, shared("DENIED")?, shared("HUSH")?);
         let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
         Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses, self.sight.take())

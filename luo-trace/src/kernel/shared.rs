@@ -6,7 +6,9 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-use aya::maps::MapData;
+use anyhow::{Context, Result, bail};
+use aya::Ebpf;
+use aya::maps::{Map, MapData};
 
 /// An array that is shared with the programs, as words of 8 bytes that both sides write at once.
 pub(super) struct Shared {
@@ -20,6 +22,14 @@ pub(super) struct Shared {
 unsafe impl Send for Shared {}
 
 impl Shared {
+    /// Maps an array of the loaded programs, which nothing else has taken, as [`Shared::map`] does.
+    pub(super) fn take(ebpf: &mut Ebpf, name: &str, bytes: usize) -> Result<Self> {
+        match ebpf.take_map(name) {
+            Some(Map::Array(array)) => Self::map(array, bytes).with_context(|| format!("map {name} cannot be shared")),
+            _ => bail!("map {name} was taken before"),
+        }
+    }
+
     /// Maps this many bytes, a multiple of 8, of an array that was made with `BPF_F_MMAPABLE`.
     pub(super) fn map(array: MapData, bytes: usize) -> io::Result<Self> {
         let fd = array.fd().as_fd().as_raw_fd();

@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
-use aya::maps::Map;
 use aya::programs::{FEntry, RawTracePoint};
 use aya::{Btf, Ebpf};
 use luo_trace_common::events::{
@@ -154,8 +153,7 @@ impl Sight {
             .iter()
             .filter(|switch| symbols.address(switch.variable).is_some())
             .collect();
-        let attached = || Hook::ALL.iter().copied().zip(hooks).filter(|(_, state)| state.attached);
-        let functions: Vec<(Hook, u64)> = attached()
+        let functions: Vec<(Hook, u64)> = attached(hooks)
             .flat_map(|(hook, state)| state.targets.iter().map(move |target| (hook, target)))
             .filter_map(|(hook, target)| Some((hook, symbols.only_address(target)?)))
             .take(PLACES - SWITCHES.len())
@@ -163,14 +161,8 @@ impl Sight {
         if switches.is_empty() && functions.is_empty() {
             return Ok(None);
         }
-        let mut shared = |name: &str, bytes: usize| match ebpf.take_map(name) {
-            Some(Map::Array(array)) => {
-                Shared::map(array, bytes).with_context(|| format!("map {name} cannot be shared"))
-            }
-            _ => anyhow::bail!("map {name} was taken before"),
-        };
-        let places = shared("PLACES_TO_READ", PLACES * size_of::<Place>())?;
-        let switched = shared("SWITCHED", COUNTERS.len() * size_of::<u64>())?;
+        let places = Shared::take(ebpf, "PLACES_TO_READ", PLACES * size_of::<Place>())?;
+        let switched = Shared::take(ebpf, "SWITCHED", COUNTERS.len() * size_of::<u64>())?;
         let addresses = switches.iter().filter_map(|switch| symbols.address(switch.variable));
         for (i, address) in addresses
             .chain(functions.iter().map(|&(_, address)| address))
@@ -185,7 +177,7 @@ impl Sight {
         program.load().map_err(explain)?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let bits = |is: fn(Hook) -> bool| {
-            let hooks = attached().filter(|&(hook, _)| is(hook));
+            let hooks = attached(hooks).filter(|&(hook, _)| is(hook));
             hooks.fold(0, |bits, (hook, _)| bits | 1 << hook as u32)
         };
         let mut sight = Self {
@@ -293,6 +285,11 @@ impl Sight {
             _ => Ok(()),
         }
     }
+}
+
+/// The hooks that are attached.
+fn attached(hooks: &[HookState]) -> impl Iterator<Item = (Hook, &HookState)> {
+    Hook::ALL.iter().copied().zip(hooks).filter(|(_, state)| state.attached)
 }
 
 /// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::Ebpf;
-use aya::maps::{Map, MapData};
+use aya::maps::Map;
 use aya::programs::links::FdLink;
 use aya::programs::{FEntry, Lsm, Program};
 use luo_trace_common::fields::{ABSENT, Field};
@@ -179,9 +179,8 @@ impl Brake {
 
     /// Takes the maps of programs that are attached.
     fn with(ebpf: &mut Ebpf, gate: Gate, links: Vec<FdLink>) -> Result<Self, BrakeError> {
-        let state = Shared::map(array(ebpf, "STATE")?, size_of::<State>()).context("map STATE cannot be shared")?;
-        let tables =
-            Shared::map(array(ebpf, "TABLES")?, 2 * size_of::<Table>()).context("map TABLES cannot be shared")?;
+        let state = Shared::take(ebpf, "STATE", size_of::<State>())?;
+        let tables = Shared::take(ebpf, "TABLES", 2 * size_of::<Table>())?;
         let brake = Self {
             gate,
             links,
@@ -335,14 +334,6 @@ fn refused(ebpf: &Ebpf) -> Result<BorrowedFd<'_>> {
     match ebpf.map("REFUSED") {
         Some(Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
         _ => bail!("the binary lacks map REFUSED"),
-    }
-}
-
-/// Takes a map that is an array.
-fn array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(map)) => Ok(map),
-        _ => bail!("map {name} was taken before"),
     }
 }
 
