@@ -216,7 +216,7 @@ invariants! {
         statement: "Every reference that a driver takes on global state is given back before the jump.",
         why: "A reference that is kept goes into the next kernel as a user that never leaves, so that the state never goes.",
         advice: "Report the driver that owns the state; the next kernel keeps its memory until it is cold-booted.",
-        needs: [SessionSerialize] also: [FlbGetOutgoing FlbPutOutgoing FlbGetIncoming FlbPutIncoming],
+        needs: [SessionSerialize FlbPutOutgoing FlbPutIncoming] also: [FlbGetOutgoing FlbGetIncoming],
         judged: Boot(flb_users::get_put);
     FlbCount "flb-count" Flb Error
         statement: "The count of a global state's users is the number of its files and of references on it.",
