@@ -6,6 +6,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::hooks::Hook;
 pub use crate::policy::{Decision, Operation};
 use crate::text::{Comm, Compatible, Name, SessionName};
 
@@ -862,7 +863,7 @@ pub const BLIND_FOR_A_MOMENT: u32 = 5;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct HooksBlind {
-    /// The hooks that see nothing from here on: the bit of each [`Hook`](crate::hooks::Hook)'s number. 0: each sees again.
+    /// The hooks that see nothing from here on: the bit of each [`Hook`]'s number. 0: each sees again.
     pub hooks: u64,
     /// One of `BLIND_*`; 0 where all see.
     pub cause: u32,
@@ -871,6 +872,23 @@ pub struct HooksBlind {
 }
 
 payload!(HooksBlind {});
+
+impl HooksBlind {
+    /// These hooks, as [`HooksBlind::hooks`] has them.
+    pub fn bits(hooks: impl IntoIterator<Item = Hook>) -> u64 {
+        hooks.into_iter().fold(0, |bits, hook| bits | 1 << hook as u32)
+    }
+
+    /// Whether this hook sees nothing.
+    pub fn has(&self, hook: Hook) -> bool {
+        self.hooks >> hook as u32 & 1 != 0
+    }
+
+    /// The ids of the hooks that see nothing.
+    pub fn ids(&self) -> impl Iterator<Item = &'static str> {
+        Hook::ALL.iter().filter(|&&hook| self.has(hook)).map(|hook| hook.id())
+    }
+}
 
 /// Declares the callbacks once: raw number and name.
 macro_rules! calls {

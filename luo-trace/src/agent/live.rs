@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
-use luo_trace_common::events as abi;
-use luo_trace_common::hooks::Hook;
+use luo_trace_common::events::{self as abi, HooksBlind};
 
 use crate::event::{Body, Event};
 use crate::host;
@@ -109,11 +108,7 @@ impl Live {
         }
         if let Body::HooksBlind(p) = &event.body {
             let since_ns = state.blind.as_ref().map_or(event.header.ktime, |blind| blind.since_ns);
-            state.blind = (p.hooks != 0).then_some(Blind {
-                hooks: p.hooks,
-                cause: p.cause,
-                since_ns,
-            });
+            state.blind = (p.hooks != 0).then_some(Blind { what: *p, since_ns });
             self.metrics.set_hooks(&self.hooks(&state));
         }
         state.digest.observe(event);
@@ -204,7 +199,7 @@ impl Live {
         let Some(blind) = &state.blind else {
             return self.hooks.clone();
         };
-        let now = |hook: &HookState| match blind.has(&hook.id) {
+        let now = |hook: &HookState| match blind.what.ids().any(|id| id == hook.id) {
             true => HookState {
                 attached: false,
                 reason: Some(format!("it is attached and sees nothing: {}", blind.why())),
@@ -236,20 +231,14 @@ impl Live {
 
 /// Hooks that are attached and see nothing.
 struct Blind {
-    hooks: u64,
-    cause: u32,
+    what: HooksBlind,
     since_ns: u64,
 }
 
 impl Blind {
-    fn has(&self, id: &str) -> bool {
-        let hook = Hook::ALL.iter().find(|hook| hook.id() == id);
-        hook.is_some_and(|&hook| self.hooks >> hook as u32 & 1 != 0)
-    }
-
     /// Why, and what to do.
     fn why(&self) -> &'static str {
-        match self.cause {
+        match self.what.cause {
             abi::BLIND_KPROBES_OFF => {
                 "the kernel's kprobes are switched off; write 1 to kprobes/enabled in debugfs, then take a snapshot"
             }
@@ -267,8 +256,7 @@ impl Blind {
     }
 
     fn trouble(&self, now_ns: u64) -> String {
-        let blind = Hook::ALL.iter().filter(|&&hook| self.hooks >> hook as u32 & 1 != 0);
-        let ids: Vec<_> = blind.map(|hook| hook.id()).collect();
+        let ids: Vec<_> = self.what.ids().collect();
         let all = ids.len() > 3;
         format!(
             "{} {} nothing, for {} s: {}",

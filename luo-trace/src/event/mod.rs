@@ -299,8 +299,7 @@ impl Event {
                 d.arrival_marks(p.flags);
             }
             Body::HooksBlind(p) => {
-                let blind = Hook::ALL.iter().filter(|&&hook| p.hooks >> hook as u32 & 1 != 0);
-                let ids: Vec<_> = blind.map(|hook| hook.id()).collect();
+                let ids: Vec<_> = p.ids().collect();
                 match ids.is_empty() {
                     true => d.text("hooks", "none"),
                     false => d.text("hooks", ids.join(" ")),

@@ -139,6 +139,8 @@ pub(super) struct Sight {
     functions: Vec<(Hook, bool)>,
     kprobes: u64,
     attached: u64,
+    /// What the last reading came to.
+    last: HooksBlind,
 }
 
 impl Sight {
@@ -176,10 +178,8 @@ impl Sight {
             .try_into()?;
         program.load().map_err(explain)?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
-        let bits = |is: fn(Hook) -> bool| {
-            let hooks = attached(hooks).filter(|&(hook, _)| is(hook));
-            hooks.fold(0, |bits, (hook, _)| bits | 1 << hook as u32)
-        };
+        let bits =
+            |is: fn(Hook) -> bool| HooksBlind::bits(attached(hooks).map(|(hook, _)| hook).filter(|&hook| is(hook)));
         let mut sight = Self {
             program,
             places,
@@ -189,6 +189,7 @@ impl Sight {
             functions: Vec::new(),
             kprobes: bits(|hook| matches!(hook.attach(), Attach::Callbacks { .. })),
             attached: bits(|_| true),
+            last: HooksBlind::default(),
         };
         sight.turned = sight.counts();
         sight.run()?;
@@ -204,10 +205,15 @@ impl Sight {
 
     /// The hooks that see nothing now, or that were blind for a moment since this was asked before.
     pub(super) fn blind(&mut self) -> HooksBlind {
-        // What cannot be read is no evidence that a hook is blind, and none that it sees: the readings before and after tell.
-        if self.run().is_err() {
-            return HooksBlind::default();
+        // What cannot be read is no evidence that a hook is blind, and none that it sees again: what was read last stands.
+        if self.run().is_ok() {
+            self.last = self.look();
         }
+        self.last
+    }
+
+    /// What the places that were read come to.
+    fn look(&mut self) -> HooksBlind {
         let numbers = self.switches.iter().enumerate().map(|(i, switch)| {
             let text = self.place(i)?;
             let mut number = [0; 4];
@@ -222,7 +228,7 @@ impl Sight {
                     .place(first + i)
                     .is_some_and(|text| entry(&text) == Entry::CallsNothing)
         });
-        let unpatched = unpatched.fold(0, |bits, (_, &(hook, _))| bits | 1 << hook as u32);
+        let unpatched = HooksBlind::bits(unpatched.map(|(_, &(hook, _))| hook));
         let turned = self.counts();
         let before = std::mem::replace(&mut self.turned, turned);
         let told = |hooks: u64, cause: u32| HooksBlind {

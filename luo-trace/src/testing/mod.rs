@@ -100,7 +100,7 @@ pub fn with_misses(events: &[Event], sizes: &[usize], lost: impl Fn(usize) -> bo
 /// The record that is left when these hooks see nothing while the batches from the first to before the second of `during` come, and
 /// the agent learns of each change with the batch in which it happens: as it tells that before what may be missing, and after.
 pub fn with_blindness(events: &[Event], hooks: &[Hook], sizes: &[usize], during: std::ops::Range<usize>) -> Vec<Event> {
-    let bits = hooks.iter().fold(0, |bits, &hook| bits | 1 << hook as u32);
+    let bits = HooksBlind::bits(hooks.iter().copied());
     let tell = |hooks: u64, at: &Event| Event {
         header: at.header,
         body: Body::HooksBlind(HooksBlind {

@@ -12,7 +12,7 @@ use crate::testing::{MEMFD, Story, cases, hook_of, session, with_blindness};
 
 fn see(hooks: &[Hook]) -> Body {
     Body::HooksBlind(HooksBlind {
-        hooks: hooks.iter().fold(0, |bits, &hook| bits | 1 << hook as u32),
+        hooks: HooksBlind::bits(hooks.iter().copied()),
         ..HooksBlind::default()
     })
 }
