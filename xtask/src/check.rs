@@ -19,7 +19,7 @@ const FUZZ_INPUTS: u32 = 20_000;
 const FUZZ_SECONDS: u32 = 60;
 
 /// What it needs of the machine.
-pub(crate) const NEEDS: [Need; 3] = [Need::Bpf, Need::Prometheus, Need::Fuzzer];
+pub(crate) const NEEDS: [Need; 4] = [Need::Bpf, Need::Prometheus, Need::Fuzzer, Need::Deny];
 
 /// The options of `cargo xtask check`.
 #[derive(clap::Args, Clone, Debug)]
@@ -58,6 +58,7 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     });
     tally.check("clippy on the eBPF programs", programs);
     tally.check("documentation", documentation);
+    crates(tally)?;
     tests(tally)?;
     // This and Prometheus's name no package, as the tests do not: cargo would build the library anew for the features of one.
     schedules(tally);
@@ -133,6 +134,30 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace()).args(args);
     command
+}
+
+/// Looks at the licences, origins and versions of all crates, and for known faults in them where their list is at hand: getting it
+/// takes a network, and a test must not fail for want of that.
+fn crates(tally: &mut Tally) -> Result<()> {
+    let deny = setup::ensure(&[Need::Deny])?.program("cargo-deny")?;
+    let check = |what: &[&str]| {
+        let mut command = Command::new(&deny);
+        command
+            .current_dir(workspace())
+            .args(["--log-level", "error", "--offline", "check"]);
+        run(command.arg("--hide-inclusion-graph").args(what))
+    };
+    tally.check("licences and origins of crates", || {
+        check(&["licenses", "bans", "sources"])
+    });
+    let own = || Some(std::env::home_dir()?.join(".cargo"));
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(own);
+    if home.is_some_and(|home| home.join("advisory-dbs").is_dir()) {
+        tally.check("known faults of crates", || check(&["advisories"]));
+    } else {
+        eprintln!("no list of known faults of crates is here (`cargo deny fetch` gets it): they are not looked for");
+    }
+    Ok(())
 }
 
 /// Runs unit, property, process and house tests: each counts as one.

@@ -1,6 +1,7 @@
 //! What the other verbs need on the machine: says what is missing and gets it, or prints what to
 //! install where it cannot.
 
+mod crates;
 mod packages;
 mod rust;
 
@@ -27,11 +28,13 @@ pub(crate) enum Need {
     Fuzzer,
     /// What makes a disk with a Debian system on it.
     Disk,
+    /// cargo-deny, which looks at the licences and origins of crates.
+    Deny,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
@@ -39,6 +42,7 @@ impl Need {
         Self::Bpftrace,
         Self::Fuzzer,
         Self::Disk,
+        Self::Deny,
     ];
 }
 
@@ -81,14 +85,21 @@ impl Tools {
 /// without a network. The error says what to install.
 pub(crate) fn ensure(needs: &[Need]) -> Result<Tools> {
     let tools = Tools::open()?;
-    if packages::missing(needs, &tools).is_empty() && (!needs.contains(&Need::Bpf) || rust::complete(&tools)?) {
+    let source = needs.contains(&Need::Bpf);
+    if packages::missing(needs, &tools).is_empty()
+        && crates::missing(needs, &tools).is_empty()
+        && (!source || rust::complete()?)
+    {
         return Ok(tools);
     }
     let _lock = cache::lock("setup")?;
     // Another invocation may have been at it while this one waited: look again.
     packages::install(&packages::missing(needs, &tools), &tools)?;
-    if needs.contains(&Need::Bpf) {
-        rust::install(&tools)?;
+    if source {
+        rust::install()?;
+    }
+    for tool in crates::missing(needs, &tools) {
+        crates::install(tool, &tools)?;
     }
     Ok(tools)
 }
@@ -101,4 +112,16 @@ pub(crate) fn command() -> Result<()> {
     ensure(&Need::ALL)?;
     eprintln!("everything is there; the cache is {}", cache::dir()?.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_need_is_met_from_one_place() {
+        for need in Need::ALL {
+            assert_ne!(packages::meet(need), crates::meet(need), "{need:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! What building BPF programs in Rust takes: the standard library's source and the BPF linker.
+//! What building BPF programs in Rust takes besides the linker: the standard library's source.
 
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -9,33 +9,26 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::Tools;
 use crate::{
     apt::{self, Apt},
     cache, run,
 };
 
-/// The newest line of the linker that works with the LLVM inside rustc; 0.11 wants one of the system's.
-const LINKER_VERSION: &str = "0.10.3";
-
 /// Seconds that rustup may take to download the source: it retries for long where it finds no server.
 const RUSTUP_SECONDS: &str = "60";
 
-/// Whether all is there.
-pub(super) fn complete(tools: &Tools) -> Result<bool> {
-    Ok(tools.program("bpf-linker").is_ok() && has_source(&source_link()?))
+/// Whether it is there.
+pub(super) fn complete() -> Result<bool> {
+    Ok(has_source(&source_link()?))
 }
 
-/// Gets what is not there.
-pub(super) fn install(tools: &Tools) -> Result<()> {
+/// Gets it where it is not there.
+pub(super) fn install() -> Result<()> {
     let link = source_link()?;
-    if !has_source(&link) {
-        install_source(&link)?;
+    match has_source(&link) {
+        true => Ok(()),
+        false => install_source(&link),
     }
-    if tools.program("bpf-linker").is_err() {
-        install_linker(tools)?;
-    }
-    Ok(())
 }
 
 /// Where cargo's `-Z build-std` looks for the standard library's source.
@@ -113,28 +106,6 @@ fn same_release<'a>(versions: &'a [String], release: &str) -> Option<&'a String>
             .strip_prefix(release)
             .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
     })
-}
-
-fn install_linker(tools: &Tools) -> Result<()> {
-    eprintln!("about to run: cargo install bpf-linker --version {LINKER_VERSION} (some minutes)");
-    let root = tools
-        .directory()
-        .parent()
-        .context("the cache has no directory for tools")?;
-    let log = cache::subdir("log")?.join("bpf-linker.log");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            LINKER_VERSION,
-            "--locked",
-            "--root",
-        ])
-        .arg(root);
-    run::logged("building bpf-linker", &mut command, &log)
 }
 
 #[cfg(test)]
