@@ -331,8 +331,9 @@ impl Suspicion {
             {
                 self.ends(scene)
             }
+            // One that began later proves nothing: the first opener's may still be under way beside it.
             Waits::Close if matches!(scene.event.body, Body::DeviceRelease(_)) => {
-                self.ends(scene).or(Some(Judgement::Proved))
+                self.ends(scene).or_else(|| self.settled(state))
             }
             _ if self.is_touched(state, scene) => self.ends(scene).or_else(|| self.settled(state)),
             _ => self.settled(state),

@@ -56,6 +56,8 @@ pub(super) struct File {
 /// What the freeze that is under way did so far to a file, or to a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Freezing {
+    /// A walk told of it, and a freeze may have been under way.
+    Unknown,
     #[default]
     Untouched,
     Frozen(EventId),
@@ -141,8 +143,8 @@ pub(super) struct Session {
     pub(super) pages: Pages,
     /// Other files have a part in that: global state came or went with one of its own.
     pub(super) mixed: bool,
-    /// The newest walk did not find it.
-    pub(super) missed: bool,
+    /// When the walk was over that was the first not to find it, of those since which none has.
+    pub(super) missed: Option<u64>,
 }
 
 /// A process, as it was when it did something.

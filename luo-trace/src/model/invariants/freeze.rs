@@ -49,7 +49,7 @@ pub(super) fn rollback(state: &State, scene: &Scene, court: &mut Court) {
 /// What is wrong with unfreezing what stands like this.
 fn unfrozen(scene: &Scene, session: &Session, token: Option<u64>, now: Freezing, freezes: bool) -> Option<Finding> {
     let (seen, evidence) = match now {
-        Freezing::Frozen(_) => return None,
+        Freezing::Frozen(_) | Freezing::Unknown => return None,
         Freezing::Untouched if !freezes => return None,
         Freezing::Untouched => ("it was unfrozen and had not been frozen", None),
         Freezing::Failed(id) => ("it was unfrozen though its freeze had failed", Some(id)),

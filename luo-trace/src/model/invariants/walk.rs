@@ -59,7 +59,7 @@ fn missing_sessions(state: &State, scene: &Scene, court: &mut Court, survey: &Su
     let missing = |s: &&Session| {
         let walked = survey.walk.session(s.id);
         let there = walked.is_some_and(|w| w.direction == s.direction && w.record.session.name == s.name);
-        scene.knows(s.epoch) && survey.tells(s.direction) && !there && !s.missed
+        scene.knows(s.epoch) && survey.tells(s.direction) && !there && s.missed.is_none()
     };
     let mut missing: Vec<_> = state.sessions().filter(missing).collect();
     missing.sort_by_key(|s| s.serial);

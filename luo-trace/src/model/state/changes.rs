@@ -80,6 +80,7 @@ impl State {
             }
             Body::SessionRelease(p) => self.release(p, moment, ok),
             Body::SessionSerialize(_) => self.serialize(moment, ok),
+            Body::KexecEnter(_) => self.thaw(),
             Body::FilePreserve(p) => self.preserve_file(p, handler, moment, ok),
             Body::FileRetrieve(p) if ok => self.retrieve_file(p, handler, moment),
             Body::FileRetrieve(p) => self.fail_retrieve(p),
@@ -258,7 +259,7 @@ impl State {
                 cursor: 0,
                 pages: Pages::default(),
                 mixed: false,
-                missed: false,
+                missed: None,
             },
         );
     }
@@ -311,24 +312,28 @@ impl State {
         self.index.counts.session_went(session.direction);
     }
 
-    fn serialize(&mut self, moment: Moment, ok: bool) {
-        for session in self
-            .sessions
-            .values_mut()
-            .filter(|s| s.direction == Direction::Outgoing)
-        {
-            // What comes next is another freeze.
+    /// No freeze is under way: what comes next is another one.
+    fn thaw(&mut self) {
+        for session in self.sessions.values_mut() {
             session.freezing = Freezing::Untouched;
             for file in &mut session.files {
                 file.freezing = Freezing::Untouched;
             }
-            if ok {
-                session.frozen = true;
-                session.epoch = TAINTED;
-                for file in &mut session.files {
-                    change(&mut self.index.counts, file, FileState::Frozen);
-                    file.epoch = TAINTED;
-                }
+        }
+    }
+
+    fn serialize(&mut self, moment: Moment, ok: bool) {
+        self.thaw();
+        for session in self
+            .sessions
+            .values_mut()
+            .filter(|s| ok && s.direction == Direction::Outgoing)
+        {
+            session.frozen = true;
+            session.epoch = TAINTED;
+            for file in &mut session.files {
+                change(&mut self.index.counts, file, FileState::Frozen);
+                file.epoch = TAINTED;
             }
         }
         if ok {

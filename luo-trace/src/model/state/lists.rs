@@ -4,6 +4,7 @@
 use luo_trace_common::events as abi;
 
 use super::super::counts::{Direction, FileState, HandlerId};
+use super::super::court::SETTLE_NS;
 use super::super::flbs::Life;
 use super::super::index::Holder;
 use super::super::invariants::Invariant;
@@ -133,17 +134,19 @@ impl State {
         }
     }
 
-    /// Drops sessions that are not there. One that is known for certain is kept until a second walk misses it too, since
-    /// its release may be under way.
+    /// Drops sessions that are not there. One that is known for certain is kept until a walk misses it for so long that its release
+    /// cannot be under way any more.
     fn drop_missing(&mut self, survey: &Survey) -> bool {
         let epoch = self.epoch;
+        let settled = survey.at.saturating_sub(SETTLE_NS);
         let mut gone = Vec::new();
         for session in self.sessions.values_mut().filter(|s| survey.tells(s.direction)) {
             let walked = survey.walk.session(session.id);
             let there =
                 walked.is_some_and(|w| w.direction == session.direction && w.record.session.name == session.name);
-            let certain = session.epoch == epoch && !session.missed;
-            session.missed = !there;
+            let since = session.missed.unwrap_or(survey.at);
+            let certain = session.epoch == epoch && since > settled;
+            session.missed = (!there).then_some(since);
             if !there && !certain {
                 gone.push(session.id);
             }
@@ -167,6 +170,7 @@ impl State {
             return;
         };
         (session.origin, session.born) = (walked.id, 0);
+        session.freezing = Freezing::Unknown;
         // What its files keep in memory was not seen to be preserved.
         session.mixed = true;
         if walked.direction == Direction::Outgoing {
@@ -209,7 +213,7 @@ impl State {
             asked: epoch,
             since: 0,
             data: p.data,
-            freezing: Freezing::Untouched,
+            freezing: Freezing::Unknown,
         });
         let index = &mut self.index;
         index.counts.files_came(file.handler, state, 1, p.object.size);

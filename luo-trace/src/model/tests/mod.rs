@@ -20,6 +20,7 @@ mod loss;
 mod policy;
 mod reboot;
 mod schedules;
+mod seeds;
 mod session;
 mod walk;
 
