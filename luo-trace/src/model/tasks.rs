@@ -26,7 +26,8 @@ pub(super) struct Step {
 /// The parts of one task's operation.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    pub(super) flbs: Vec<Step>,
+    /// What came and went, also in an operation before this one, where that is not watched.
+    flbs: Vec<Step>,
     /// The file joined its handler's global states, and has not left them.
     pub(super) joined: Option<(u64, EventId)>,
     /// What an operation did to preserved memory, and when that was told.
@@ -46,26 +47,36 @@ impl Parts {
         its_own.then_some((balance, *id))
     }
 
+    /// The global states that came or went since this time.
+    fn steps(&self, since: u64) -> impl Iterator<Item = &Step> {
+        self.flbs.iter().filter(move |step| step.at >= since)
+    }
+
+    /// How often global state came or went since this time.
+    pub(super) fn stepped(&self, since: u64) -> usize {
+        self.steps(since).count()
+    }
+
     /// Whether global state went since this time.
     pub(super) fn took_down(&self, since: u64) -> bool {
-        self.flbs.iter().any(|step| !step.made && step.at >= since)
+        self.steps(since).any(|step| !step.made)
     }
 
     /// Global states that were made since this time, and not taken down again by the same task.
     pub(super) fn left_over(&self, since: u64) -> impl Iterator<Item = &Step> {
-        let made = self.flbs.iter().filter(move |step| step.made && step.at >= since);
+        let made = self.steps(since).filter(|step| step.made);
         made.filter(|made| {
             let gone = |later: &Step| !later.made && later.flb == made.flb && later.at >= made.at;
             !self.flbs.iter().any(gone)
         })
     }
 
-    /// Whether other files have a part in what this operation did: it made global state that stays, or took some down that
-    /// others had made.
-    pub(super) fn is_mixed(&self) -> bool {
-        let made = |flb| self.flbs.iter().filter(|s| s.flb == flb && s.made).count();
-        let gone = |flb| self.flbs.iter().filter(|s| s.flb == flb && !s.made).count();
-        self.flbs.iter().any(|step| made(step.flb) != gone(step.flb))
+    /// Whether other files have a part in what this operation did since this time: it made global state that stays, or took some
+    /// down that others had made.
+    pub(super) fn is_mixed(&self, since: u64) -> bool {
+        let made = |flb| self.steps(since).filter(|s| s.flb == flb && s.made).count();
+        let gone = |flb| self.steps(since).filter(|s| s.flb == flb && !s.made).count();
+        self.steps(since).any(|step| made(step.flb) != gone(step.flb))
     }
 }
 

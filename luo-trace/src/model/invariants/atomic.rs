@@ -36,7 +36,7 @@ pub(super) fn error_atomic(state: &State, scene: &Scene, court: &mut Court) {
         );
     }
     let balance = parts
-        .filter(|parts| !parts.is_mixed())
+        .filter(|parts| !parts.is_mixed(start))
         .and_then(|parts| parts.balance_of(Hook::FilePreserve, Some(start)));
     if let Some((balance, id)) = balance {
         let pages = Pages::of(balance);

@@ -40,7 +40,8 @@ fn given_back(state: &State, scene: &Scene, court: &mut Court) {
         return;
     }
     let parts = state.tasks.parts(scene.event);
-    if session.mixed || parts.is_some_and(|parts| !parts.flbs.is_empty()) {
+    let since = scene.moment.start.unwrap_or(0);
+    if session.mixed || parts.is_some_and(|parts| parts.stepped(since) > 0) {
         return;
     }
     let now = parts.and_then(|parts| parts.balance_of(Hook::FilesUnpreserve, scene.moment.start));

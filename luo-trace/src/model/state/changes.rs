@@ -11,7 +11,7 @@ use super::super::index::{Holder, change};
 use super::super::objects::{File, Finishing, Freezing, GivenBack, Preserving, Retrieve, Session, Task};
 use super::super::pages::Pages;
 use super::super::scene::{Moment, STRADDLES, TAINTED};
-use super::super::tasks::{Parts, comes_or_goes};
+use super::super::tasks::comes_or_goes;
 use super::{BLINK_NS, Frozen, MOST_DEPARTING, Serialized, State};
 use crate::event::{Body, Event};
 
@@ -169,23 +169,24 @@ impl State {
         let parts = self.tasks.parts(event);
         let pages = parts.and_then(|parts| parts.balance_of(hook, moment.start));
         let pages = pages.map(|(balance, _)| Pages::of(balance)).unwrap_or_default();
-        let mixed = parts.is_some_and(|parts| !parts.flbs.is_empty());
+        let since = moment.start.unwrap_or(0);
+        let steps = parts.map_or(0, |parts| parts.stepped(since));
         let session = self.sessions.get_mut(&session);
         let known = session.as_ref().is_some_and(|s| s.epoch == moment.epoch);
         if !known || !moment.whole {
             self.kho.doubt();
         }
-        self.kho.count(pages, parts.map_or(0, |parts| parts.flbs.len()));
+        self.kho.count(pages, steps);
         let Some(session) = session else { return };
         if !ok {
             // It is judged by itself.
-            if !parts.is_some_and(Parts::is_mixed) {
+            if !parts.is_some_and(|parts| parts.is_mixed(since)) {
                 self.kho.settle(pages);
             }
             return;
         }
         session.pages = session.pages.and(pages);
-        session.mixed |= mixed;
+        session.mixed |= steps > 0;
         if hook == Hook::FilesUnpreserve && !session.mixed {
             self.kho.settle(session.pages);
             session.pages = Pages::default();

@@ -1,9 +1,11 @@
 //! Legal schedules in which something was found once, as a random seed gave them and made them short.
 
-use crate::event::Event;
+use luo_trace_common::hooks::Hook;
+
+use crate::event::{Body, Event};
 use crate::testing::{Deed, Fault, Plan, with_losses, with_misses};
 
-use super::judge;
+use super::{judge, judge_with};
 
 const RETRIEVE: Deed = Deed::Retrieve {
     session: 0,
@@ -121,6 +123,26 @@ fn a_device_may_be_closed_by_its_second_opener_before_the_first_close_is_seen_to
         true,
     );
     assert_eq!(judge(&events).findings, []);
+}
+
+#[test]
+fn global_state_that_a_task_gave_back_before_is_no_part_of_the_session_that_it_closes() {
+    // Given global state that goes with a driver's last reference, which is not watched, and a session that the same task closes then,
+    let preserves = [Deed::Create { name: 1 }, preserve(0, 0), Deed::Get { flb: 1 }];
+    let mut events = played(
+        &[],
+        &[
+            &[Deed::Create { name: 0 }, CLOSE, Deed::Put { flb: 1 }, CLOSE],
+            &preserves,
+        ],
+        &[19],
+        false,
+    );
+    events.retain(|event| !matches!(event.body, Body::FlbGet(_) | Body::FlbPut(_)));
+    // then the memory that it kept is not missed.
+    let seen = Hook::ALL.iter().copied();
+    let seen = seen.filter(|hook| !matches!(hook, Hook::FlbGetOutgoing | Hook::FlbPutOutgoing));
+    assert_eq!(judge_with(&seen.collect(), &events).findings, []);
 }
 
 #[test]
