@@ -8,8 +8,8 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use luo_trace::chain::Chain;
 use luo_trace::chain::case::{Case, judge};
+use luo_trace::chain::{Chain, Hosts};
 use luo_trace::event::Body;
 use luo_trace::event::decode::Decoder;
 use luo_trace::expect::{Day, Expectations};
@@ -372,7 +372,7 @@ pub fn expect(input: &[u8]) {
         Ok(expectations) => {
             let case = Case {
                 records: Vec::new(),
-                chain: Chain::join(Vec::new()),
+                chain: Chain::join(Vec::new(), Hosts::Told),
                 repeated: Vec::new(),
                 unreadable: Vec::new(),
             };

@@ -12,7 +12,7 @@ use luo_trace_common::text::Compatible;
 use super::lines::{Sessions, Span};
 use super::policy::Policies;
 use crate::event::{Body, Event, EventId};
-use crate::journal::{Clock, Header};
+use crate::journal::{Clock, Header, Host};
 use crate::model::{Coverage, Invariant, Walk};
 
 /// More attempts than this are not kept, but for the newest.
@@ -23,6 +23,10 @@ const MOST_NAMES: usize = 256;
 /// What one boot's record tells.
 #[derive(Clone, Debug, Default)]
 pub struct Boot {
+    /// Which machine it is of, as far as its record says.
+    pub host: Host,
+    /// Which of the logs that were given its record lies in, with others; `None`: it is a file of its own.
+    pub log: Option<usize>,
     /// `uname -r`.
     pub release: String,
     /// Which boot.
@@ -236,6 +240,7 @@ impl Boot {
     pub fn new(header: &Header) -> Self {
         let kexec = header.kexec.as_ref();
         Self {
+            host: header.host.clone(),
             release: header.kernel_release.clone(),
             boot_id: header.boot_id.clone(),
             update_number: header.update_number,

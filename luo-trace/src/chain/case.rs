@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use luo_trace_common::text::Name;
 use serde::Serialize;
 
-use crate::chain::{Boot, Chain};
+use crate::chain::{Boot, Chain, Hosts};
 use crate::event::{Body, Event};
 use crate::journal::{Events, Header, OpenError, Source, Summary, Unreadable, each, events};
 use crate::model::{Finding, Model, Status, Verdict};
@@ -52,16 +52,20 @@ pub struct Record {
 }
 
 impl Case {
-    /// Judges journals, given in any order: as files, directories of them, or serial logs that hold some.
+    /// Judges journals, given in any order: as files, directories of them, or serial logs that hold some. `hosts` says what is known of
+    /// the machines that they are of.
     ///
     /// # Errors
     /// Where one is no journal that this version can read; of a directory, where none in it is. Damage after its beginning is
     /// no error: it is part of the judgement.
-    pub fn of<P: AsRef<Path>>(journals: &[P]) -> Result<Self, Unreadable> {
+    pub fn of<P: AsRef<Path>>(journals: &[P], hosts: Hosts) -> Result<Self, Unreadable> {
         let (mut read, mut unreadable) = (Vec::new(), Vec::new());
-        for path in journals {
+        for (place, path) in journals.iter().enumerate() {
+            // A serial log is one machine's, whatever its kernels say.
+            let log = path.as_ref().is_file().then_some(place);
             unreadable.extend(each(path.as_ref(), |Source { name, events }| {
                 let mut boot = Boot::new(events.header());
+                boot.log = log;
                 let judgement = judge(events, |event| boot.apply(event));
                 boot.late_clock = judgement.summary.clock;
                 boot.resume(&judgement.header);
@@ -71,7 +75,7 @@ impl Case {
         }
         let (read, repeated) = without_repetition(read);
         let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();
-        let chain = Chain::join(boots);
+        let chain = Chain::join(boots, hosts);
         let mut records: Vec<_> = records.into_iter().map(Some).collect();
         let taken = chain.given.iter().filter_map(|&place| records.get_mut(place)?.take());
         Ok(Self {

@@ -1,6 +1,8 @@
 //! Which boot followed which.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::ops::Range;
 
 use super::{Boot, Fate, SOON_NS, Update};
 
@@ -90,7 +92,7 @@ fn link(before: &Boot, after: &Boot) -> Option<Basis> {
 }
 
 /// When its kernel began, by the wall clock.
-fn began(boot: &Boot) -> u64 {
+pub(super) fn began(boot: &Boot) -> u64 {
     boot.clock.realtime_ns.saturating_sub(boot.clock.monotonic_ns)
 }
 
@@ -100,18 +102,18 @@ fn is_direct(from: &Boot, to: &Boot) -> bool {
     began(to).abs_diff(began(from).saturating_add(left)) <= SOON_NS
 }
 
-/// For each boot, the one it followed and what says so. No boot was followed by two.
-fn predecessors(boots: &[Boot]) -> Vec<Option<(usize, Basis)>> {
-    let mut followed = vec![false; boots.len()];
-    let mut links = vec![None; boots.len()];
-    let mut places: Vec<usize> = (0..boots.len()).collect();
+/// For each boot of a machine, the one it followed. No boot was followed by two.
+fn predecessors(boots: &[Boot], machine: &[usize]) -> HashMap<usize, usize> {
+    let mut followed = HashSet::new();
+    let mut links = HashMap::new();
+    let mut places = machine.to_vec();
     places.sort_by_key(|&place| (began(&boots[place]), boots[place].update_number));
     for &after in &places {
         let boot = &boots[after];
         let candidates = places
             .iter()
             .copied()
-            .filter(|&before| before != after && !followed[before]);
+            .filter(|&before| before != after && !followed.contains(&before));
         let linked = candidates.filter_map(|before| Some((before, link(&boots[before], boot)?)));
         // Of several chains on one machine, the boot belongs to the one that is nearest before it. A clock that was set
         // anew over the kexec may put it before: then the nearest of all.
@@ -120,23 +122,19 @@ fn predecessors(boots: &[Boot]) -> Vec<Option<(usize, Basis)>> {
             (basis, then > now, now.abs_diff(then))
         });
         if let Some((before, _)) = best {
-            followed[before] = true;
+            followed.insert(before);
+            links.insert(after, before);
         }
-        links[after] = best;
     }
     links
 }
 
-/// The order in which boots ran, as far as their records tell: their places.
-pub(super) fn order(boots: &[Boot]) -> Vec<usize> {
-    let links = predecessors(boots);
-    let mut next = vec![None; boots.len()];
-    for (after, link) in links.iter().enumerate() {
-        if let Some((before, _)) = link {
-            next[*before] = Some(after);
-        }
-    }
-    let mut heads: Vec<usize> = (0..boots.len()).filter(|&place| links[place].is_none()).collect();
+/// The order in which a machine's boots ran, as far as their records tell: their places.
+pub(super) fn order(boots: &[Boot], machine: &[usize]) -> Vec<usize> {
+    let links = predecessors(boots, machine);
+    let next: HashMap<usize, usize> = links.iter().map(|(&after, &before)| (before, after)).collect();
+    let mut heads = machine.to_vec();
+    heads.retain(|place| !links.contains_key(place));
     heads.sort_by_key(|&place| {
         (
             began(&boots[place]),
@@ -144,21 +142,22 @@ pub(super) fn order(boots: &[Boot]) -> Vec<usize> {
             boots[place].boot_id.clone(),
         )
     });
-    let mut order = Vec::with_capacity(boots.len());
+    let mut order = Vec::with_capacity(machine.len());
     for head in heads {
-        order.extend(std::iter::successors(Some(head), |&place| next[place]));
+        order.extend(std::iter::successors(Some(head), |place| next.get(place).copied()));
     }
     // Links that lead in a circle have no head: numbers that no kernel gives. They keep the order they came in.
-    let rest: Vec<usize> = (0..boots.len()).filter(|place| !order.contains(place)).collect();
-    order.extend(rest);
+    let ordered: HashSet<usize> = order.iter().copied().collect();
+    order.extend(machine.iter().filter(|place| !ordered.contains(place)));
     order
 }
 
-/// The updates between boots that are in their order, and where boots are missing.
-pub(super) fn updates(boots: &[Boot]) -> (Vec<Update>, Vec<Hole>) {
+/// The updates between those of the boots that are one machine's, in their order, and where boots are missing.
+pub(super) fn updates(boots: &[Boot], machine: Range<usize>) -> (Vec<Update>, Vec<Hole>) {
     let (mut updates, mut holes) = (Vec::new(), Vec::new());
-    for (to, boot) in boots.iter().enumerate() {
-        let from = to.checked_sub(1);
+    for to in machine.clone() {
+        let boot = &boots[to];
+        let from = to.checked_sub(1).filter(|from| machine.contains(from));
         let before = from.and_then(|from| boots.get(from));
         let basis = before.and_then(|before| follows(before, boot));
         if basis.is_some() {
@@ -176,7 +175,7 @@ pub(super) fn updates(boots: &[Boot]) -> (Vec<Update>, Vec<Hole>) {
             }
         }
     }
-    if let Some(last) = boots.len().checked_sub(1) {
+    if let Some(last) = machine.last() {
         depart(boots, &mut updates, last, None);
     }
     (updates, holes)

@@ -4,7 +4,8 @@
 //! here, over [`Boot`]s, each gathered from one record. Pure: whatever is known of files and clocks came with the records.
 //!
 //! - `boot`, `lines`, `arrival`: the account of one boot, event by event, in bounded memory;
-//! - `join`: which boot followed which;
+//! - `machines`: which boots are of one machine;
+//! - `join`: which of them followed which;
 //! - `conserve`, `account`, `arrive`: the invariants, and `ledger` keeps their accounts.
 
 mod account;
@@ -16,6 +17,7 @@ mod conserve;
 mod join;
 mod ledger;
 mod lines;
+mod machines;
 mod policy;
 #[cfg(test)]
 mod tests;
@@ -25,10 +27,14 @@ pub use account::{Files, Unclaimed};
 pub use boot::{Arrival, Attempt, Boot, FlbLine, Pages};
 pub use join::{Basis, Hole};
 pub use lines::{FileFate, FileLine, SessionLine, Sessions, Span};
+pub use machines::{Hosts, Stranger};
 pub use policy::Policies;
+
+use std::ops::Range;
 
 use crate::model::{Finding, Invariant, Verdict};
 use ledger::{Account, Ledger};
+use machines::Machines;
 
 /// What follows a departure this soon, by the wall clock, follows it directly: no boot that was of any use can have been in
 /// between unseen. In nanoseconds.
@@ -45,6 +51,8 @@ pub struct Chain {
     pub updates: Vec<Update>,
     /// Where boots are missing from the records.
     pub holes: Vec<Hole>,
+    /// What keeps boots from being joined.
+    pub strangers: Vec<Stranger>,
     /// What was found over the updates; what one boot proves is in its own judgement.
     pub findings: Vec<Finding>,
     /// The verdicts on the invariants that take a chain. One on the compatibility of the next kernel is among them only
@@ -179,7 +187,7 @@ struct Crossing<'a> {
     update: &'a Update,
     from: Option<Place<'a>>,
     to: Option<Place<'a>>,
-    /// The next boot of which there is a record, where it is not the one that arrived.
+    /// The machine's next boot of which there is a record, where it is not the one that arrived.
     next: Option<Place<'a>>,
 }
 
@@ -218,36 +226,32 @@ const _: () = {
 };
 
 impl Chain {
-    /// Joins the records of boots, given in any order.
-    pub fn join(boots: Vec<Boot>) -> Self {
-        let given = join::order(&boots);
+    /// Joins the records of boots, given in any order. The boots of one machine come one after the other.
+    pub fn join(boots: Vec<Boot>, hosts: Hosts) -> Self {
+        let told = Machines::of(&boots, hosts);
+        let (mut given, mut machines) = (Vec::new(), Vec::new());
+        for machine in &told.machines {
+            let begin = given.len();
+            given.extend(join::order(&boots, machine));
+            machines.push(begin..given.len());
+        }
         let mut boots: Vec<_> = boots.into_iter().map(Some).collect();
         let ordered = given.iter().filter_map(|&place| boots.get_mut(place)?.take());
         let boots: Vec<_> = ordered.collect();
-        let (mut updates, holes) = join::updates(&boots);
-        for update in &mut updates {
-            if let Some(boot) = update.to.and_then(|to| boots.get(to)) {
-                (update.files, update.unclaimed) = account::unclaimed(boot);
-            }
-        }
         let mut ledger = Ledger::default();
-        let place = |number: usize| boots.get(number).map(|boot| Place { number, boot });
-        for update in updates.iter().filter(|update| update.fate != Fate::Aborted) {
-            let crossing = Crossing {
-                update,
-                from: update.from.and_then(place),
-                to: update.to.and_then(place),
-                next: update
-                    .from
-                    .filter(|_| update.to.is_none())
-                    .and_then(|from| place(from + 1)),
-            };
-            for (invariant, judge) in JUDGES {
-                judge(&crossing, &mut ledger.account(invariant));
-            }
+        let (mut updates, mut holes) = (Vec::new(), Vec::new());
+        for machine in machines {
+            let (tried, missing) = join::updates(&boots, machine.clone());
+            holes.extend(missing);
+            updates.extend(
+                tried
+                    .into_iter()
+                    .map(|update| judged(&boots, &machine, update, &mut ledger)),
+            );
         }
         let (findings, verdicts) = ledger.close();
         Self {
+            strangers: told.strangers(&given),
             boots,
             given,
             updates,
@@ -259,6 +263,33 @@ impl Chain {
 
     /// What keeps the chain from being a full proof, a sentence each.
     pub fn doubts(&self) -> Vec<String> {
-        self.holes.iter().map(ToString::to_string).collect()
+        let mut doubts: Vec<_> = self.holes.iter().map(ToString::to_string).collect();
+        let half = |update: &Update| update.fate != Fate::Aborted && (update.from.is_none() || update.to.is_none());
+        if self.updates.iter().any(half) {
+            doubts.extend(self.strangers.iter().map(ToString::to_string));
+        }
+        doubts
     }
+}
+
+/// Judges an update between boots of this machine, and says what became of its files.
+fn judged(boots: &[Boot], machine: &Range<usize>, mut update: Update, ledger: &mut Ledger) -> Update {
+    if let Some(boot) = update.to.and_then(|to| boots.get(to)) {
+        (update.files, update.unclaimed) = account::unclaimed(boot);
+    }
+    if update.fate == Fate::Aborted {
+        return update;
+    }
+    let place = |number: usize| boots.get(number).map(|boot| Place { number, boot });
+    let after = |from: usize| Some(from + 1).filter(|next| machine.contains(next)).and_then(place);
+    let crossing = Crossing {
+        update: &update,
+        from: update.from.and_then(place),
+        to: update.to.and_then(place),
+        next: update.from.filter(|_| update.to.is_none()).and_then(after),
+    };
+    for (invariant, judge) in JUDGES {
+        judge(&crossing, &mut ledger.account(invariant));
+    }
+    update
 }

@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::agent::image_reader;
+use crate::chain::Hosts;
+use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::input;
 use crate::sink::control;
@@ -54,6 +56,28 @@ pub enum Command {
     Top(top::Args),
     /// Events and findings as they happen, one a line
     Watch(watch::Args),
+}
+
+/// The journals that a command judges.
+#[derive(Debug, Default, clap::Args)]
+struct Journals {
+    /// Journals, in any order: files, directories of them, or logs of a serial line that carried some
+    #[arg(required = true, value_name = "JOURNAL")]
+    journals: Vec<PathBuf>,
+    /// All of them are of one machine, whatever they say of it
+    #[arg(long)]
+    one_host: bool,
+}
+
+impl Journals {
+    /// Judges them.
+    fn case(&self) -> Result<Case> {
+        let hosts = match self.one_host {
+            true => Hosts::One,
+            false => Hosts::Told,
+        };
+        Ok(Case::of(&self.journals, hosts)?)
+    }
 }
 
 impl Command {

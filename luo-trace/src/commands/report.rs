@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::chain::case::Case;
+use super::Journals;
 use crate::exit::Exit;
 use crate::report::{Report, Style, html, otlp, perfetto, render};
 
@@ -18,9 +18,8 @@ const WIDTH: usize = 100;
 /// Options of `luo-trace report`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The journals of one update or of several, in any order: files, directories of them, or serial logs
-    #[arg(required = true, value_name = "JOURNAL")]
-    journals: Vec<PathBuf>,
+    #[command(flatten)]
+    journals: Journals,
     /// What to make of them
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -49,7 +48,7 @@ enum Format {
 /// # Errors
 /// Where a journal cannot be read, or the report cannot be written. Nothing is written in the first case.
 pub fn run(args: &Args) -> Result<Exit> {
-    let report = Report::of(&Case::of(&args.journals)?);
+    let report = Report::of(&args.journals.case()?);
     let text = draw(&report, args.format, args.output.is_none())?;
     match &args.output {
         Some(path) => write(path, text.as_bytes())?,

@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 
 /// One look at the kernel's lists.
 pub(super) fn look() -> Result<Status> {
-    let mut header = host::header()?;
+    let mut header = host::header(None)?;
     let events = snapshot::look(&mut header)?;
     let facts = host::facts(header.kernel_release, header.boot_id);
     let foreign = host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned());

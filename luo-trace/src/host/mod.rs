@@ -1,6 +1,7 @@
 //! What the host says of itself, for a journal's header: the boot, the kernel, the clocks.
 
 pub mod files;
+mod identity;
 pub mod loading;
 pub mod lock;
 pub mod namespace;
@@ -17,16 +18,17 @@ use anyhow::{Context, Result};
 use crate::journal::{Clock, Header, Kexec};
 use crate::status::Facts;
 
-/// The header of a journal that begins now; the hooks are the agent's to fill in.
+/// The header of a journal that begins now, of the machine to which an operator may have given an id; the hooks are the agent's to fill in.
 ///
 /// # Errors
 /// Where `/proc` does not tell the boot id, without which a record cannot be told from another boot's.
-pub fn header() -> Result<Header> {
+pub fn header(host_id: Option<&str>) -> Result<Header> {
     Ok(Header {
         boot_id: boot_id()?,
         kernel_release: sysctl("osrelease").unwrap_or_default(),
         kernel_version: sysctl("version").unwrap_or_default(),
         machine: std::env::consts::ARCH.into(),
+        host: identity::host(host_id),
         kexec: kexec_metadata(),
         userspace_ns: userspace(),
         agent_version: env!("CARGO_PKG_VERSION").into(),

@@ -29,6 +29,7 @@ pub mod carry;
 mod events;
 mod files;
 mod frame;
+mod host;
 mod keep;
 mod reader;
 pub mod serial;
@@ -43,6 +44,7 @@ mod tests;
 pub use events::{Events, Summary, events};
 pub use files::Files;
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
+pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
 pub use source::{Source, Unreadable, each};
@@ -65,6 +67,9 @@ pub struct Header {
     /// `uname -m`.
     #[serde(default)]
     pub machine: String,
+    /// Which machine it is.
+    #[serde(default)]
+    pub host: Host,
     /// LUO's number of this update, counted by the kernels themselves: 0 after a cold boot.
     #[serde(default)]
     pub update_number: Option<u64>,

@@ -16,6 +16,7 @@ use zerocopy::FromZeros;
 
 use super::json::{File, Session, SessionFate, Stretch};
 use super::*;
+use crate::chain::Hosts;
 use crate::chain::case::Case;
 use crate::chain::timeline::PHASES;
 use crate::event::Body;
@@ -54,7 +55,7 @@ impl Records {
     }
 
     fn report(&self) -> Report {
-        Report::of(&Case::of(&self.paths).unwrap())
+        Report::of(&Case::of(&self.paths, Hosts::Told).unwrap())
     }
 }
 
@@ -70,6 +71,7 @@ fn header(number: u64) -> Header {
     Header {
         boot_id: format!("00000000-0000-4000-8000-00000000000{number}"),
         kernel_release: format!("7.3.{number}"),
+        host: crate::testing::header(number).host,
         update_number: Some(number),
         clock: Clock {
             monotonic_ns: attached,
@@ -695,7 +697,7 @@ fn text_from_a_journal_cannot_mislead_a_terminal() {
     let (mut writer, path) = Writer::open(records.dir.path(), &evil).unwrap();
     let events: Vec<Vec<u8>> = story.events.iter().map(encode).collect();
     writer.append(events.iter().map(Vec::as_slice)).unwrap();
-    let text = render(&Report::of(&Case::of(&[path]).unwrap()), STYLE);
+    let text = render(&Report::of(&Case::of(&[path], Hosts::Told).unwrap()), STYLE);
     assert!(!text.contains('\u{1b}'), "{text:?}");
     assert!(text.contains("a\\u{1b}[31m\\nb"), "{text}");
 }

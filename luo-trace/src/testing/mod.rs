@@ -24,9 +24,9 @@ use luo_trace_common::hooks::Hook;
 
 use crate::event::decode::{Decoder, encode};
 use crate::event::{Body, Event};
-use crate::journal::{Clock, Header, HookState, Kexec};
+use crate::journal::{Clock, Header, HookState, Host, Kexec};
 
-/// The header of the boot of this number in a chain of live updates, with every hook attached: 0 is a cold boot. A minute lies
+/// The header of the boot of this number in one machine's chain of live updates, with every hook attached: 0 is a cold boot. A minute lies
 /// between two boots.
 pub fn header(number: u64) -> Header {
     let watched = Hook::ALL.iter().map(|hook| HookState {
@@ -37,6 +37,11 @@ pub fn header(number: u64) -> Header {
     Header {
         boot_id: format!("boot-{number}"),
         kernel_release: "7.3.4".into(),
+        host: Host {
+            name: "host".into(),
+            machine: Some("0123456789abcdef".into()),
+            ..Host::default()
+        },
         update_number: Some(number),
         kexec: (number > 0).then(|| Kexec {
             previous_release: Some("7.3.4".into()),

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use luo_trace::chain::Hosts;
 use luo_trace::chain::case::Case;
 use luo_trace::journal;
 use luo_trace::model::Status;
@@ -36,7 +37,7 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
         return Ok(Compared::default());
     }
     let logs = Logs::read(output, scenario.boots());
-    let case = Case::of(&journals(&output.join("journal"))?)?;
+    let case = Case::of(&journals(&output.join("journal"))?, Hosts::Told)?;
     let mut failures = wrong_logs(scenario, &logs);
     failures.extend(wrong_records(scenario, &logs, &case));
     failures.extend(policy::mixtures(scenario, &case)?);

@@ -11,6 +11,9 @@ use flate2::write::GzEncoder;
 /// The console's device number: without the node, init would begin without a standard output.
 const CONSOLE: (u32, u32) = (5, 1);
 
+/// The machine id of every guest: what joins the journals of its kernels. As long as a machine lives it stays the same.
+const MACHINE_ID: &[u8] = b"6c756f2d74726163652d746573740000\n";
+
 /// Where the guest's init mounts something, in an order that has parents first.
 const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "host"];
 
@@ -34,6 +37,7 @@ impl Initramfs {
             .mode(0o600)
             .set_mode_file_type(ModeFileType::Char);
         archive.entry(console.rdev_major(CONSOLE.0).rdev_minor(CONSOLE.1), &[])?;
+        archive.file_with_parents("etc/machine-id", MACHINE_ID)?;
         Ok(archive)
     }
 

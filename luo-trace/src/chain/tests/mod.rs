@@ -4,7 +4,7 @@ use luo_trace_common::events::{FlbCall, IMAGE_LEGACY, Image, SnapshotHandler};
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Compatible;
 
-use super::{Basis, Boot, Chain, Fate};
+use super::{Basis, Boot, Chain, Fate, Hosts, Stranger};
 use crate::event::{Body, Event};
 use crate::journal::Header;
 use crate::model::{Finding, Invariant, Status};
@@ -12,6 +12,7 @@ use crate::testing::{IMAGE, MEMFD, Story, header, memfd, session};
 
 mod account;
 mod conserve;
+mod hosts;
 mod join;
 mod loss;
 mod schedules;
@@ -37,12 +38,16 @@ fn record(number: u64, tell: impl FnOnce(&mut Story)) -> Record {
 
 /// What the records prove together.
 fn join(records: &[Record]) -> Chain {
+    Chain::join(boots_of(records), Hosts::Told)
+}
+
+fn boots_of(records: &[Record]) -> Vec<Boot> {
     let boots = records.iter().map(|record| {
         let mut boot = Boot::new(&record.header);
         record.events.iter().for_each(|event| boot.apply(event));
         boot
     });
-    Chain::join(boots.collect())
+    boots.collect()
 }
 
 fn status(chain: &Chain, invariant: Invariant) -> Option<Status> {

@@ -66,6 +66,9 @@ pub struct Args {
     /// Of how many boots the journals are kept, such as 50, or how long, such as 90d; those of the newest two always are
     #[arg(long, value_name = "BOOTS|AGE", default_value = JOURNAL_KEEP, env = "LUO_TRACE_JOURNAL_KEEP")]
     journal_keep: Option<Keep>,
+    /// Which machine this is, for a host without a machine id: what makes its journals one host's
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new(), env = "LUO_TRACE_HOST_ID")]
+    host_id: Option<String>,
     #[command(flatten)]
     port: port::Args,
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
@@ -303,7 +306,8 @@ impl Agent {
             None => None,
         };
         let mut ring = tracer.ring()?;
-        let header = header(&mut tracer, &started, ring_bytes)?;
+        let own = host::header(args.host_id.as_deref())?;
+        let header = header(own, &mut tracer, &started, ring_bytes);
         let live = Arc::new(Live::new(&header)?);
         let journal = args
             .journal
@@ -425,22 +429,22 @@ impl Agent {
     }
 }
 
-/// What a record of this host begins with, where the hooks were attached since `started`.
-fn header(tracer: &mut Tracer, started: &Clock, ring_bytes: u32) -> Result<Header> {
+/// What a record of this host begins with, by its `own` account, where the hooks were attached since `started`.
+fn header(own: Header, tracer: &mut Tracer, started: &Clock, ring_bytes: u32) -> Header {
     let clock = host::clock_since(started);
     let mut header = Header {
         clock,
         attach_ns: clock.monotonic_ns.saturating_sub(started.monotonic_ns),
         hooks: tracer.hooks().to_vec(),
         ring_bytes: ring_bytes.into(),
-        ..host::header()?
+        ..own
     };
     if let Err(error) = tracer.describe(&mut header) {
         tell(format_args!(
             "the record will not say which live update this is: {error:#}"
         ));
     }
-    Ok(header)
+    header
 }
 
 /// Why a second agent does not start.

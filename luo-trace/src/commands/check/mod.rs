@@ -9,7 +9,7 @@ use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
-use super::read_text;
+use super::{Journals, read_text};
 use crate::chain::case::{Case, Judgement, Outcome, Record};
 use crate::exit::Exit;
 use crate::expect::formats::{self, Check, Group};
@@ -21,9 +21,8 @@ mod updates;
 /// Options of `luo-trace check`.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// Journals to check, in any order: files, directories of them, or logs of a serial line that carried some
-    #[arg(required = true, value_name = "JOURNAL")]
-    journals: Vec<PathBuf>,
+    #[command(flatten)]
+    journals: Journals,
     /// What the updates have to be like, as a TOML file
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
@@ -65,7 +64,7 @@ enum Format {
 ///   boot as its place in `journals`, from 1;
 /// - `repeated`: paths of journals that were left out, since another journal tells more of the same boot;
 /// - `unreadable`: journals of a directory that could not be read, with `journal` (its path) and `reason`;
-/// - `journals`: for each, in the order the boots ran, `journal` (its path), `boot_id`, `kernel_release`, `agent_version`,
+/// - `journals`: for each, in the order the boots ran, `journal` (its path), `boot_id`, `host` (the machine's name, or empty), `kernel_release`, `agent_version`,
 ///   `update_number` (or null), `runs`, `events`, `lost`, `undecoded`, `unknown_frames`, `ending` (text, or null where
 ///   the record just stops), `departed` (whether it ends in the jump), `damaged` (the number of damaged places), `damage`
 ///   (the first of them: `offset`, `reason`, `bytes`, `resumed`), `findings` and `verdicts` in the model's form, `doubts`
@@ -86,7 +85,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         let file = args.expect.as_deref().unwrap_or(Path::new(""));
         anyhow!("{}: {error}", file.display())
     })?;
-    let case = Case::of(&args.journals)?;
+    let case = args.journals.case()?;
     let checks = expectations.check(&case, today(), &text);
     let result = formats::outcome(&checks);
     let mut out = super::stdout();
@@ -167,6 +166,7 @@ fn as_json(record: &Record) -> Value {
     json!({
         "journal": record.journal.display().to_string(),
         "boot_id": header.boot_id,
+        "host": header.host.name,
         "kernel_release": header.kernel_release,
         "agent_version": header.agent_version,
         "update_number": header.update_number,
@@ -192,9 +192,10 @@ fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
     writeln!(out, "{}", record.journal.display())?;
     writeln!(
         out,
-        "  boot      {}, Linux {}",
+        "  boot      {}, Linux {}{}",
         shown(&header.boot_id),
-        shown(&header.kernel_release)
+        shown(&header.kernel_release),
+        on_host(&header.host.name)
     )?;
     let ending = judgement.ending().unwrap_or_else(|| "none".into());
     writeln!(
@@ -224,6 +225,14 @@ fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
         write!(out, ", {unwatched} not watched")?;
     }
     writeln!(out, "\n")
+}
+
+/// The host of this name, as it ends a line.
+fn on_host(name: &str) -> String {
+    match name {
+        "" => String::new(),
+        name => format!(", host {}", shown(name)),
+    }
 }
 
 /// The verdicts that are not ok, or all of them.
@@ -372,7 +381,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, "notes").unwrap();
         let args = Args {
-            journals: vec![file.path().into()],
+            journals: Journals {
+                journals: vec![file.path().into()],
+                one_host: false,
+            },
             expect: None,
             format: Format::Json,
             all: false,

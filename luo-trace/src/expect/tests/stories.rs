@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::chain::Hosts;
 use crate::chain::case::Case;
 use crate::event::decode::encode;
 use crate::event::{Body, Event};
@@ -80,7 +81,7 @@ impl Disk {
     /// What comes of checking the journals, in the wrong order, and all that is not right.
     fn check(&self, text: &str) -> (Outcome, String) {
         let journals: Vec<_> = self.journals.iter().rev().collect();
-        let case = Case::of(&journals).unwrap();
+        let case = Case::of(&journals, Hosts::Told).unwrap();
         let checks = Expectations::parse(text).unwrap().check(&case, TODAY, text);
         let told = checks
             .iter()
@@ -352,7 +353,7 @@ fn without_expectations_the_checks_come_to_what_the_case_does() {
     let mut lost = Disk::new();
     lost.record(0, leaves).record(1, |s| _ = s.look(|_| ()).read_in());
     for disk in [good(), one, lost] {
-        let case = Case::of(&disk.journals).unwrap();
+        let case = Case::of(&disk.journals, Hosts::Told).unwrap();
         let checks = Expectations::default().check(&case, TODAY, "");
         assert_eq!(formats::outcome(&checks), case.outcome());
     }
