@@ -55,7 +55,14 @@ impl Looked {
 }
 
 /// What is told of a command line that the agent found to be wanting for the kernel in the image.
-const LINE_FAILS: &str = "its command line does not switch LUO on in the kernel that it is for";
+fn why_line_fails(line: &CommandLine) -> Cow<'static, str> {
+    match line {
+        CommandLine::Lacks(what) => format!("its command line {what}").into(),
+        CommandLine::Takes | CommandLine::Unknown => {
+            "its command line does not switch LUO on in the kernel that it is for".into()
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Images {
@@ -93,10 +100,10 @@ impl Images {
         }
         match &self.newest {
             Some((id, event, line)) if *id == image.id => match (line, self.line_of(image)) {
-                (CommandLine::Lacks(what), _) => Carries::No(format!("its command line {what}").into(), vec![*event]),
-                (_, VERDICT_LOSES) => Carries::No(LINE_FAILS.into(), vec![*event]),
-                (CommandLine::Takes, _) | (CommandLine::Unknown, VERDICT_CARRIES) => Carries::Yes,
-                (CommandLine::Unknown, _) => Carries::Unknown,
+                (_, VERDICT_LOSES) => Carries::No(why_line_fails(line), vec![*event]),
+                (CommandLine::Takes, _) | (_, VERDICT_CARRIES) => Carries::Yes,
+                // What it lacks may be built into the image.
+                (CommandLine::Lacks(_) | CommandLine::Unknown, _) => Carries::Unknown,
             },
             _ => Carries::Unknown,
         }
@@ -137,10 +144,12 @@ impl Images {
 
     /// Whether this record tells, and nothing told before, that the command line of the image that is loaded does not do; why,
     /// and which image that is.
-    pub(super) fn line_fails(&self, p: &ImageVerdict) -> Option<(&'static str, &Image, EventId)> {
+    pub(super) fn line_fails(&self, p: &ImageVerdict) -> Option<(Cow<'static, str>, &Image, EventId)> {
         let looked = self.look(p).filter(|looked| looked.command_line == VERDICT_LOSES)?;
         let (image, _) = self.loaded.as_ref()?;
-        Some((LINE_FAILS, image, looked.load))
+        let newest = self.newest.as_ref().filter(|(id, ..)| *id == image.id);
+        let line = newest.map_or(&CommandLine::Unknown, |(.., line)| line);
+        Some((why_line_fails(line), image, looked.load))
     }
 
     /// Whether it was told of the image that is loaded that its kernel cannot take what is preserved.

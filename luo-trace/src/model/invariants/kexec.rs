@@ -32,7 +32,7 @@ pub(super) fn carrier(state: &State, scene: &Scene, court: &mut Court) {
                 && sessions() > 0
                 && !state.images.was_told(image)
             {
-                court.violate(breach(scene, CARRIER, sessions(), why, load));
+                court.violate(breach(scene, CARRIER, sessions(), &why, load));
             }
         }
         _ if !scene.serialized() => {}

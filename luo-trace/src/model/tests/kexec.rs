@@ -40,8 +40,29 @@ fn an_image_without_kho_or_with_luo_switched_off_is_found() {
     for line in ["quiet", "kho=on liveupdate=off", "kho=0 liveupdate=1"] {
         violates(Invariant::KexecCarrier, |s| {
             s.create(a).load(line);
+            s.look_into(VERDICT_CARRIES, VERDICT_LOSES, "");
         });
     }
+}
+
+#[test]
+fn what_a_command_line_lacks_may_be_built_into_the_image() {
+    let a = session(1, "a");
+    let line = "quiet";
+    // Given a line that does not switch LUO on, and an image whose own does,
+    holds(|s| {
+        s.create(a).load(line);
+        s.look_into(VERDICT_CARRIES, VERDICT_CARRIES, "").reboot();
+    });
+    // or one that could not be looked into: then it is not known.
+    doubts(Invariant::KexecCarrier, |s| {
+        s.create(a).load(line);
+        s.look_into(VERDICT_UNKNOWN, VERDICT_UNKNOWN, "the loader was gone")
+            .reboot();
+    });
+    doubts(Invariant::KexecCarrier, |s| {
+        s.create(a).load(line).reboot();
+    });
 }
 
 #[test]
