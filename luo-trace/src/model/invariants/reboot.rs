@@ -19,6 +19,10 @@ pub(super) fn no_return(state: &State, scene: &Scene, court: &mut Court) {
     if !frozen.is_broken_by(scene.event) {
         return;
     }
+    if state.is_undone_by(scene.event) {
+        court.close(Invariant::FrozenImmutable);
+        return court.close(Invariant::FreezeNoReturn);
+    }
     court.unopen(Invariant::FreezeNoReturn);
     let seen = match scene.event.body {
         Body::KexecReturn(_) => "kernel_kexec returned to its caller".into(),

@@ -65,6 +65,12 @@ impl State {
     /// Lets an event take effect.
     pub(in crate::model) fn apply(&mut self, event: &Event, moment: Moment, handler: HandlerId) {
         let ok = event.outcome().is_some_and(|o| o.is_ok());
+        if self.is_undone_by(event) {
+            self.serialized = None;
+        }
+        if let Some(frozen) = self.frozen.as_mut().filter(|frozen| frozen.is_undone_by(event)) {
+            frozen.undone = true;
+        }
         // Told once: the update has failed, and what follows is a host that goes on.
         self.frozen = self.frozen.filter(|frozen| !frozen.is_broken_by(event));
         self.serialized = self.serialized.filter(|serialized| !serialized.is_broken_by(event));
@@ -106,6 +112,7 @@ impl State {
                     at: moment.at,
                     id: moment.id,
                     tid: event.header.pid,
+                    undone: false,
                 });
             }
             Body::LiveupdateReboot(_) => self.aborted = Some((moment.id, moment.stamp())),

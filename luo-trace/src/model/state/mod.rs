@@ -3,7 +3,7 @@
 //! Nothing is judged here. Each object carries the epoch in which all that matters about it was seen; a gap in the record
 //! begins a new epoch, and with it everything that was known before is no longer certain.
 
-use luo_trace_common::events::SessionRelease;
+use luo_trace_common::events::{FileCall, SessionRelease};
 use luo_trace_common::text::SessionName;
 
 use super::arrivals::{Arrivals, WaitingView};
@@ -37,13 +37,27 @@ pub(super) struct Frozen {
     pub(super) at: u64,
     pub(super) id: EventId,
     tid: u32,
+    /// Its task unfroze something since: no kernel up to 7.3 does, and one that does may come back.
+    undone: bool,
 }
 
 impl Frozen {
+    /// Whether this event is a part of undoing the freeze.
+    fn is_undone_by(&self, event: &Event) -> bool {
+        let undoes = matches!(
+            event.body,
+            Body::FilesUnfreeze(_) | Body::FileCallback(FileCall::Unfreeze, _)
+        );
+        undoes && event.header.pid == self.tid && event.start().is_some_and(|start| start > self.at)
+    }
+
     /// Whether this event cannot be once everything is frozen: its task came back from the reboot, or it is the end of an
     /// operation that began later and needs a lock which is then held for good. What fails before it takes that lock, and
     /// what was under way before, is no sign.
     pub(super) fn is_broken_by(&self, event: &Event) -> bool {
+        if self.is_undone_by(event) {
+            return false;
+        }
         let locked = match &event.body {
             Body::KexecReturn(_) => return event.header.pid == self.tid,
             Body::SessionCreate(p) | Body::SessionRetrieve(p) => p.outcome.is_ok(),
@@ -82,6 +96,15 @@ impl Serialized {
             Body::FilesUnpreserve(p) => p.files > 0 && event.header.ktime > self.at,
             _ => false,
         }
+    }
+}
+
+impl State {
+    /// Whether this event ends a reboot whose freeze was undone as a whole: everything is as it was before.
+    pub(super) fn is_undone_by(&self, event: &Event) -> bool {
+        let returns = matches!(event.body, Body::KexecReturn(_));
+        let undone = |frozen: Frozen| frozen.undone && frozen.tid == event.header.pid;
+        returns && self.frozen.is_some_and(undone) && !self.sessions.values().any(|session| session.frozen)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{breaks, holds, violates};
 use crate::model::Invariant;
-use crate::testing::{memfd, session};
+use crate::testing::{IMAGE, Story, memfd, session};
 
 const EIO: i64 = 5;
 
@@ -23,6 +23,29 @@ fn userspace_that_goes_on_after_everything_was_frozen_is_found_once() {
             .preserve(a, 2, memfd(2));
     });
     assert!(findings[0].seen.contains("by \"vmm\""), "{findings:#?}");
+}
+
+#[test]
+fn a_kernel_that_undoes_the_freeze_may_come_back_and_one_that_forgets_a_session_may_not() {
+    let (a, b) = (session(1, "a"), session(2, "b"));
+    let frozen = |s: &mut Story| {
+        s.create(a).preserve(a, 1, memfd(1)).create(b).preserve(b, 1, memfd(2));
+        s.reboot_with(IMAGE, |s| {
+            s.freeze_files(a, 1).freeze_files(b, 1).serialize();
+        });
+        s.unfreeze_with(b, 1, |_| ());
+    };
+    // Given a jump that fails, and everything unfrozen again, then the host goes on as before.
+    holds(|s| {
+        frozen(s);
+        s.unfreeze_with(a, 1, |_| ()).failing(EIO).kexec_returns();
+        s.by(101).create(session(3, "c"));
+    });
+    let finding = violates(Invariant::FreezeNoReturn, |s| {
+        frozen(s);
+        s.failing(EIO).kexec_returns();
+    });
+    assert_eq!(finding.seen, "kernel_kexec returned to its caller");
 }
 
 #[test]
