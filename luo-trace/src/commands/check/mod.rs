@@ -326,7 +326,7 @@ mod tests {
     fn the_text_shows_what_is_not_ok_and_counts_the_rest() {
         let text = text(false);
         assert!(
-            text.contains("7 events, 2 lost; end: SIGTERM") && text.contains("inconclusive: 31 of 33"),
+            text.contains("7 events, 2 lost; end: SIGTERM") && text.contains("inconclusive: 32 of 34"),
             "{text}"
         );
         assert!(
@@ -351,7 +351,7 @@ mod tests {
         as_text(&mut out, &record, false).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("not watched: needs --kho keys"), "{text}");
-        assert!(text.contains("31 of 33 invariants hold, 1 not watched"), "{text}");
+        assert!(text.contains("32 of 34 invariants hold, 1 not watched"), "{text}");
     }
 
     #[test]

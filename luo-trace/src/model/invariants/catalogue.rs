@@ -138,6 +138,13 @@ invariants! {
         why: "The count decides how much is written for the next kernel: one that is too small loses sessions.",
         advice: "Do not kexec: close every session and plan a cold boot, and report the kernel.",
         needs: [SessionCreate SessionRelease], judged: Boot(walk::session_count);
+    SessionOfSystemd "session-of-systemd" Session Critical
+        statement: "The name of systemd's own session is free when systemd creates that for its services' descriptors.",
+        why: "systemd creates it after it has killed every process, just before the jump, and goes on without it: every file descriptor store \
+            of a service is lost.",
+        advice: "In the next kernel, start anew what relied on its stored descriptors. Find out which process created a session named \
+            systemd (the record tells), and give that another name.",
+        needs: [SessionCreate], judged: Boot(session::systemds_own);
     DeviceExclusive "device-exclusive" Session Error
         statement: "At most one holds /dev/liveupdate open, and a failure to read in the previous kernel's sessions reaches who opens it.",
         why: "Two orchestrators undo each other's sessions; one that is not told of the failure believes that nothing was preserved.",

@@ -1,6 +1,7 @@
 //! Invariants of sessions: `kernel/liveupdate/luo_session.c` (7.3).
 
 use luo_trace_common::events::{INCOMING, SessionRelease};
+use luo_trace_common::text::SessionName;
 
 use super::super::counts::Direction;
 use super::super::court::{Court, Waits};
@@ -212,6 +213,34 @@ fn held(scene: &Scene, p: &SessionRelease) -> String {
         named.push("...".into());
     }
     format!("{} files ({})", p.files, named.join(", "))
+}
+
+/// `systemd-shutdown` is process 1 when it creates its session (systemd 262).
+pub(super) fn systemds_own(state: &State, scene: &Scene, court: &mut Court) {
+    const OWN: Invariant = Invariant::SessionOfSystemd;
+    let Body::SessionCreate(p) = &scene.event.body else {
+        return;
+    };
+    if scene.event.header.tgid != 1 || p.session.name != SessionName::new("systemd") {
+        return;
+    }
+    match p.outcome.result {
+        EEXIST => {
+            let name = p.session.name;
+            let direction = Direction::Outgoing;
+            let before = state.named(direction, name).map(|session| session.origin);
+            court.violate(scene.finding(
+                OWN,
+                Subject::Session { direction, name },
+                "systemd creates it, and hands the stored descriptors over in it",
+                "another process had created a session of that name before",
+                before.as_slice(),
+            ));
+        }
+        _ if p.outcome.is_ok() => court.hold(OWN),
+        // What else keeps it from it is told by the operation's result.
+        _ => {}
+    }
 }
 
 pub(super) fn device_exclusive(state: &State, scene: &Scene, court: &mut Court) {

@@ -307,6 +307,24 @@ fn a_loss_during_the_close_may_have_been_its_finish() {
 }
 
 #[test]
+fn a_session_that_has_taken_the_name_of_systemds_own_is_found_when_systemd_comes_to_it() {
+    let systemd = session(1, "systemd");
+    let finding = violates(Invariant::SessionOfSystemd, |s| {
+        s.create(systemd).by(1).failing(EEXIST).create(session(0, "systemd"));
+    });
+    assert_eq!(finding.object.to_string(), "outgoing session \"systemd\"");
+    // Another process that comes too late has lost nothing, and systemd itself finds it free.
+    let judged = holds(|s| {
+        s.by(1)
+            .create(systemd)
+            .by(100)
+            .failing(EEXIST)
+            .create(session(0, "systemd"));
+    });
+    assert_eq!(judged.verdict(Invariant::SessionOfSystemd).ok, 1);
+}
+
+#[test]
 fn a_second_opener_of_the_device_is_found() {
     let finding = violates(Invariant::DeviceExclusive, |s| {
         s.open_device().by(101).open_device().wait(LONG).create(session(1, "a"));
