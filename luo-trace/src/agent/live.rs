@@ -188,8 +188,12 @@ impl Live {
     fn blind(&self, state: &State) -> Vec<String> {
         let missing = self.troubles.iter().cloned();
         let blind = state.blind.as_ref().map(|blind| blind.trouble(host::monotonic_ns()));
+        // A policy's programs hang on functions of the kernel as the hooks do; kprobes alone are no matter to them.
+        let off = |blind: &&Blind| blind.what.cause == abi::BLIND_FTRACE_OFF && state.policy.is_some();
+        let brake = state.blind.as_ref().filter(off).map(|_| BRAKE_OFF.to_owned());
         missing
             .chain(blind)
+            .chain(brake)
             .chain(state.output_troubles.iter().cloned())
             .collect()
     }
@@ -228,6 +232,10 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What is told of a policy where function tracing is off.
+const BRAKE_OFF: &str =
+    "the policy refuses nothing: the kernel does not call its programs while its function tracing is off";
 
 /// Hooks that are attached and see nothing.
 struct Blind {
