@@ -7,6 +7,7 @@ mod check;
 mod dashboards;
 mod demo;
 mod docs;
+mod explore;
 mod fuzz;
 mod invariants;
 mod kernel;
@@ -39,6 +40,8 @@ enum Verb {
     Bench(bench::Args),
     /// Feed made-up bytes to everything that reads bytes from outside
     Fuzz(fuzz::Args),
+    /// Do random live updates on a real kernel, and hold the kernel and luo-trace against what must come of them
+    Explore(explore::Args),
     /// Have luo-trace judge real kernels before they are loaded, and files that are none
     Preflight(kernel::Args),
     /// Check the documents, or bring their tables up to date
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Demo => demo::command(),
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
+        Verb::Explore(args) => explore::command(args),
         Verb::Preflight(args) => preflight::command(args),
         Verb::Docs(args) => docs::command(&args),
         Verb::Invariants(args) => invariants::command(&args),

@@ -127,7 +127,7 @@ fn weight(scenario: &Scenario) -> u64 {
     let system = if scenario.root == Root::Systemd { 60 } else { 0 };
     // In scenarios with a policy the guest's CPUs take turns.
     let policy = if scenario.policies().is_empty() { 0 } else { 10 };
-    let steps = scenario.before.len() + scenario.after.len();
+    let steps = scenario.all_steps().count();
     let memory = scenario.memory.bytes() >> 30;
     system + policy + 10 * u64::from(scenario.boots()) + steps as u64 / 4 + 10 * (memory - memory.min(1))
 }

@@ -167,6 +167,7 @@ fn scenario() -> Scenario {
             steps: vec![Step::Bench(Nothing {})],
         })],
         after: Vec::new(),
+        kernels: Vec::new(),
         expect: Expect::default(),
     }
 }

@@ -145,6 +145,22 @@ pub(crate) struct Args {
     image: Option<PathBuf>,
 }
 
+impl Args {
+    /// The same options, as they are written after a command.
+    pub(crate) fn words(&self) -> String {
+        let source = self.source.as_ref().and_then(|source| match source {
+            Source::Newest => None,
+            Source::Package(name) => Some(format!(" --source {name}")),
+            Source::Directory(path) | Source::Tarball(path) | Source::Image(path) => {
+                Some(format!(" --source {}", path.display()))
+            }
+        });
+        let flavour = (self.flavour != Flavour::default()).then(|| format!(" --flavour {}", self.flavour));
+        let image = self.image.as_ref().map(|image| format!(" --image {}", image.display()));
+        [source, flavour, image].into_iter().flatten().collect()
+    }
+}
+
 impl From<Args> for Request {
     fn from(args: Args) -> Self {
         let source = match args.image {

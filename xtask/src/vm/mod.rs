@@ -71,7 +71,8 @@ const STARTS: usize = 3;
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "vm")]
 pub(crate) struct Args {
-    /// The name of a file in xtask/testbed/scenarios, without .toml; left out, all of them are listed
+    /// The name of a file in xtask/testbed/scenarios, without .toml, or the path of any such file, with it; left out, all of them are
+    /// listed
     scenario: Option<String>,
     #[command(flatten)]
     kernel: kernel::Args,
@@ -161,7 +162,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     for _ in 0..args.times {
         let (output, _lock) = match &args.keep {
             Some(directory) => (empty(directory.clone())?, None),
-            None => fresh(&name, &kernel).map(|(output, lock)| (output, Some(lock)))?,
+            None => fresh(stem(&name), &kernel).map(|(output, lock)| (output, Some(lock)))?,
         };
         once(
             &name,
@@ -175,6 +176,12 @@ pub(crate) fn command(args: Args) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A scenario's name, where its file's path is given.
+fn stem(name: &str) -> &str {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    file.strip_suffix(".toml").unwrap_or(file)
 }
 
 /// Runs a scenario for a person who watches.

@@ -32,7 +32,10 @@ type Cell = (Operation, Aspect, Condition);
 /// A condition is none, or not so many rules are tried as the scenario says.
 pub(super) fn expand(scenario: &mut Scenario) -> Result<()> {
     let mut made = Made::default();
-    for steps in [&mut scenario.before, &mut scenario.after] {
+    for steps in [&mut scenario.before, &mut scenario.after]
+        .into_iter()
+        .chain(&mut scenario.kernels)
+    {
         for step in std::mem::take(steps) {
             match step {
                 Step::Product(product) => steps.extend(made.steps(&product)?),

@@ -19,11 +19,14 @@ pub(crate) fn all() -> Result<Vec<(String, Scenario)>> {
         .collect()
 }
 
-/// The scenario of this name.
+/// The scenario of this name, or in this file, whose name ends in `.toml`.
 ///
 /// # Errors
 /// There is none, and the error says which there are; or its file is wrong, and the error says where.
 pub(crate) fn find(name: &str) -> Result<Scenario> {
+    if name.ends_with(".toml") {
+        return read(Path::new(name));
+    }
     let names = names()?;
     if !names.iter().any(|known| known == name) {
         bail!("there is no scenario {name:?}; there are {}", names.join(", "));
@@ -77,6 +80,45 @@ fn toml_files(directory: &Path) -> Result<Vec<PathBuf>> {
     files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     Ok(files)
+}
+
+/// A scenario as its file has it: a line for each step, and nothing of what is so by default.
+///
+/// # Errors
+/// It has a number that TOML has not.
+pub(crate) fn write(scenario: &Scenario) -> Result<String> {
+    let mut keys = toml::Table::try_from(scenario)?;
+    keys.insert("expect".into(), toml::Value::try_from(&scenario.expect)?);
+    let plain: Scenario = toml::from_str("summary = ''\nkexec = 'file'")?;
+    let mut defaults = toml::Table::try_from(&plain)?;
+    defaults.insert("expect".into(), toml::Value::try_from(&plain.expect)?);
+    let mut text = String::new();
+    for (key, value) in &mut keys {
+        let required = ["summary", "kexec"].contains(&key.as_str());
+        if !required && defaults.get(key) == Some(value) {
+            continue;
+        }
+        if let (Some(value), Some(defaults)) = (value.as_table_mut(), defaults.get(key).and_then(toml::Value::as_table))
+        {
+            value.retain(|key, value| defaults.get(key) != Some(value));
+        }
+        text += &format!("{key} = {}\n", lines(value, 2));
+    }
+    Ok(text)
+}
+
+/// A list with a line for each of its values, and for each of theirs where it has lists.
+fn lines(value: &toml::Value, deep: usize) -> String {
+    match value.as_array() {
+        Some(values) if deep > 0 && values.iter().any(|value| value.is_table() || value.is_array()) => {
+            let lines: String = values
+                .iter()
+                .map(|value| format!("{},\n", lines(value, deep - 1)))
+                .collect();
+            format!("[\n{lines}]")
+        }
+        _ => value.to_string(),
+    }
 }
 
 fn read(path: &Path) -> Result<Scenario> {

@@ -95,7 +95,14 @@ impl Session {
     /// # Errors
     /// EEXIST when the token is taken, EBUSY when the file is preserved already, ENOENT when no handler takes it.
     pub fn preserve(&self, file: impl AsFd, token: u64) -> Result<(), Errno> {
-        let fd = file.as_fd().as_raw_fd();
+        self.preserve_number(file.as_fd().as_raw_fd(), token)
+    }
+
+    /// Preserves what has this descriptor, if anything has, under a token.
+    ///
+    /// # Errors
+    /// As [`Session::preserve`], and EBADF when there is no such descriptor.
+    pub fn preserve_number(&self, fd: RawFd, token: u64) -> Result<(), Errno> {
         call::<PRESERVE_FD, _>(
             &self.0,
             &mut FileArgs {
@@ -104,6 +111,11 @@ impl Session {
                 token,
             },
         )
+    }
+
+    /// Its own descriptor.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// Retrieves the file of a token.

@@ -14,11 +14,12 @@ pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, Progra
 pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
-    AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateSession, DeniedThroughout, DeviceFile,
-    FailNth, FailingOperation, Fault, Finish, Load, LoadByI386, MakeAsStranger, ManySessions, Memfd, MountBpffs,
-    Nothing, Open, PauseAgent, PortFloodedThroughout, Preserve, PreserveAgain, PreserveDevice, Product, Reboot,
-    RefusedThroughout, ReloadPolicy, Remove, Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent,
-    Step, StopAgent, Unload, WriteFile,
+    AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateMisnamed, CreateSession,
+    DeniedThroughout, DeviceFile, FailNth, Failing, FailingOperation, Fault, Finish, Load, LoadByI386, MakeAsStranger,
+    ManySessions, Memfd, MountBpffs, Nothing, Open, PauseAgent, PortFloodedThroughout, Preserve, PreserveAgain,
+    PreserveDevice, PreserveOther, Product, Reboot, Refill, RefusedThroughout, ReloadPolicy, Remove, Retrieve,
+    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Stranger, Together, Unload,
+    WriteFile,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 
@@ -90,6 +91,9 @@ pub struct Scenario {
     /// What happens in every kernel but the first; where another one follows, before the steps of `before`.
     #[serde(default)]
     pub after: Vec<Step>,
+    /// What happens in each kernel, a list for each of them, instead of `before` and `after`.
+    #[serde(default)]
+    pub kernels: Vec<Vec<Step>>,
     /// What the journals must show. The guest has no use for it.
     #[serde(default, skip_serializing)]
     pub expect: Expect,
@@ -190,10 +194,13 @@ impl Scenario {
         if self.root == Root::Systemd && !(self.before.is_empty() && self.after.is_empty()) {
             return Err("with root = \"systemd\" no program does the steps of `before` and `after`".into());
         }
-        for step in self.before.iter().chain(&self.after) {
-            step.check()?;
+        let lists = self.kernels.len();
+        if lists > 0 && (!(self.before.is_empty() && self.after.is_empty()) || lists != self.boots() as usize) {
+            return Err(
+                "`kernels` has a list of steps for each kernel, and `before` and `after` have none then".into(),
+            );
         }
-        Ok(())
+        self.all_steps().try_for_each(Step::check)
     }
 
     /// How many kernels this scenario boots to where steps can be done.
@@ -213,20 +220,26 @@ impl Scenario {
 
     /// What is done in this kernel.
     pub fn steps(&self, boot: u32) -> impl Iterator<Item = &Step> {
+        let own = self.kernels.get(boot as usize - 1).into_iter().flatten();
         let after = if boot > 1 { self.after.as_slice() } else { &[] };
         let before = if boot == 1 || self.is_followed(boot) {
             self.before.as_slice()
         } else {
             &[]
         };
-        after.iter().chain(before)
+        own.chain(after).chain(before)
+    }
+
+    /// Every step that there is, in whatever kernel.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        let own = self.kernels.iter().flatten();
+        own.chain(&self.before).chain(&self.after)
     }
 
     /// Every policy that the agent gets in the course of it.
     pub fn policies(&self) -> Vec<PolicyFile> {
-        let steps = self.before.iter().chain(&self.after);
         let own = self.policy.iter().flat_map(|policy| [policy.clone(), policy.looking()]);
-        own.chain(steps.flat_map(Step::policies)).collect()
+        own.chain(self.all_steps().flat_map(Step::policies)).collect()
     }
 
     /// What the agent does in this kernel when it is started first.

@@ -12,10 +12,13 @@ use super::{ErrnoName, Kexec, PolicyFile, SessionName, Size};
 #[expect(missing_docs, reason = "each variant is named like the type that describes it")]
 pub enum Step {
     CreateSession(CreateSession),
+    CreateMisnamed(CreateMisnamed),
     CloseSession(CloseSession),
     RetrieveSession(RetrieveSession),
     Preserve(Preserve),
     PreserveAgain(PreserveAgain),
+    PreserveOther(PreserveOther),
+    Refill(Refill),
     Retrieve(Retrieve),
     PreserveDevice(PreserveDevice),
     RetrieveDevice(RetrieveDevice),
@@ -38,6 +41,8 @@ pub enum Step {
     /// Tries to detach every BPF link there is, as another root could: the kernel has to refuse each.
     DetachLinks(Nothing),
     FailNth(FailNth),
+    Failing(Failing),
+    Together(Together),
     /// Creates sessions and preserves files in each; they stay open.
     ManySessions(ManySessions),
     /// Closes the sessions that `many-sessions` created.
@@ -59,6 +64,8 @@ pub enum Step {
     PauseAgent(PauseAgent),
     /// Lets it run again.
     ResumeAgent(Nothing),
+    /// Asks the agent, by SIGUSR1, to look at LUO's lists again; it does so while the next steps are done.
+    Look(Nothing),
     AgentSays(AgentSays),
     AgentThreads(AgentThreads),
     /// Gives the agent of `agent_without = "room"` a disk that is large enough.
@@ -108,6 +115,33 @@ impl Step {
         }
     }
 
+    /// The session that it is about, where it is one that `together` can have.
+    pub fn session(&self) -> Option<&SessionName> {
+        match self {
+            Step::CreateSession(CreateSession { name, .. })
+            | Step::CloseSession(CloseSession { name })
+            | Step::RetrieveSession(RetrieveSession { name, .. })
+            | Step::Preserve(Preserve { session: name, .. })
+            | Step::PreserveAgain(PreserveAgain { session: name, .. })
+            | Step::PreserveOther(PreserveOther { session: name, .. })
+            | Step::PreserveDevice(PreserveDevice { session: name, .. })
+            | Step::Retrieve(Retrieve { session: name, .. })
+            | Step::RetrieveDevice(RetrieveDevice { session: name, .. })
+            | Step::Finish(Finish { session: name, .. }) => Some(name),
+            Step::Failing(Failing { step, .. }) => step.session(),
+            _ => None,
+        }
+    }
+
+    /// The file of an earlier step that it needs.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            Step::PreserveAgain(step) => Some(&step.memfd),
+            Step::Failing(Failing { step, .. }) => step.file(),
+            _ => None,
+        }
+    }
+
     /// Says what is wrong with a step that its type allows, or nothing.
     ///
     /// # Errors
@@ -141,6 +175,11 @@ impl Step {
                 steps.iter().try_for_each(Step::check)
             }
             Step::Eventually(step) => step.check(),
+            Step::Failing(Failing { nth, step }) if *nth == 0 || step.session().is_none() => {
+                Err("failing: `nth` counts from 1, and `step` is about a session".into())
+            }
+            Step::Failing(step) => step.step.check(),
+            Step::Together(step) => step.check(),
             Step::Run(run) if run.argv.is_empty() => Err("run: `argv` needs the program's path".into()),
             _ => Ok(()),
         }
@@ -159,6 +198,16 @@ pub struct CreateSession {
     /// The error it must fail with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fails: Option<ErrnoName>,
+}
+
+/// Creates a session whose name has so many bytes: none, or 64, so that the NUL which ends it has no room.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateMisnamed {
+    /// How many bytes.
+    pub bytes: usize,
+    /// The error it must fail with.
+    pub fails: ErrnoName,
 }
 
 /// Closes an open session: abandons an outgoing one, finishes an incoming one.
@@ -208,6 +257,80 @@ pub struct PreserveAgain {
     /// The error it must fail with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fails: Option<ErrnoName>,
+}
+
+/// Tries to preserve what no handler takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreserveOther {
+    /// The open session.
+    pub session: SessionName,
+    /// The token in it.
+    pub token: u64,
+    /// What it is.
+    pub what: Stranger,
+    /// The error it must fail with.
+    pub fails: ErrnoName,
+}
+
+/// What no handler takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stranger {
+    /// `/dev/null`.
+    Null,
+    /// The descriptor of the session itself.
+    Session,
+    /// A file with a name, in memory as a memfd is.
+    Named,
+    /// A number that no descriptor has.
+    Closed,
+}
+
+/// Writes other contents over those of a memfd that an earlier step made or retrieved, which may be preserved meanwhile.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refill {
+    /// The memfd as it is from now on: of its former size, and with its former holes.
+    pub memfd: Memfd,
+}
+
+/// Does a step whereby the `nth` allocation of the kernel in its system call fails. Where that makes the call fail, it is made
+/// again without.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failing {
+    /// Which allocation; the call may have fewer.
+    pub nth: u32,
+    /// The step, which is about a session.
+    pub step: Box<Step>,
+}
+
+/// Does steps in several threads at the same time: each thread has sessions and files of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Together {
+    /// What each thread does.
+    pub threads: Vec<Vec<Step>>,
+}
+
+impl Together {
+    fn check(&self) -> Result<(), String> {
+        let mut owners = BTreeMap::new();
+        for (thread, step) in (0..)
+            .zip(&self.threads)
+            .flat_map(|(n, steps)| steps.iter().map(move |step| (n, step)))
+        {
+            step.check()?;
+            let session = step
+                .session()
+                .ok_or("together: each step is about a session, and none sets a switch, or is about the agent")?;
+            if *owners.entry(session).or_insert(thread) != thread {
+                return Err(format!("together: two threads have the session {session}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Retrieves a file and compares its size, its seals and every byte with what was preserved.
@@ -428,6 +551,9 @@ pub struct Memfd {
     /// Whether it is sealed against writing, growing, shrinking and further sealing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sealed: bool,
+    /// Whether every second page of it, from the second one on, is never written: a hole, which reads as zeros.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holes: bool,
 }
 
 /// Sessions by the number, named PREFIX-0, PREFIX-1 and so on, each with files under the tokens 0, 1 and so on.

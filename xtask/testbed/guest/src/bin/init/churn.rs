@@ -12,7 +12,7 @@ use testbed_guest::luo::{Device, Session};
 use testbed_guest::scenario::{Churn, Memfd, ReloadPolicy};
 
 use crate::agent::Agent;
-use crate::driver;
+use crate::files;
 
 /// Has threads make sessions as fast as they can, and gives the agent its policies meanwhile.
 pub(crate) fn churn(step: &Churn, device: &Device, agent: &mut Agent<'_>) -> Result<()> {
@@ -57,8 +57,9 @@ fn rounds(
         size: 4096.into(),
         seed: 0,
         sealed: false,
+        holes: false,
     };
-    let memfd = driver::create(&memfd)?;
+    let memfd = files::create(&memfd)?;
     let may_be_refused = !step.policies.is_empty();
     let until = Instant::now() + Duration::from_secs(step.seconds);
     let is_due =

@@ -8,7 +8,7 @@ use testbed_guest::luo::{Device, Session};
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{DeviceFile, FailNth, FailingOperation, Memfd};
 
-use crate::{driver, faults, system};
+use crate::{faults, files, system};
 
 /// Which allocation fails, and in which session.
 struct Try<'a> {
@@ -65,17 +65,18 @@ impl Try<'_> {
                 faults::nth(n, || self.device.create_session(prefix).map(drop))
             }
             FailingOperation::PreserveMemfd => {
-                let memfd = driver::create(&Memfd {
+                let memfd = files::create(&Memfd {
                     name: "memfd".into(),
                     size: 8192.into(),
                     seed: n.into(),
                     sealed: false,
+                    holes: false,
                 })?;
                 let session = self.open()?;
                 faults::nth(n, || session.preserve(&memfd, u64::MAX))
             }
             FailingOperation::PreserveDevice => {
-                let file = driver::open_device(&DeviceFile {
+                let file = files::open_device(&DeviceFile {
                     node: "hugetlb".into(),
                     name: "device".into(),
                     size: 8192.into(),
