@@ -67,6 +67,10 @@ fn enter_flb(hook: Hook, ctx: &FEntryContext) {
 
 #[inline(always)]
 fn emit_flb(kind: Kind, ended: Ended, ctx: &FExitContext) {
+    // What a file's callback does to global state afterwards is no doing of this handler's.
+    if let Some(task) = ended.task {
+        task.handler = 0;
+    }
     let handler = Address(ctx.arg(0));
     emit(kind, ended.at, |event: &mut FlbOp| {
         event.outcome = ended.outcome;
