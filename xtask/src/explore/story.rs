@@ -42,32 +42,33 @@ impl Story {
             files: 0,
         };
         let kernels = author.rng.usize(2..=4);
-        let tampered = author.rng.bool().then(|| author.rng.usize(0..kernels));
+        let tampering = author.tampering(tamperings, kernels);
         let mut teller = Teller::new(tamperings);
         let mut story = Story {
             seed,
             kernels: vec![Kernel::default(); kernels],
         };
         for (place, kernel) in story.kernels.iter_mut().enumerate() {
-            let length = author.rng.usize(20..=60);
-            // A fault over a kexec begins in a kernel that another one follows.
-            let tamper = (tampered == Some(place) && !tamperings.is_empty()).then(|| author.rng.usize(10..length));
+            let is_followed = place + 1 < kernels;
+            let length = author.rng.usize(40..=110);
+            let tampering = tampering.filter(|(kernel, _)| *kernel == place);
+            let tampers_at = author.rng.usize(10..length);
             kernel.leaves = author.rng.u8(0..6) == 0;
             teller.begin();
             while kernel.acts.len() < length && !teller.is_over() {
-                let acts = match tamper {
-                    Some(at) if kernel.acts.len() == at => vec![Act {
+                let acts = match tampering {
+                    Some((_, number)) if teller.tampering.is_none() && kernel.acts.len() >= tampers_at => vec![Act {
                         thread: 0,
-                        deed: Deed::Tamper(author.rng.usize(0..tamperings.len())),
+                        deed: Deed::Tamper(number),
                     }],
-                    _ => author.acts(&teller.rules),
+                    _ => author.acts(&teller.rules, tampering.is_none()),
                 };
                 for act in acts {
-                    teller.act(&act, place + 1 < kernels);
+                    teller.act(&act, is_followed);
                     kernel.acts.push(act);
                 }
             }
-            teller.end((place + 1 < kernels).then_some(kernel.leaves));
+            teller.end(is_followed.then_some(kernel.leaves));
         }
         story
     }
@@ -349,9 +350,19 @@ enum Kind {
 const ERRORS: [&str; 5] = ["EIO", "ENOMEM", "EBUSY", "EAGAIN", "EACCES"];
 
 impl Author {
-    /// What comes next: one act, or several threads' acts.
-    fn acts(&mut self, rules: &Rules) -> Vec<Act> {
+    /// The kernel that is to break a promise, and which one, in more than half of the stories.
+    fn tampering(&mut self, tamperings: &[Tampering], kernels: usize) -> Option<(usize, usize)> {
+        let number = self.rng.choice(0..tamperings.len())?;
+        // One over a kexec begins in a kernel that another one follows.
+        let last = kernels - usize::from(tamperings[number].crosses());
+        let kernel = self.rng.usize(0..last);
+        (self.rng.u8(0..5) < 3).then_some((kernel, number))
+    }
+
+    /// What comes next: one act, or several threads' acts. What a kernel breaks has to be found, so its agent is not disturbed.
+    fn acts(&mut self, rules: &Rules, may_end_agent: bool) -> Vec<Act> {
         match self.kind() {
+            Kind::EndAgent if !may_end_agent => Vec::new(),
             Kind::Together => self.together(rules),
             kind => vec![Act {
                 thread: 0,

@@ -106,14 +106,14 @@ fn stories_are_long_and_use_every_step_that_there_is_for_them() {
         assert!(kinds.contains(kind), "{kind} of {kinds:?}");
     }
     assert!(
-        operations > 400 * 40 && updates > 400,
+        operations > 400 * 80 && updates > 400,
         "{operations} operations, {updates} updates"
     );
     assert!(
         wanted_failures * 10 > operations,
         "{wanted_failures} of {operations} must fail"
     );
-    assert!((100..250).contains(&tampered), "{tampered}");
+    assert!((180..300).contains(&tampered), "{tampered}");
     let unused: Vec<_> = tamperings()
         .into_iter()
         .map(|t| t.name)

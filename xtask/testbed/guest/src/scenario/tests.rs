@@ -267,3 +267,63 @@ fn words_are_added_to_a_command_line_and_taken_out_of_it() {
         "kho=only panic=-1 quiet"
     );
 }
+
+const STORY: &str = r#"
+summary = "a list of steps for each kernel"
+kexec = "file"
+updates = 2
+kernels = [
+    [
+        { create-session = { name = "a" } },
+        { create-session = { name = "b" } },
+        { together = { threads = [
+            [{ failing = { nth = 3, step = { create-session = { name = "c" } } } }, { close-session = { name = "a" } }],
+            [{ preserve-other = { session = "b", token = 1, what = "closed", fails = "EBADF" } }],
+        ] } },
+    ],
+    [{ retrieve-session = { name = "c" } }],
+    [],
+]
+"#;
+
+#[test]
+fn each_kernel_can_have_steps_of_its_own() {
+    let scenario = parse(STORY).unwrap();
+
+    assert_eq!(scenario.boots(), 3);
+    assert_eq!([1, 2, 3].map(|boot| scenario.steps(boot).count()), [3, 1, 0]);
+    assert_eq!(scenario.all_steps().count(), 4);
+    let sent: Scenario = serde_json::from_str(&serde_json::to_string(&scenario).unwrap()).unwrap();
+    assert_eq!(sent, scenario);
+}
+
+#[test]
+fn a_list_too_few_or_steps_besides_them_are_refused() {
+    for wrong in [
+        STORY.replace("updates = 2", "updates = 1"),
+        format!("before = [{{ close-device = {{}} }}]\n{STORY}"),
+    ] {
+        let error = parse(&wrong).unwrap_err();
+        assert!(error.contains("`kernels` has a list"), "{error}");
+    }
+}
+
+#[test]
+fn threads_beside_each_other_have_sessions_of_their_own_and_do_nothing_else() {
+    for (right, wrong, told) in [
+        (
+            "session = \"b\"",
+            "session = \"a\"",
+            "two threads have the session \"a\"",
+        ),
+        (
+            "{ close-session = { name = \"a\" } }",
+            "{ kill-agent = {} }",
+            "each step is about a session",
+        ),
+        ("nth = 3", "nth = 0", "`nth` counts from 1"),
+    ] {
+        let error = parse(&STORY.replace(right, wrong)).unwrap_err();
+        assert!(error.contains(told), "{error}");
+    }
+}
