@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// For how many minutes a story that fails is made smaller [default: for what is left of the others]
     #[arg(long, value_name = "M")]
     shrink: Option<u64>,
+    /// Write the first story down as a scenario's file, and run nothing
+    #[arg(long)]
+    tell: bool,
     #[command(flatten)]
     kernel: kernel::Args,
 }
@@ -69,11 +72,22 @@ struct Stage<'a> {
 /// # Errors
 /// A story failed, or none could be run.
 pub(crate) fn command(args: Args) -> Result<()> {
-    setup::ensure(&[Need::Qemu])?;
     let again = args.kernel.words();
+    let tamperings = tamper::all(vm::scenario::all()?);
+    let by_the_clock = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs()
+    };
+    let first = args.seed.unwrap_or_else(by_the_clock);
+    if args.tell {
+        let told = Story::of(first, &tamperings).tell(&tamperings);
+        return keep(&first.to_string(), &told.scenario, &again);
+    }
+    setup::ensure(&[Need::Qemu])?;
     let kernel = kernel::ensure(&args.kernel.into())?;
     let guest = guest::build(&Agent::Built)?;
-    let tamperings = tamper::all(vm::scenario::all()?);
     let stage = Stage {
         kernel: &kernel,
         guest: &guest,
@@ -135,7 +149,7 @@ impl Stage<'_> {
         }
         figures.failed.push(seed);
         println!("FAILED  {what} ({seconds} s)\n{}", failures.join("\n"));
-        self.keep(&format!("{seed}"), &told.scenario)?;
+        keep(&seed.to_string(), &told.scenario, &self.again)?;
         let way = Way::of(&failures);
         let small = shrink::shrink(story, until(Instant::now()), |story| {
             let scenario = story.tell(self.tamperings).scenario;
@@ -144,7 +158,7 @@ impl Stage<'_> {
             let shown = if same { "still fails" } else { "does not" };
             println!("        {shown}: {}", scenario.summary);
             if same {
-                self.keep(&format!("{seed}-small"), &scenario)?;
+                keep(&format!("{seed}-small"), &scenario, &self.again)?;
             }
             Ok(same)
         })?;
@@ -164,17 +178,17 @@ impl Stage<'_> {
         }
         Ok(outcome.failures)
     }
+}
 
-    /// Writes a scenario, and says how it is run again.
-    fn keep(&self, name: &str, scenario: &Scenario) -> Result<()> {
-        let directory = PathBuf::from("target/explore");
-        let path = directory.join(format!("explore-{name}.toml"));
-        let context = || format!("cannot write {}", path.display());
-        fs::create_dir_all(guest::workspace().join(&directory)).with_context(context)?;
-        fs::write(guest::workspace().join(&path), vm::scenario::write(scenario)?).with_context(context)?;
-        println!("        again: cargo xtask vm {}{}", path.display(), self.again);
-        Ok(())
-    }
+/// Writes a scenario, and says how it is run again.
+fn keep(name: &str, scenario: &Scenario, again: &str) -> Result<()> {
+    let directory = PathBuf::from("target/explore");
+    let path = directory.join(format!("explore-{name}.toml"));
+    let context = || format!("cannot write {}", path.display());
+    fs::create_dir_all(guest::workspace().join(&directory)).with_context(context)?;
+    fs::write(guest::workspace().join(&path), vm::scenario::write(scenario)?).with_context(context)?;
+    println!("        again: cargo xtask vm {}{again}", path.display());
+    Ok(())
 }
 
 #[cfg(test)]

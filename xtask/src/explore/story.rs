@@ -52,7 +52,7 @@ impl Story {
             let is_followed = place + 1 < kernels;
             let length = author.rng.usize(40..=110);
             let tampering = tampering.filter(|(kernel, _)| *kernel == place);
-            let tampers_at = author.rng.usize(10..length);
+            let tampers_at = author.rng.usize(length / 3..length);
             kernel.leaves = author.rng.u8(0..6) == 0;
             teller.begin();
             while kernel.acts.len() < length && !teller.is_over() {
@@ -390,7 +390,13 @@ impl Author {
             let deed = author.deed(kind, rules, thread);
             Act { thread, deed }
         };
-        (0..acts).map(|_| act(self)).collect()
+        let mut acts: Vec<_> = (0..acts).map(|_| act(self)).collect();
+        if self.rng.bool() {
+            // While they go on, the agent walks.
+            let (thread, deed) = (0, Deed::Look);
+            acts.insert(0, Act { thread, deed });
+        }
+        acts
     }
 
     fn deed(&mut self, kind: Kind, rules: &Rules, thread: u8) -> Deed {
