@@ -148,17 +148,27 @@ impl Stage<'_> {
             return Ok(());
         }
         figures.failed.push(seed);
-        println!("FAILED  {what} ({seconds} s)\n{}", failures.join("\n"));
+        // What the agents said last is among what stays in `target/vm`.
+        let shown = failures
+            .iter()
+            .filter_map(|failure| failure.split("\nthe end of agent-").next());
+        println!("FAILED  {what} ({seconds} s)\n{}", shown.collect::<Vec<_>>().join("\n"));
         keep(&seed.to_string(), &told.scenario, &self.again)?;
         let way = Way::of(&failures);
+        let mut smallest = told.scenario.kernels;
         let small = shrink::shrink(story, until(Instant::now()), |story| {
             let scenario = story.tell(self.tamperings).scenario;
+            if scenario.kernels == smallest {
+                // What was left out did nothing.
+                return Ok(true);
+            }
             let failures = self.run(&format!("explore-{seed}-small"), &scenario)?;
             let same = !failures.is_empty() && Way::of(&failures) == way;
             let shown = if same { "still fails" } else { "does not" };
             println!("        {shown}: {}", scenario.summary);
             if same {
                 keep(&format!("{seed}-small"), &scenario, &self.again)?;
+                smallest = scenario.kernels;
             }
             Ok(same)
         })?;
