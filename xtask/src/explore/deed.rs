@@ -6,7 +6,7 @@ use testbed_guest::scenario::{SessionName, Stranger};
 /// One deed, and who does it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Act {
-    /// 0: the driver alone. 1 and up: a thread beside the others; neighbours with such a number are done together.
+    /// 0: the driver alone. 1 and up: a thread beside the others, or [`MEANWHILE`]; neighbours with such a number are done together.
     pub(super) thread: u8,
     /// What is done.
     pub(super) deed: Deed,
@@ -103,6 +103,9 @@ pub(super) const NAMES: Name = 9;
 
 /// The threads beside each other: each has the names whose number leaves its own when divided by this.
 pub(super) const THREADS: u8 = 3;
+
+/// Who sees to the agent while the threads go on.
+pub(super) const MEANWHILE: u8 = THREADS + 1;
 
 /// The thread that a name belongs to, where there are several.
 pub(super) fn owner(name: Name) -> u8 {

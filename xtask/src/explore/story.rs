@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fastrand::Rng;
 use testbed_guest::scenario::{Expect, Kexec, Scenario, Step, Stranger, Together};
 
-use super::deed::{Act, DEVICES, Deed, Handler, Made, NAMES, Name, THREADS, TOKENS, Token, owner};
+use super::deed::{Act, DEVICES, Deed, Handler, MEANWHILE, Made, NAMES, Name, THREADS, TOKENS, Token, owner};
 use super::rules::Rules;
 use super::tamper::{self, Tampering};
 
@@ -93,6 +93,8 @@ struct Teller<'a> {
     kernels: Vec<Vec<Step>>,
     /// What threads do side by side, as far as it has come.
     together: BTreeMap<u8, Vec<Step>>,
+    /// What becomes of the agent meanwhile.
+    meanwhile: Vec<Step>,
     /// The files that each of them has made.
     made: BTreeSet<(u8, u32)>,
     tampering: Option<&'a Tampering>,
@@ -109,6 +111,7 @@ impl<'a> Teller<'a> {
             rules: Rules::default(),
             kernels: Vec::new(),
             together: BTreeMap::new(),
+            meanwhile: Vec::new(),
             made: BTreeSet::new(),
             tampering: None,
             crosses: false,
@@ -139,6 +142,10 @@ impl<'a> Teller<'a> {
                 self.join();
                 let steps = self.rules.apply(deed);
                 self.say(steps);
+            }
+            (deed @ (Deed::Look | Deed::StopAgent | Deed::KillAgent), MEANWHILE) => {
+                let steps = self.rules.apply(deed);
+                self.meanwhile.extend(steps);
             }
             (deed, thread) if self.is_for(deed, thread) => {
                 if let Deed::Preserve { file, .. } = deed {
@@ -191,9 +198,12 @@ impl<'a> Teller<'a> {
     fn join(&mut self) {
         self.made.clear();
         let threads: Vec<_> = std::mem::take(&mut self.together).into_values().collect();
+        let meanwhile = std::mem::take(&mut self.meanwhile);
         if threads.iter().any(|steps| !steps.is_empty()) {
             self.rules.learn(&threads.concat());
-            self.say(vec![Step::Together(Together { threads })]);
+            self.say(vec![Step::Together(Together { threads, meanwhile })]);
+        } else {
+            self.say(meanwhile);
         }
     }
 
@@ -277,7 +287,10 @@ fn plain(seed: u64) -> Scenario {
 /// How many operations a step is.
 fn operations(step: &Step) -> usize {
     match step {
-        Step::Together(together) => together.threads.iter().flatten().map(operations).sum(),
+        Step::Together(together) => {
+            let threads = together.threads.iter().flatten();
+            threads.chain(&together.meanwhile).map(operations).sum()
+        }
         Step::Fault(_) | Step::CheckNoBpf(_) => 0,
         _ => 1,
     }
@@ -303,7 +316,7 @@ const KINDS: [(Kind, u32); 24] = [
     (Kind::Retrieve, 18),
     (Kind::Finish, 4),
     (Kind::While, 6),
-    (Kind::Together, 3),
+    (Kind::Together, 5),
     (Kind::FreezeFails, 3),
     (Kind::RebootToNothing, 1),
     (Kind::Load, 1),
@@ -363,7 +376,7 @@ impl Author {
     fn acts(&mut self, rules: &Rules, may_end_agent: bool) -> Vec<Act> {
         match self.kind() {
             Kind::EndAgent if !may_end_agent => Vec::new(),
-            Kind::Together => self.together(rules),
+            Kind::Together => self.together(rules, may_end_agent),
             kind => vec![Act {
                 thread: 0,
                 deed: self.deed(kind, rules, 0),
@@ -382,7 +395,7 @@ impl Author {
         Kind::Look
     }
 
-    fn together(&mut self, rules: &Rules) -> Vec<Act> {
+    fn together(&mut self, rules: &Rules, may_end_agent: bool) -> Vec<Act> {
         let acts = self.rng.usize(4..16);
         let act = |author: &mut Self| {
             let thread = author.rng.u8(1..=THREADS);
@@ -391,11 +404,14 @@ impl Author {
             Act { thread, deed }
         };
         let mut acts: Vec<_> = (0..acts).map(|_| act(self)).collect();
-        if self.rng.bool() {
-            // While they go on, the agent walks.
-            let (thread, deed) = (0, Deed::Look);
-            acts.insert(0, Act { thread, deed });
-        }
+        let deed = match self.rng.u8(0..8) {
+            0 if may_end_agent => Deed::KillAgent,
+            1 if may_end_agent => Deed::StopAgent,
+            0..5 => Deed::Look,
+            _ => return acts,
+        };
+        let thread = MEANWHILE;
+        acts.push(Act { thread, deed });
         acts
     }
 

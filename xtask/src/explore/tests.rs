@@ -26,7 +26,9 @@ fn leaves<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Vec<&'a Step> {
     let mut all = Vec::new();
     for step in steps {
         match step {
-            Step::Together(together) => all.extend(leaves(together.threads.iter().flatten())),
+            Step::Together(together) => {
+                all.extend(leaves(together.threads.iter().flatten().chain(&together.meanwhile)));
+            }
             Step::Failing(failing) => all.push(&*failing.step),
             step => all.push(step),
         }

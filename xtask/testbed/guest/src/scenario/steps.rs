@@ -312,6 +312,9 @@ pub struct Failing {
 pub struct Together {
     /// What each thread does.
     pub threads: Vec<Vec<Step>>,
+    /// What becomes of the agent meanwhile: `look`, `kill-agent`, `check-no-bpf` or `stop-agent`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meanwhile: Vec<Step>,
 }
 
 impl Together {
@@ -328,6 +331,15 @@ impl Together {
             if *owners.entry(session).or_insert(thread) != thread {
                 return Err(format!("together: two threads have the session {session}"));
             }
+        }
+        let about_agent = |step: &Step| {
+            use Step::{CheckNoBpf, KillAgent, Look, StopAgent};
+            matches!(step, Look(_) | KillAgent(_) | CheckNoBpf(_) | StopAgent(_))
+        };
+        if !self.meanwhile.iter().all(about_agent) {
+            return Err(
+                "together: `meanwhile` the agent looks, is stopped or is killed, and nothing else is done".into(),
+            );
         }
         Ok(())
     }

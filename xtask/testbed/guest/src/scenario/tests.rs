@@ -279,7 +279,7 @@ kernels = [
         { together = { threads = [
             [{ failing = { nth = 3, step = { create-session = { name = "c" } } } }, { close-session = { name = "a" } }],
             [{ preserve-other = { session = "b", token = 1, what = "closed", fails = "EBADF" } }],
-        ] } },
+        ], meanwhile = [{ kill-agent = {} }] } },
     ],
     [{ retrieve-session = { name = "c" } }],
     [],
@@ -320,6 +320,11 @@ fn threads_beside_each_other_have_sessions_of_their_own_and_do_nothing_else() {
             "{ close-session = { name = \"a\" } }",
             "{ kill-agent = {} }",
             "each step is about a session",
+        ),
+        (
+            "[{ kill-agent = {} }]",
+            "[{ start-agent = {} }]",
+            "`meanwhile` the agent",
         ),
         ("nth = 3", "nth = 0", "`nth` counts from 1"),
     ] {

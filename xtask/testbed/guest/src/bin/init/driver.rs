@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use testbed_guest::luo::Device;
 use testbed_guest::protocol::Message;
 use testbed_guest::scenario::{
-    BothModes, Churn, DeniedThroughout, Load, ManySessions, Memfd, RefusedThroughout, Run, Step, WriteFile,
+    BothModes, Churn, DeniedThroughout, Load, ManySessions, Memfd, RefusedThroughout, Run, Step, Together, WriteFile,
 };
 
 use crate::agent::{Agent, PATIENCE};
@@ -125,6 +125,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::CheckPrecious(_) => squat::check_precious(),
             Step::Remove(step) => squat::remove(&step.path),
             Step::Eventually(step) => self.perform_at_last(step),
+            Step::Together(step) => self.together(step),
             Step::CreateSession(_)
             | Step::CreateMisnamed(_)
             | Step::CloseSession(_)
@@ -137,8 +138,7 @@ impl<'a, 's> Driver<'a, 's> {
             | Step::Retrieve(_)
             | Step::RetrieveDevice(_)
             | Step::Finish(_)
-            | Step::Failing(_)
-            | Step::Together(_) => bail!("the step is not done by the hands that it is for"),
+            | Step::Failing(_) => bail!("the step is not done by the hands that it is for"),
         }
     }
 
@@ -153,6 +153,19 @@ impl<'a, 's> Driver<'a, 's> {
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    /// Has threads do steps side by side, and does what there is to do with the agent meanwhile.
+    fn together(&mut self, step: &Together) -> Result<()> {
+        let mut hands = mem::take(&mut self.hands);
+        let done = thread::scope(|scope| {
+            let threads = scope.spawn(|| hands.together(step));
+            let meanwhile = step.meanwhile.iter().try_for_each(|step| self.perform_told(step));
+            let threads = threads.join().map_err(|_| anyhow!("a thread panicked"))?;
+            threads.and(meanwhile)
+        });
+        self.hands = hands;
+        done
     }
 
     fn load(&self, step: &Load) -> Result<()> {

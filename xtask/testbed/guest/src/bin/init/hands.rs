@@ -100,7 +100,6 @@ impl Hands {
                 self.nth = None;
                 return done;
             }
-            Step::Together(step) => self.together(step)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -150,8 +149,8 @@ impl Hands {
         expect(result, Some(step.fails)).map(drop)
     }
 
-    /// Has threads do steps side by side; each has the sessions and files that its steps are about.
-    fn together(&mut self, step: &Together) -> Result<()> {
+    /// Has threads do steps side by side; each of them has the sessions and files that its steps are about.
+    pub(crate) fn together(&mut self, step: &Together) -> Result<()> {
         let mut all = Vec::new();
         for steps in &step.threads {
             let mut hands = Hands {
