@@ -4,9 +4,11 @@
 //! out. The ordinary runner runs it, and holds the answers, every byte, the kernel's console and luo-trace's findings against it. In
 //! half of the stories a [`tamper`]ing of the testbed has the kernel break a promise, which then must be found, and nothing else.
 
+mod author;
 mod deed;
 mod rules;
 mod shrink;
+mod steps;
 mod story;
 mod tamper;
 

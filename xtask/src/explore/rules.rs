@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use testbed_guest::scenario::{
-    CloseSession, CreateMisnamed, CreateSession, DeviceFile, ErrnoName, Failing, Fault, Finish, Kexec, Load, Memfd,
-    Nothing, Open, Preserve, PreserveAgain, PreserveDevice, PreserveOther, Reboot, Refill, Retrieve, RetrieveDevice,
-    RetrieveSession, Run, StartAgent, Step, StopAgent, Stranger, Unload,
+    CloseSession, CreateMisnamed, CreateSession, DeviceFile, Failing, Finish, Kexec, Memfd, Nothing, Open, Preserve,
+    PreserveAgain, PreserveDevice, PreserveOther, Refill, Retrieve, RetrieveDevice, RetrieveSession, Run, StartAgent,
+    Step, StopAgent, Stranger, Unload,
 };
 
 use super::deed::{DEVICES, Deed, Handler, Made, Name, TOKENS, Token, name};
+use super::steps::{errno, fault, load, number, reboot, retrieve_fails};
 
 /// So much may be preserved at a time.
 const MOST_PRESERVED: u64 = 96 << 20;
@@ -622,44 +623,4 @@ fn flbs(made: Made) -> &'static [&'static str] {
 
 fn file_name(file: u32) -> String {
     format!("file-{file}")
-}
-
-fn retrieve_fails(session: Name, token: Token, why: &str) -> Step {
-    Step::Retrieve(Retrieve {
-        session: name(session),
-        token: TOKENS[usize::from(token)],
-        memfd: None,
-        fails: Some(errno(why)),
-    })
-}
-
-fn load(how: Kexec, image: Option<&str>, fails: Option<&str>) -> Step {
-    Step::Load(Load {
-        how,
-        image: image.map(str::to_owned),
-        crash: false,
-        cmdline: Vec::new(),
-        fails: fails.map(errno),
-    })
-}
-
-fn reboot(fails: &str) -> Step {
-    Step::Reboot(Reboot {
-        fails: errno(fails),
-        by: Default::default(),
-    })
-}
-
-fn fault(name: &str, value: u32) -> Step {
-    let name = name.into();
-    Step::Fault(Fault { name, value })
-}
-
-fn number(name: &str) -> u32 {
-    errno(name).errno().raw_os_error().unsigned_abs()
-}
-
-/// An error that the scenario language knows, as a test sees of each.
-fn errno(name: &str) -> ErrnoName {
-    ErrnoName::try_from(name.to_owned()).unwrap_or_else(|why| unreachable!("{why}"))
 }

@@ -319,9 +319,6 @@ impl<'a, 's> Driver<'a, 's> {
     }
 }
 
-/// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, of a
-/// policy's text nothing, so that
-/// what went wrong has room in a message, too.
 /// Writes as an operator's shell would.
 fn write(step: &WriteFile) -> Result<()> {
     match fs::write(&step.file, &step.text) {
@@ -330,12 +327,14 @@ fn write(step: &WriteFile) -> Result<()> {
     }
 }
 
+/// A step as a scenario's author would know it again. Of the steps and the policies in it there is only the number, of a
+/// policy's text nothing, so that what went wrong has room in a message, too.
 pub(crate) fn describe(step: &Step) -> String {
     let Ok(mut shown) = serde_json::to_value(step) else {
         return format!("{step:?}");
     };
     for key in shown.as_object_mut().into_iter().flat_map(|step| step.values_mut()) {
-        for list in ["steps", "policies"] {
+        for list in ["steps", "policies", "threads"] {
             if let Some(list) = key.get_mut(list) {
                 *list = list.as_array().map_or(0, Vec::len).into();
             }
