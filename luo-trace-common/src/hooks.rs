@@ -45,10 +45,13 @@ pub enum Attach {
         /// How many parameters it has, under its newest name: its result follows them in the program's context.
         args: usize,
     },
-    /// kprobe and kretprobe on every function whose one parameter points to this structure: callbacks of any handler.
+    /// fentry and fexit on every function whose one parameter points to this structure: callbacks of any handler. Where a program can
+    /// be attached to one function only, kprobe and kretprobe.
     Callbacks {
         /// The structure's name in BTF.
         argument: &'static str,
+        /// The programs for kprobe and kretprobe.
+        probes: [&'static str; 2],
     },
 }
 
@@ -220,7 +223,7 @@ hooks! {
     /// A file handler is called: preserve, unpreserve, freeze, unfreeze, retrieve, can_finish, finish.
     FileCallback "file-callback" File Optional
         enter: Some("file_callback_enter"), exit: Some("file_callback"),
-        attach: Attach::Callbacks { argument: "liveupdate_file_op_args" },
+        attach: Attach::Callbacks { argument: "liveupdate_file_op_args", probes: ["file_callback_probe", "file_callback_return"] },
         fields: [FileArgsHandler FileArgsFile FileArgsData HandlerOps HandlerCompatible
             FileOpsPreserve FileOpsUnpreserve FileOpsFreeze FileOpsUnfreeze FileOpsRetrieve FileOpsCanFinish FileOpsFinish];
 
@@ -243,7 +246,7 @@ hooks! {
     /// Global state is made, brought back or taken down.
     FlbCallback "flb-callback" Flb Optional
         enter: Some("flb_callback_enter"), exit: Some("flb_callback"),
-        attach: Attach::Callbacks { argument: "liveupdate_flb_op_args" },
+        attach: Attach::Callbacks { argument: "liveupdate_flb_op_args", probes: ["flb_callback_probe", "flb_callback_return"] },
         fields: [FlbArgsFlb FlbArgsData FlbOps FlbCompatible FlbOpsPreserve FlbOpsUnpreserve FlbOpsRetrieve FlbOpsFinish];
 
     /// A driver takes a reference on global state from the previous kernel.

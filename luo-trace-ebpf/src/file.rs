@@ -8,6 +8,7 @@ use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, Kind, Ou
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
+use crate::call::{Call, Return};
 use crate::emit::emit;
 use crate::kernel::{Address, read_object, read_session, session_of};
 use crate::kho;
@@ -19,16 +20,16 @@ const EBUSY: i64 = 16;
 /// `int luo_preserve_file(struct luo_file_set *file_set, u64 token, int fd)` (7.3)
 #[fentry]
 pub fn file_preserve_enter(ctx: FEntryContext) -> u32 {
-    enter_file(Hook::FilePreserve, ctx.arg(0), ctx.arg(1));
+    enter_file(Hook::FilePreserve, ctx.argument(0), ctx.argument(1));
     0
 }
 
 /// After a success the file is the last of its set, and the session's mutex, which the caller holds, keeps it there.
 #[fexit]
 pub fn file_preserve(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FilePreserve, i64::from(ctx.arg::<i32>(3)));
-    let set: u64 = ctx.arg(0);
-    let token: u64 = ctx.arg(1);
+    let ended = task::leave(Hook::FilePreserve, i64::from(ctx.result::<i32>()));
+    let set: u64 = ctx.argument(0);
+    let token: u64 = ctx.argument(1);
     settle(Hook::FilePreserve, &ended, set, Some(token));
     emit(Kind::FilePreserve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
@@ -51,7 +52,7 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
 /// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
 #[fentry]
 pub fn file_retrieve_enter(ctx: FEntryContext) -> u32 {
-    enter_file(Hook::FileRetrieve, ctx.arg(0), ctx.arg(1));
+    enter_file(Hook::FileRetrieve, ctx.argument(0), ctx.argument(1));
     0
 }
 
@@ -60,9 +61,9 @@ const SEARCH: u32 = 64;
 
 #[fexit]
 pub fn file_retrieve(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.arg::<i32>(3)));
-    let set: u64 = ctx.arg(0);
-    let token: u64 = ctx.arg(1);
+    let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.result::<i32>()));
+    let set: u64 = ctx.argument(0);
+    let token: u64 = ctx.argument(1);
     settle(Hook::FileRetrieve, &ended, set, Some(token));
     emit(Kind::FileRetrieve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
@@ -167,7 +168,7 @@ pub fn files_finish_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_finish(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.arg::<i32>(1));
+    let result = i64::from(ctx.result::<i32>());
     emit_files(Kind::FilesFinish, Hook::FilesFinish, result, &ctx);
     0
 }
@@ -181,7 +182,7 @@ pub fn files_freeze_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_freeze(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.arg::<i32>(2));
+    let result = i64::from(ctx.result::<i32>());
     emit_files(Kind::FilesFreeze, Hook::FilesFreeze, result, &ctx);
     0
 }
@@ -208,10 +209,10 @@ pub fn files_deserialize_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn files_deserialize(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.arg::<i32>(2));
+    let result = i64::from(ctx.result::<i32>());
     // The count is what has just arrived.
     if let Some(task) = task::current() {
-        task.files = Address(ctx.arg(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
+        task.files = Address(ctx.argument(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
     }
     emit_files(Kind::FilesDeserialize, Hook::FilesDeserialize, result, &ctx);
     0
@@ -220,7 +221,7 @@ pub fn files_deserialize(ctx: FExitContext) -> u32 {
 #[inline(always)]
 fn enter_files(hook: Hook, ctx: &FEntryContext) {
     if let Some(task) = task::enter(hook) {
-        task.file_set = ctx.arg(0);
+        task.file_set = ctx.argument(0);
         task.token_known = 0;
         task.files = Address(task.file_set).read::<u64>(Field::FileSetCount).unwrap_or(0);
     }
@@ -229,7 +230,7 @@ fn enter_files(hook: Hook, ctx: &FEntryContext) {
 #[inline(always)]
 fn emit_files(kind: Kind, hook: Hook, result: i64, ctx: &FExitContext) {
     let ended = task::leave(hook, result);
-    let set: u64 = ctx.arg(0);
+    let set: u64 = ctx.argument(0);
     settle(hook, &ended, set, None);
     emit(kind, ended.at, |event: &mut FilesOp| {
         event.outcome = ended.outcome;
@@ -244,31 +245,51 @@ fn emit_files(kind: Kind, hook: Hook, result: i64, ctx: &FExitContext) {
 }
 
 /// `int (*)(struct liveupdate_file_op_args *args)` and alike, include/linux/liveupdate.h (7.3): any handler's.
-///
-/// Which callback it is, is told by the handler's own table: the member that points to the function that runs.
-#[kprobe]
-pub fn file_callback_enter(ctx: ProbeContext) -> u32 {
-    let Some(args) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(handler) = Address(args).follow(Field::FileArgsHandler) else {
-        return 0;
-    };
-    let Some(ops) = handler.follow(Field::HandlerOps) else {
-        return 0;
-    };
+#[fentry]
+pub fn file_callback_enter(ctx: FEntryContext) -> u32 {
     // SAFETY: the context is this program's own.
-    let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
+    enter_callback(ctx.argument(0), unsafe { bpf_get_func_ip(ctx.as_ptr()) });
+    0
+}
+
+#[fexit]
+pub fn file_callback(ctx: FExitContext) -> u32 {
+    leave_callback(ctx.result());
+    0
+}
+
+/// The same where a program can be attached to one function only.
+#[kprobe]
+pub fn file_callback_probe(ctx: ProbeContext) -> u32 {
+    if let Some(args) = ctx.arg(0) {
+        // SAFETY: the context is this program's own.
+        enter_callback(args, unsafe { bpf_get_func_ip(ctx.as_ptr()) });
+    }
+    0
+}
+
+#[kretprobe]
+pub fn file_callback_return(ctx: RetProbeContext) -> u32 {
+    leave_callback(ctx.ret());
+    0
+}
+
+/// Which callback it is, is told by the handler's own table: the member that points to the function that runs. One that is in no
+/// table is a helper, or a callback that this version does not know.
+#[inline(always)]
+fn enter_callback(args: u64, function: u64) {
+    let handler = Address(args).follow(Field::FileArgsHandler);
+    let Some(ops) = handler.and_then(|handler| handler.follow(Field::HandlerOps)) else {
+        return;
+    };
     let Some(call) = which_call(ops, function) else {
-        // It takes the right argument and is in no table: a helper, or a callback that this version does not know.
-        #[cfg(feature = "log")]
-        aya_log_ebpf::debug!(&ctx, "function {:x} is no known callback of its file handler", function);
-        return 0;
+        return;
     };
     if let Some(task) = task::enter(Hook::FileCallback) {
         task::forget_callback(&mut task.file_args);
         task.file_call = call as u64;
         task.file_args = args;
     }
-    0
 }
 
 #[inline(always)]
@@ -290,18 +311,19 @@ fn which_call(ops: Address, function: u64) -> Option<FileCall> {
     None
 }
 
-#[kretprobe]
-pub fn file_callback(ctx: RetProbeContext) -> u32 {
-    let Some(task) = task::current() else { return 0 };
+/// `answer` is the register of the result, which is any number for a callback that answers nothing.
+#[inline(always)]
+fn leave_callback(answer: u64) {
+    let Some(task) = task::current() else { return };
     let args = Address(core::mem::take(&mut task.file_args));
     if args.0 == 0 {
-        return 0;
+        return;
     }
     let call = task.file_call as u32;
     // Of the callbacks, three return nothing, one returns a bool, and the others an int.
     let result = match FileCall::from_raw(call) {
-        Some(FileCall::CanFinish) if ctx.ret::<u8>() == 0 => -EBUSY,
-        Some(FileCall::Preserve | FileCall::Freeze | FileCall::Retrieve) => i64::from(ctx.ret::<i32>()),
+        Some(FileCall::CanFinish) if answer as u8 == 0 => -EBUSY,
+        Some(FileCall::Preserve | FileCall::Freeze | FileCall::Retrieve) => i64::from(answer as i32),
         _ => 0,
     };
     let ended = task::leave(Hook::FileCallback, result);
@@ -325,5 +347,4 @@ pub fn file_callback(ctx: RetProbeContext) -> u32 {
             None => i64::from(args.read::<u8>(Field::FileArgsRetrieved).unwrap_or(0)),
         };
     });
-    0
 }

@@ -11,6 +11,7 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::variables::Variable;
 
+use crate::call::{Call, Return};
 use crate::emit::emit;
 use crate::kernel::{Address, size};
 use crate::task::{self, Ended};
@@ -26,7 +27,7 @@ pub fn flb_file_preserve_enter(ctx: FEntryContext) -> u32 {
 pub fn flb_file_preserve(ctx: FExitContext) -> u32 {
     emit_flb(
         Kind::FlbPreserve,
-        task::leave(Hook::FlbPreserve, i64::from(ctx.arg::<i32>(1))),
+        task::leave(Hook::FlbPreserve, i64::from(ctx.result::<i32>())),
         &ctx,
     );
     0
@@ -61,7 +62,7 @@ pub fn flb_file_finish(ctx: FExitContext) -> u32 {
 #[inline(always)]
 fn enter_flb(hook: Hook, ctx: &FEntryContext) {
     if let Some(task) = task::enter(hook) {
-        task.handler = ctx.arg(0);
+        task.handler = ctx.argument(0);
     }
 }
 
@@ -71,7 +72,7 @@ fn emit_flb(kind: Kind, ended: Ended, ctx: &FExitContext) {
     if let Some(task) = ended.task {
         task.handler = 0;
     }
-    let handler = Address(ctx.arg(0));
+    let handler = Address(ctx.argument(0));
     emit(kind, ended.at, |event: &mut FlbOp| {
         event.outcome = ended.outcome;
         handler.read_name(Field::HandlerCompatible, &mut event.handler);
@@ -149,8 +150,8 @@ pub fn flb_get_incoming_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_get_incoming(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FlbGetIncoming, i64::from(ctx.arg::<i32>(2)));
-    emit_use(Kind::FlbGet, INCOMING, ended, ctx.arg(0));
+    let ended = task::leave(Hook::FlbGetIncoming, i64::from(ctx.result::<i32>()));
+    emit_use(Kind::FlbGet, INCOMING, ended, ctx.argument(0));
     0
 }
 
@@ -163,8 +164,8 @@ pub fn flb_get_outgoing_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_get_outgoing(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FlbGetOutgoing, i64::from(ctx.arg::<i32>(2)));
-    emit_use(Kind::FlbGet, OUTGOING, ended, ctx.arg(0));
+    let ended = task::leave(Hook::FlbGetOutgoing, i64::from(ctx.result::<i32>()));
+    emit_use(Kind::FlbGet, OUTGOING, ended, ctx.argument(0));
     0
 }
 
@@ -177,7 +178,7 @@ pub fn flb_put_incoming_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_put_incoming(ctx: FExitContext) -> u32 {
-    emit_put(Hook::FlbPutIncoming, INCOMING, ctx.arg(0));
+    emit_put(Hook::FlbPutIncoming, INCOMING, ctx.argument(0));
     0
 }
 
@@ -190,7 +191,7 @@ pub fn flb_put_outgoing_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn flb_put_outgoing(ctx: FExitContext) -> u32 {
-    emit_put(Hook::FlbPutOutgoing, OUTGOING, ctx.arg(0));
+    emit_put(Hook::FlbPutOutgoing, OUTGOING, ctx.argument(0));
     0
 }
 
@@ -226,22 +227,45 @@ fn emit_use(kind: Kind, direction: u32, ended: Ended, flb: u64) {
 }
 
 /// `int (*)(struct liveupdate_flb_op_args *argp)` and alike, include/linux/liveupdate.h (7.3): any FLB's.
-///
-/// LUO calls them with the FLB's lock held, so the number of users read here is the one it decided on.
-#[kprobe]
-pub fn flb_callback_enter(ctx: ProbeContext) -> u32 {
-    let Some(args) = ctx.arg::<u64>(0) else { return 0 };
-    let Some(flb) = Address(args).follow(Field::FlbArgsFlb) else {
-        return 0;
-    };
-    let Some(ops) = flb.follow(Field::FlbOps) else { return 0 };
+#[fentry]
+pub fn flb_callback_enter(ctx: FEntryContext) -> u32 {
     // SAFETY: the context is this program's own.
-    let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
+    enter_callback(ctx.argument(0), unsafe { bpf_get_func_ip(ctx.as_ptr()) });
+    0
+}
+
+#[fexit]
+pub fn flb_callback(ctx: FExitContext) -> u32 {
+    leave_callback(ctx.result());
+    0
+}
+
+/// The same where a program can be attached to one function only.
+#[kprobe]
+pub fn flb_callback_probe(ctx: ProbeContext) -> u32 {
+    if let Some(args) = ctx.arg(0) {
+        // SAFETY: the context is this program's own.
+        enter_callback(args, unsafe { bpf_get_func_ip(ctx.as_ptr()) });
+    }
+    0
+}
+
+#[kretprobe]
+pub fn flb_callback_return(ctx: RetProbeContext) -> u32 {
+    leave_callback(ctx.ret());
+    0
+}
+
+/// LUO calls them with the FLB's lock held, so the number of users read here is the one it decided on. Which callback it is, is told as
+/// it is for those of a file handler.
+#[inline(always)]
+fn enter_callback(args: u64, function: u64) {
+    let Some(flb) = Address(args).follow(Field::FlbArgsFlb) else {
+        return;
+    };
+    let Some(ops) = flb.follow(Field::FlbOps) else { return };
     let Some(call) = which_call(ops, function) else {
-        // It takes the right argument and is in no table: a helper, or a callback that this version does not know.
-        #[cfg(feature = "log")]
-        aya_log_ebpf::debug!(&ctx, "function {:x} is no known callback of its FLB", function);
-        return 0;
+        return;
     };
     let count = match call {
         FlbCall::Preserve | FlbCall::Unpreserve => Field::FlbOutgoingCount,
@@ -253,7 +277,6 @@ pub fn flb_callback_enter(ctx: ProbeContext) -> u32 {
         task.flb_args = args;
         task.flb_users = flb.read::<i32>(count).map_or(-1, i64::from);
     }
-    0
 }
 
 #[inline(always)]
@@ -272,16 +295,17 @@ fn which_call(ops: Address, function: u64) -> Option<FlbCall> {
     None
 }
 
-#[kretprobe]
-pub fn flb_callback(ctx: RetProbeContext) -> u32 {
-    let Some(task) = task::current() else { return 0 };
+/// `answer` is the register of the result, which is any number for a callback that answers nothing.
+#[inline(always)]
+fn leave_callback(answer: u64) {
+    let Some(task) = task::current() else { return };
     let args = Address(core::mem::take(&mut task.flb_args));
     if args.0 == 0 {
-        return 0;
+        return;
     }
     let call = task.flb_call as u32;
     let result = match FlbCall::from_raw(call) {
-        Some(FlbCall::Preserve | FlbCall::Retrieve) => i64::from(ctx.ret::<i32>()),
+        Some(FlbCall::Preserve | FlbCall::Retrieve) => i64::from(answer as i32),
         _ => 0,
     };
     let ended = task::leave(Hook::FlbCallback, result);
@@ -298,5 +322,4 @@ pub fn flb_callback(ctx: RetProbeContext) -> u32 {
         }
         event.data = args.read::<u64>(Field::FlbArgsData).unwrap_or(0);
     });
-    0
 }

@@ -16,6 +16,7 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::variables::Variable;
 
+use crate::call::{Call, Return};
 use crate::emit::emit;
 use crate::kernel::{Address, page_shift, read_string, target};
 use crate::task::{self, Ended};
@@ -43,11 +44,11 @@ pub fn kho_preserve_pages_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_preserve_pages(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.arg::<i32>(2));
+    let result = i64::from(ctx.result::<i32>());
     leave(Hook::KhoPreservePages, KhoCall::PreservePages, result, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
         page_to_address(&mut event.address);
-        event.pages = ctx.arg(1);
+        event.pages = ctx.argument(1);
     });
     0
 }
@@ -62,9 +63,9 @@ pub fn kho_unpreserve_pages_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn kho_unpreserve_pages(ctx: FExitContext) -> u32 {
     leave(Hook::KhoUnpreservePages, KhoCall::UnpreservePages, 0, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
         page_to_address(&mut event.address);
-        event.pages = ctx.arg(1);
+        event.pages = ctx.argument(1);
     });
     0
 }
@@ -78,10 +79,10 @@ pub fn kho_restore_pages_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_restore_pages(ctx: FExitContext) -> u32 {
-    let result = of_pointer(ctx.arg(2));
+    let result = of_pointer(ctx.result());
     leave(Hook::KhoRestorePages, KhoCall::RestorePages, result, |event| {
-        event.address = ctx.arg(0);
-        event.pages = ctx.arg(1);
+        event.address = ctx.argument(0);
+        event.pages = ctx.argument(1);
     });
     0
 }
@@ -96,11 +97,11 @@ pub fn kho_preserve_vmalloc_enter(_ctx: FEntryContext) -> u32 {
 /// Only a success fills `preservation`.
 #[fexit]
 pub fn kho_preserve_vmalloc(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.arg::<i32>(2));
+    let result = i64::from(ctx.result::<i32>());
     leave(Hook::KhoPreserveVmalloc, KhoCall::PreserveVmalloc, result, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
         if result == 0 {
-            event.pages = vmalloc_pages(ctx.arg(1));
+            event.pages = vmalloc_pages(ctx.argument(1));
         }
     });
     0
@@ -116,7 +117,7 @@ pub fn kho_unpreserve_vmalloc_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn kho_unpreserve_vmalloc(ctx: FExitContext) -> u32 {
     leave(Hook::KhoUnpreserveVmalloc, KhoCall::UnpreserveVmalloc, 0, |event| {
-        event.pages = vmalloc_pages(ctx.arg(0));
+        event.pages = vmalloc_pages(ctx.argument(0));
     });
     0
 }
@@ -130,14 +131,14 @@ pub fn kho_restore_vmalloc_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_restore_vmalloc(ctx: FExitContext) -> u32 {
-    let area: u64 = ctx.arg(1);
+    let area: u64 = ctx.result();
     leave(
         Hook::KhoRestoreVmalloc,
         KhoCall::RestoreVmalloc,
         of_pointer(area),
         |event| {
             event.address = area;
-            event.pages = vmalloc_pages(ctx.arg(0));
+            event.pages = vmalloc_pages(ctx.argument(0));
         },
     );
     0
@@ -152,13 +153,13 @@ pub fn kho_alloc_preserve_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_alloc_preserve(ctx: FExitContext) -> u32 {
-    let memory: u64 = ctx.arg(1);
+    let memory: u64 = ctx.result();
     let result = of_pointer(memory);
     leave(Hook::KhoAllocPreserve, KhoCall::AllocPreserve, result, |event| {
         if result == 0 {
             event.address = memory;
         }
-        event.pages = pages_for(ctx.arg(0));
+        event.pages = pages_for(ctx.argument(0));
     });
     0
 }
@@ -173,7 +174,7 @@ pub fn kho_unpreserve_free_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn kho_unpreserve_free(ctx: FExitContext) -> u32 {
     leave(Hook::KhoUnpreserveFree, KhoCall::UnpreserveFree, 0, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
     });
     0
 }
@@ -188,7 +189,7 @@ pub fn kho_restore_free_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn kho_restore_free(ctx: FExitContext) -> u32 {
     leave(Hook::KhoRestoreFree, KhoCall::RestoreFree, 0, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
     });
     0
 }
@@ -202,10 +203,10 @@ pub fn kho_add_subtree_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_add_subtree(ctx: FExitContext) -> u32 {
-    let result = ctx.ret::<i32>().map_or(0, i64::from);
+    let result = i64::from(ctx.result::<i32>());
     leave(Hook::KhoAddSubtree, KhoCall::AddSubtree, result, |event| {
-        read_string(ctx.arg(0), &mut event.name);
-        event.address = ctx.arg(1);
+        read_string(ctx.argument(0), &mut event.name);
+        event.address = ctx.argument(1);
     });
     0
 }
@@ -220,7 +221,7 @@ pub fn kho_remove_subtree_enter(_ctx: FEntryContext) -> u32 {
 #[fexit]
 pub fn kho_remove_subtree(ctx: FExitContext) -> u32 {
     leave(Hook::KhoRemoveSubtree, KhoCall::RemoveSubtree, 0, |event| {
-        event.address = ctx.arg(0);
+        event.address = ctx.argument(0);
     });
     0
 }
@@ -234,9 +235,9 @@ pub fn kho_retrieve_subtree_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_retrieve_subtree(ctx: FExitContext) -> u32 {
-    let result = ctx.ret::<i32>().map_or(0, i64::from);
+    let result = i64::from(ctx.result::<i32>());
     leave(Hook::KhoRetrieveSubtree, KhoCall::RetrieveSubtree, result, |event| {
-        read_string(ctx.arg(0), &mut event.name);
+        read_string(ctx.argument(0), &mut event.name);
     });
     0
 }
@@ -343,13 +344,13 @@ pub fn settle(hook: Hook, ended: &Ended, token: Option<u64>, session: impl FnOnc
 /// `int kho_radix_add_page(struct kho_radix_tree *tree, unsigned long pfn, unsigned int order)` (7.2)
 #[fexit]
 pub fn kho_key_add(ctx: FExitContext) -> u32 {
-    if !is_out(ctx.arg(0)) {
+    if !is_out(ctx.argument(0)) {
         return 0;
     }
     let Some(task) = task::current() else { return 0 };
     let (key, result) = match target(Hook::KhoKeyAdd) {
-        1 => (Key(ctx.arg(1)), ctx.arg::<i32>(2)),
-        _ => (Key::new(ctx.arg(1), ctx.arg(2)), ctx.arg::<i32>(3)),
+        1 => (Key(ctx.argument(1)), ctx.result::<i32>()),
+        _ => (Key::new(ctx.argument(1), ctx.argument(2)), ctx.result::<i32>()),
     };
     let within = task.within();
     let failed = result < 0;
@@ -373,12 +374,12 @@ pub fn kho_key_add(ctx: FExitContext) -> u32 {
 /// `void kho_radix_del_page(struct kho_radix_tree *tree, unsigned long pfn, unsigned int order)` (7.2)
 #[fexit]
 pub fn kho_key_del(ctx: FExitContext) -> u32 {
-    if !is_out(ctx.arg(0)) {
+    if !is_out(ctx.argument(0)) {
         return 0;
     }
     let key = match target(Hook::KhoKeyDel) {
-        1 => Key(ctx.arg(1)),
-        _ => Key::new(ctx.arg(1), ctx.arg(2)),
+        1 => Key(ctx.argument(1)),
+        _ => Key::new(ctx.argument(1), ctx.argument(2)),
     };
     if let Some(account) = task::current().and_then(|task| task.account()) {
         add(&mut account.removed, key, key.order());
@@ -392,7 +393,7 @@ pub fn kho_key_del(ctx: FExitContext) -> u32 {
 #[fentry]
 pub fn kho_restore_page_enter(ctx: FEntryContext) -> u32 {
     let Some(task) = task::current_or_new() else { return 0 };
-    let phys: u64 = ctx.arg(0);
+    let phys: u64 = ctx.argument(0);
     let map = Address::of(Variable::PageMap).and_then(Address::read_here::<u64>);
     task.restore_page = map.map_or(0, |map| map.wrapping_add((phys >> page_shift()) * STRUCT_PAGE));
     task.restore_note = Address(task.restore_page).read::<u64>(Field::PagePrivate).unwrap_or(0);
@@ -401,8 +402,8 @@ pub fn kho_restore_page_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn kho_restore_page(ctx: FExitContext) -> u32 {
-    let phys: u64 = ctx.arg(0);
-    let page: u64 = ctx.arg(2);
+    let phys: u64 = ctx.argument(0);
+    let page: u64 = ctx.result();
     let task = task::current();
     if page == 0 {
         let within = task.map_or(0, |task| task.within());

@@ -12,7 +12,9 @@
 #![allow(missing_docs, reason = "programs are documented by the hook table")]
 
 mod arrival;
+mod call;
 mod caller;
+mod dispatch;
 mod emit;
 mod facts;
 mod file;

@@ -7,6 +7,7 @@ use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, ImageCarrier, ImageFile
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
+use crate::call::{Call, Return};
 use crate::caller::may_boot;
 use crate::emit::{count_denied, emit};
 use crate::image::{newest_number, read_image};
@@ -32,7 +33,7 @@ pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
 /// It returns only where the jump did not happen.
 #[fexit]
 pub fn kexec_return(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::KexecReturn, Hook::Kexec, i64::from(ctx.arg::<i32>(0)));
+    emit_plain(Kind::KexecReturn, Hook::Kexec, i64::from(ctx.result::<i32>()));
     0
 }
 
@@ -48,7 +49,7 @@ pub fn liveupdate_reboot(ctx: FExitContext) -> u32 {
     emit_plain(
         Kind::LiveupdateReboot,
         Hook::LiveupdateReboot,
-        i64::from(ctx.arg::<i32>(0)),
+        i64::from(ctx.result::<i32>()),
     );
     0
 }
@@ -62,7 +63,7 @@ pub fn image_load_file_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn image_load_file(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.arg(1));
+    leave_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.result());
     0
 }
 
@@ -75,7 +76,7 @@ pub fn image_load_legacy_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn image_load_legacy(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.arg(1));
+    leave_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.result());
     0
 }
 
@@ -88,7 +89,7 @@ pub fn image_load_compat_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn image_load_compat(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadCompat, IMAGE_LEGACY, ctx.arg(1));
+    leave_load(Hook::ImageLoadCompat, IMAGE_LEGACY, ctx.result());
     0
 }
 
@@ -124,8 +125,8 @@ pub fn image_carrier_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn image_carrier(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::ImageCarrier, i64::from(ctx.arg::<i32>(1)));
-    let image = Address(ctx.arg(0));
+    let ended = task::leave(Hook::ImageCarrier, i64::from(ctx.result::<i32>()));
+    let image = Address(ctx.argument(0));
     emit(Kind::ImageCarrier, ended.at, |event: &mut ImageCarrier| {
         event.outcome = ended.outcome;
         event.image = image.0;
@@ -143,10 +144,10 @@ pub fn image_carrier(ctx: FExitContext) -> u32 {
 /// It is told when the checks are over, of which one counts the load.
 #[fexit]
 pub fn image_file(ctx: FExitContext) -> u32 {
-    if ctx.arg::<u32>(1) != READING_KEXEC_IMAGE || Registers::of_current().loads_for_crash_by_file() {
+    if ctx.argument::<u32>(1) != READING_KEXEC_IMAGE || Registers::of_current().loads_for_crash_by_file() {
         return 0;
     }
-    let file = Address(ctx.arg(0));
+    let file = Address(ctx.argument(0));
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     emit(Kind::ImageFile, now, |event: &mut ImageFile| {

@@ -6,6 +6,7 @@ use luo_trace_common::events::{INCOMING, Kind, OUTGOING, Plain, SessionOp, Sessi
 use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
+use crate::call::{Call, Return};
 use crate::emit::emit;
 use crate::kernel::{Address, read_session};
 use crate::kho;
@@ -40,10 +41,10 @@ pub fn session_retrieve(ctx: FExitContext) -> u32 {
 /// Both take the name they were asked for and a place for the new file, whose private data is the session.
 #[inline(always)]
 fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
-    let ended = task::leave(hook, i64::from(ctx.arg::<i32>(2)));
-    let name = Address(ctx.arg::<u64>(0));
+    let ended = task::leave(hook, i64::from(ctx.result::<i32>()));
+    let name = Address(ctx.argument::<u64>(0));
     let session = match ended.outcome.is_ok() {
-        true => Address(ctx.arg(1))
+        true => Address(ctx.argument(1))
             .read_here()
             .and_then(|file| Address(file).follow(Field::FilePrivate)),
         false => None,
@@ -77,7 +78,7 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
     };
     let release = &mut task.release;
     *release = SessionRelease::default();
-    if let Some(session) = Address(ctx.arg::<u64>(1)).follow(Field::FilePrivate) {
+    if let Some(session) = Address(ctx.argument::<u64>(1)).follow(Field::FilePrivate) {
         read_session(session, &mut release.session);
         release.direction = match session.read::<u8>(Field::SessionRetrieved) {
             None => 0,
@@ -92,7 +93,7 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn session_release(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::SessionRelease, i64::from(ctx.arg::<i32>(2)));
+    let ended = task::leave(Hook::SessionRelease, i64::from(ctx.result::<i32>()));
     let noted = ended.task.as_ref().filter(|_| ended.outcome.duration != 0);
     kho::settle(Hook::SessionRelease, &ended, None, |to| {
         if let Some(task) = noted {
@@ -120,7 +121,7 @@ pub fn session_deserialize(ctx: FExitContext) -> u32 {
     emit_plain(
         Kind::SessionDeserialize,
         Hook::SessionDeserialize,
-        i64::from(ctx.arg::<i32>(0)),
+        i64::from(ctx.result::<i32>()),
     );
     0
 }
@@ -137,7 +138,7 @@ pub fn session_serialize(ctx: FExitContext) -> u32 {
     emit_plain(
         Kind::SessionSerialize,
         Hook::SessionSerialize,
-        i64::from(ctx.arg::<i32>(0)),
+        i64::from(ctx.result::<i32>()),
     );
     0
 }
@@ -151,7 +152,7 @@ pub fn device_open_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn device_open(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::DeviceOpen, Hook::DeviceOpen, i64::from(ctx.arg::<i32>(2)));
+    emit_plain(Kind::DeviceOpen, Hook::DeviceOpen, i64::from(ctx.result::<i32>()));
     0
 }
 
@@ -164,6 +165,6 @@ pub fn device_release_enter(_ctx: FEntryContext) -> u32 {
 
 #[fexit]
 pub fn device_release(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::DeviceRelease, Hook::DeviceRelease, i64::from(ctx.arg::<i32>(2)));
+    emit_plain(Kind::DeviceRelease, Hook::DeviceRelease, i64::from(ctx.result::<i32>()));
     0
 }

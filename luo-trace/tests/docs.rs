@@ -217,7 +217,7 @@ fn the_table_of_hooks_is_that_of_the_code() {
         };
         let function = match hook.attach() {
             Attach::Function { targets, .. } => targets.join(" or "),
-            Attach::Callbacks { argument } => format!("callbacks of {argument}"),
+            Attach::Callbacks { argument, .. } => format!("callbacks of {argument}"),
         };
         let (id, family, tells) = (hook.id(), hook.family().name(), hook.doc().trim());
         writeln!(table, "| `{id}` | {family} | {need} | `{function}` | {tells} |").unwrap();

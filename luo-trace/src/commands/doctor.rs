@@ -10,14 +10,14 @@ use luo_trace_common::hooks::{Hook, KhoDetail};
 use serde::Serialize;
 
 use super::Socket;
-use super::agent::kho_detail;
+use super::agent::{self, kho_detail};
 use super::hooks::Report;
 use super::policy::left_in_force;
 use crate::exit::Exit;
 use crate::host::{self, loading::Loading};
 use crate::journal::HookState;
 use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
-use crate::kernel::{AttachError, Tracer, prospects};
+use crate::kernel::{AttachError, Tracer, Way, prospects};
 use crate::sink::control::client;
 
 /// How much room a trial attachment needs: the smallest ring there is.
@@ -33,6 +33,8 @@ pub struct Args {
     #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::Keys.name(), env = "LUO_TRACE_KHO")]
     kho: KhoDetail,
     #[command(flatten)]
+    attach: agent::Attach,
+    #[command(flatten)]
     socket: Socket,
 }
 
@@ -41,7 +43,7 @@ enum Format {
     /// For a person
     #[default]
     Text,
-    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `loading`, `hooks`
+    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `loading`, `attach`, `hooks`
     Json,
 }
 
@@ -55,6 +57,8 @@ struct Diagnosis {
     checks: Vec<Check>,
     /// What speaks against loading an image to jump into, a sentence each.
     loading: Vec<String>,
+    /// How the hooks are attached: `multi`, by links to many functions at once, or `each`, one by one. Not known where none was.
+    attach: Option<&'static str>,
     hooks: Vec<Report>,
 }
 
@@ -67,6 +71,7 @@ impl Diagnosis {
             left_in_force: Vec::new(),
             checks: preflight::checks(),
             loading: objections(&host::loading::loading()),
+            attach: None,
             hooks: Hook::ALL.iter().map(|&hook| Report::new(hook, hooks)).collect(),
         }
     }
@@ -86,7 +91,7 @@ fn objections(loading: &Loading) -> Vec<String> {
 pub fn run(args: &Args) -> Result<Exit> {
     let diagnosis = Diagnosis {
         left_in_force: left(&args.socket.path),
-        ..diagnose(args.kho)
+        ..diagnose(args.kho, args.attach.way)
     };
     let mut out = super::stdout();
     match args.format {
@@ -111,15 +116,18 @@ fn left(socket: &Path) -> Vec<String> {
     })
 }
 
-fn diagnose(detail: KhoDetail) -> Diagnosis {
+fn diagnose(detail: KhoDetail, way: Option<Way>) -> Diagnosis {
     if let Some(obstacle) = preflight::obstacle() {
         return Diagnosis::new(Some(obstacle.to_string()), Some(obstacle), &prospects());
     }
     let attached = fs::read(VMLINUX_BTF)
         .map_err(Into::into)
-        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail));
+        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail, way));
     match attached {
-        Ok(tracer) => Diagnosis::new(None, None, tracer.hooks()),
+        Ok(tracer) => Diagnosis {
+            attach: Some(tracer.way().name()),
+            ..Diagnosis::new(None, None, tracer.hooks())
+        },
         Err(error) => {
             let reason = format!("{error:#}");
             // What failed is known for sure, of the rest what the type information promises.
@@ -156,6 +164,9 @@ fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
     let counts = states.iter().filter(|state| count(state) > 0);
     let counts: Vec<String> = counts.map(|state| format!("{} {state}", count(state))).collect();
     writeln!(out, "\n{} hooks: {}", diagnosis.hooks.len(), counts.join(", "))?;
+    if let Some(way) = Way::ALL.iter().find(|way| Some(way.name()) == diagnosis.attach) {
+        writeln!(out, "hooks are attached {}", way.what())?;
+    }
     for objection in &diagnosis.loading {
         writeln!(out, "live update: {objection}")?;
     }

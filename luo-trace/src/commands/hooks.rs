@@ -141,7 +141,7 @@ fn need(hook: Hook) -> &'static str {
 fn target(hook: Hook) -> String {
     match hook.attach() {
         Attach::Function { targets, .. } => targets.join(" or "),
-        Attach::Callbacks { argument } => format!("callbacks of {argument}"),
+        Attach::Callbacks { argument, .. } => format!("callbacks of {argument}"),
     }
 }
 

@@ -13,12 +13,14 @@ use luo_trace_common::variables::Variable;
 use super::kallsyms::{self, Symbols};
 use super::lsm::{Brake, BrakeError};
 use super::misses::Misses;
+use super::multi::{Links, Wish};
 use super::ring::Ring;
 use super::shared::Shared;
 use super::sight::{self, Sight};
 use super::signals::HeldSignals;
 use super::snapshot::Snapshots;
 use super::verifier::explain;
+use super::way::Way;
 use crate::host;
 use crate::image::btf::Btf;
 use crate::journal::{Header, HookState};
@@ -49,6 +51,9 @@ impl std::error::Error for AttachError {}
 
 /// Attached programs. Dropping it detaches and unloads them all; nothing is ever pinned.
 pub struct Tracer {
+    way: Way,
+    /// Before the programs that they go on with.
+    links: Links,
     ebpf: Ebpf,
     hooks: Vec<HookState>,
     /// Until the ring takes it.
@@ -64,12 +69,14 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Loads the programs and attaches every hook that this kernel allows and `detail` asks for.
+    /// Loads the programs and attaches every hook that this kernel allows and `detail` asks for, in the best way there is, or in the
+    /// given one.
     ///
     /// # Errors
     /// An [`AttachError`] where a required hook failed, any other error where nothing could be loaded at all.
-    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32, detail: KhoDetail) -> Result<Self> {
+    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32, detail: KhoDetail, way: Option<Way>) -> Result<Self> {
         let _held = HeldSignals::hold();
+        let way = way.unwrap_or_else(Way::best);
         let btf = Btf::parse(vmlinux_btf)?;
         let offsets = btf.offsets();
         // Without the list of symbols no variable is read, which those who need one tell.
@@ -79,7 +86,7 @@ impl Tracer {
             .iter()
             .map(|&hook| match hook.detail() > detail {
                 true => Plan::SwitchedOff,
-                false => plan(hook, &btf, &offsets, &variables, symbols.as_ref()),
+                false => plan(hook, way, &btf, &offsets, &variables, symbols.as_ref()),
             })
             .collect();
         let plans = without_doubtful(plans);
@@ -98,18 +105,23 @@ impl Tracer {
             .map_max_entries("EVENTS", ring_bytes)
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;
-        let hooks: Vec<_> = Hook::ALL
-            .iter()
-            .zip(plans)
-            .map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf))
-            .collect();
+        let (links, hooks) = match way {
+            Way::Multi => attach_at_once(plans, &ebpf, &btf)?,
+            Way::Each => {
+                let plans = Hook::ALL.iter().zip(plans);
+                let hooks = plans.map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf));
+                (Links::default(), hooks.collect())
+            }
+        };
         let symbols = symbols.unwrap_or_default();
-        let sight = Sight::begin(&mut ebpf, &hooks, &symbols, &aya_btf)?;
+        let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols, &aya_btf)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = super::arrival::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
+            way,
+            links,
             ebpf,
             hooks,
             sight,
@@ -134,6 +146,11 @@ impl Tracer {
             return Err(AttachError { failed }.into());
         }
         Ok(tracer)
+    }
+
+    /// How they are attached.
+    pub fn way(&self) -> Way {
+        self.way
     }
 
     /// The hooks and what became of each.
@@ -196,7 +213,7 @@ impl Tracer {
             .context("the ring buffer was taken before")?;
         let mut shared = |name| Shared::take(&mut self.ebpf, name, size_of::<u64>());
         let (lost, denied, hush) = (shared("LOST")?, shared("DENIED")?, shared("HUSH")?);
-        let misses = Misses::watch(&self.ebpf).context("the programs cannot be watched")?;
+        let misses = Misses::watch(&self.ebpf, self.links.programs()).context("the programs cannot be watched")?;
         Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses, self.sight.take())
     }
 }
@@ -271,7 +288,7 @@ pub(super) fn symbols() -> Vec<&'static str> {
 fn wanted<'a>(btf: &Btf<'a>) -> Vec<&'a str> {
     let functions = |hook: &Hook| -> Vec<&'a str> {
         match hook.attach() {
-            Attach::Callbacks { argument } => btf.callbacks(argument),
+            Attach::Callbacks { argument, .. } => btf.callbacks(argument),
             Attach::Function { targets, .. } => targets.to_vec(),
         }
     };
@@ -303,6 +320,7 @@ fn unsafe_probes(symbols: Option<&Symbols>) -> Option<String> {
 /// What is to be done about a hook on the kernel with this type information and these symbols.
 pub(super) fn plan(
     hook: Hook,
+    way: Way,
     btf: &Btf<'_>,
     offsets: &[u32; Field::COUNT],
     variables: &[u64; Variable::COUNT],
@@ -337,17 +355,20 @@ pub(super) fn plan(
                 "no function {names} to attach to: the kernel lacks it, or the compiler inlined it"
             ))
         }
-        Attach::Callbacks { argument } => match btf.callbacks(argument) {
+        Attach::Callbacks { argument, .. } => match btf.callbacks(argument) {
             targets if targets.is_empty() => {
                 Plan::Cannot(format!("this kernel has no callback that takes a struct {argument}"))
             }
-            targets => unsafe_probes(symbols).map_or_else(
-                || Plan::Attach {
-                    targets: targets.into_iter().map(str::to_owned).collect(),
-                    alternative: 1,
-                },
-                Plan::Cannot,
-            ),
+            targets => (way == Way::Each)
+                .then(|| unsafe_probes(symbols))
+                .flatten()
+                .map_or_else(
+                    || Plan::Attach {
+                        targets: targets.into_iter().map(str::to_owned).collect(),
+                        alternative: 1,
+                    },
+                    Plan::Cannot,
+                ),
         },
     }
 }
@@ -382,6 +403,45 @@ fn carry_out(plan: Plan, ebpf: &mut Ebpf, hook: Hook, btf: &aya::Btf) -> HookSta
     state
 }
 
+/// Does what is planned for all hooks, and tells what became of each.
+fn attach_at_once(plans: Vec<Plan>, ebpf: &Ebpf, btf: &Btf<'_>) -> Result<(Links, Vec<HookState>)> {
+    let plans = || Hook::ALL.iter().copied().zip(&plans);
+    let wishes: Vec<Wish> = plans()
+        .filter(|(_, plan)| plan.alternative() != 0)
+        .map(|(hook, plan)| Wish {
+            hook,
+            targets: plan
+                .functions()
+                .filter_map(|name| Some((name.to_owned(), btf.function(name)?)))
+                .collect(),
+        })
+        .collect();
+    let (links, mut failures) = Links::attach(ebpf, super::OBJECT, &wishes)?;
+    let become_of = |(hook, plan): (Hook, &Plan)| {
+        let mut state = plan.promise(hook);
+        if plan.alternative() == 0 {
+            return state;
+        }
+        let failed = failures.remove(&hook).unwrap_or_default();
+        let reasons: Vec<String> = failed
+            .iter()
+            .map(|(name, error)| format!("{name}: {error:#}"))
+            .collect();
+        state
+            .targets
+            .retain(|target| failed.iter().all(|(name, _)| name != target));
+        state.attached = !state.targets.is_empty();
+        state.reason = match (state.attached, reasons.is_empty()) {
+            (_, true) => None,
+            (true, false) => Some(format!("not all: {}", reasons.join("; "))),
+            (false, false) => Some(reasons.join("; ")),
+        };
+        state
+    };
+    let hooks = plans().map(become_of).collect();
+    Ok((links, hooks))
+}
+
 struct Attached {
     targets: Vec<String>,
     /// What could not be attached although the hook works.
@@ -389,8 +449,8 @@ struct Attached {
 }
 
 fn attach(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>, btf: &aya::Btf) -> Result<Attached> {
-    if let Attach::Callbacks { .. } = hook.attach() {
-        return attach_callbacks(ebpf, hook, targets);
+    if let Attach::Callbacks { probes, .. } = hook.attach() {
+        return attach_callbacks(ebpf, probes, targets);
     }
     for target in &targets {
         for program in [hook.enter(), hook.exit()].into_iter().flatten() {
@@ -423,9 +483,8 @@ fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf)
 }
 
 /// One program serves every callback; a callback that cannot be reached is told and does not stop the others.
-fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>) -> Result<Attached> {
-    let programs: Vec<&str> = [hook.enter(), hook.exit()].into_iter().flatten().collect();
-    for name in &programs {
+fn attach_callbacks(ebpf: &mut Ebpf, programs: [&'static str; 2], targets: Vec<String>) -> Result<Attached> {
+    for name in programs {
         kprobe(ebpf, name)?
             .load()
             .map_err(explain)
@@ -434,7 +493,7 @@ fn attach_callbacks(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>) -> Result
     let mut attached = Vec::new();
     let mut failed = Vec::new();
     for target in targets {
-        let result = programs.iter().try_for_each(|name| {
+        let result = programs.into_iter().try_for_each(|name| {
             kprobe(ebpf, name)?
                 .attach(&target, 0)
                 .map(drop)

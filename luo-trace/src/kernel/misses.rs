@@ -1,16 +1,13 @@
 //! How often programs did not run although their function was called.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Result;
 use aya::Ebpf;
 use aya::programs::Program;
 
-/// `BPF_OBJ_GET_INFO_BY_FD` in `include/uapi/linux/bpf.h` (7.3).
-const GET_INFO_BY_FD: libc::c_int = 15;
-/// How much of `struct bpf_prog_info` (7.3) is asked for, in words of 8 bytes: up to `recursion_misses`.
-const INFO_WORDS: usize = 27;
+use super::bpf;
 
 /// The programs, by descriptors of their own.
 ///
@@ -22,18 +19,22 @@ const INFO_WORDS: usize = 27;
 pub struct Misses(Vec<OwnedFd>);
 
 impl Misses {
-    /// Watches every program that is loaded now.
+    /// Watches every program that is loaded now, and these others.
     ///
     /// # Errors
     /// Where there is no room for their descriptors.
-    pub fn watch(ebpf: &Ebpf) -> Result<Self> {
-        let fds = ebpf.programs().filter_map(|(_, program)| descriptor(program));
-        Ok(Self(fds.collect::<io::Result<_>>()?))
+    pub fn watch<'a>(ebpf: &Ebpf, others: impl Iterator<Item = BorrowedFd<'a>>) -> Result<Self> {
+        let own = ebpf.programs().filter_map(|(_, program)| descriptor(program));
+        let others = others.map(|program| program.try_clone_to_owned());
+        Ok(Self(own.chain(others).collect::<io::Result<_>>()?))
     }
 
     /// How often a program was skipped so far.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(recursion_misses).sum()
+        self.0
+            .iter()
+            .map(|program| bpf::recursion_misses(program.as_fd()))
+            .sum()
     }
 }
 
@@ -47,30 +48,4 @@ fn descriptor(program: &Program) -> Option<io::Result<OwnedFd>> {
     };
     // One that is not loaded misses nothing.
     Some(fd.ok()?.as_fd().try_clone_to_owned())
-}
-
-/// How often this program was skipped; 0 where the kernel does not tell.
-fn recursion_misses(program: &OwnedFd) -> u64 {
-    #[repr(C)]
-    struct Attributes {
-        fd: u32,
-        info_len: u32,
-        info: u64,
-    }
-    let mut info = [0u64; INFO_WORDS];
-    let attributes = Attributes {
-        fd: program.as_raw_fd().unsigned_abs(),
-        info_len: size_of_val(&info) as u32,
-        info: info.as_mut_ptr() as u64,
-    };
-    // SAFETY: the attributes are of the size given, and the kernel writes at most `info_len` bytes to `info`.
-    unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            GET_INFO_BY_FD,
-            &raw const attributes,
-            size_of::<Attributes>(),
-        )
-    };
-    info[INFO_WORDS - 1]
 }

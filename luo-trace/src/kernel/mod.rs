@@ -5,6 +5,7 @@
 
 mod arrival;
 mod attach;
+mod bpf;
 mod drive;
 mod facts;
 pub mod kallsyms;
@@ -12,6 +13,7 @@ pub mod kallsyms;
 mod log;
 pub mod lsm;
 mod misses;
+mod multi;
 mod plan;
 pub mod preflight;
 mod ring;
@@ -22,10 +24,12 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod verifier;
+mod way;
 
 pub use attach::{AttachError, Tracer};
 pub use plan::prospects;
 pub use ring::Ring;
+pub use way::Way;
 
 /// The compiled programs, or nothing in a debug build without the BPF toolchain.
 #[cfg(bpf_object)]

@@ -8,8 +8,12 @@ use luo_trace_common::variables::Variable;
 use super::attach::{plan, symbols};
 use super::kallsyms::Symbols;
 use super::preflight::VMLINUX_BTF;
+use super::way::Way;
 use crate::image::btf::Btf;
 use crate::journal::HookState;
+
+/// What makes a link to many functions, `kernel/trace/bpf_trace.c` (7.3).
+const LINKS_TO_MANY: &str = "bpf_tracing_multi_attach";
 
 /// The hooks, each with the functions it would be attached to, or why it would not be; empty where the kernel tells nothing.
 pub fn prospects() -> Vec<HookState> {
@@ -30,6 +34,11 @@ pub(super) fn of(btf: &Btf<'_>, symbols: Option<&Symbols>) -> Vec<HookState> {
     for &variable in Variable::ALL {
         variables[variable as usize] = symbols.map_or(1, |symbols| symbols.has(variable.symbol()).into());
     }
-    let state = |&hook: &Hook| plan(hook, btf, &offsets, &variables, symbols).promise(hook);
+    // Without privilege the kernel cannot be asked: what has the function has the links.
+    let way = match btf.has_function(LINKS_TO_MANY) {
+        true => Way::Multi,
+        false => Way::Each,
+    };
+    let state = |&hook: &Hook| plan(hook, way, btf, &offsets, &variables, symbols).promise(hook);
     Hook::ALL.iter().map(state).collect()
 }

@@ -9,7 +9,7 @@
 //! Only a function that was seen to call a tracer when its hook was attached is watched: a second function of the same name must not
 //! be taken for it.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
@@ -22,13 +22,13 @@ use luo_trace_common::hooks::{Attach, Hook};
 use luo_trace_common::sight::{PLACES, Place, TEXT};
 use zerocopy::FromBytes;
 
+use super::bpf;
 use super::kallsyms::Symbols;
 use super::shared::Shared;
 use super::verifier::explain;
+use super::way::Way;
 use crate::journal::HookState;
 
-/// `BPF_PROG_TEST_RUN` in `include/uapi/linux/bpf.h` (7.3).
-const TEST_RUN: libc::c_int = 10;
 /// Words of 8 bytes of a [`Place`].
 const WORDS: usize = size_of::<Place>() / size_of::<u64>();
 
@@ -149,7 +149,13 @@ impl Sight {
     ///
     /// # Errors
     /// Where the kernel refuses the program.
-    pub(super) fn begin(ebpf: &mut Ebpf, hooks: &[HookState], symbols: &Symbols, btf: &Btf) -> Result<Option<Self>> {
+    pub(super) fn begin(
+        ebpf: &mut Ebpf,
+        hooks: &[HookState],
+        way: Way,
+        symbols: &Symbols,
+        btf: &Btf,
+    ) -> Result<Option<Self>> {
         count_switches(ebpf, btf);
         let switches: Vec<_> = SWITCHES
             .iter()
@@ -178,8 +184,10 @@ impl Sight {
             .try_into()?;
         program.load().map_err(explain)?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
-        let bits =
-            |is: fn(Hook) -> bool| HooksBlind::bits(attached(hooks).map(|(hook, _)| hook).filter(|&hook| is(hook)));
+        let is_kprobe = |hook: Hook| way == Way::Each && matches!(hook.attach(), Attach::Callbacks { .. });
+        let bits = |is: &dyn Fn(Hook) -> bool| {
+            HooksBlind::bits(attached(hooks).map(|(hook, _)| hook).filter(|&hook| is(hook)))
+        };
         let mut sight = Self {
             program,
             places,
@@ -187,12 +195,12 @@ impl Sight {
             switched,
             switches,
             functions: Vec::new(),
-            kprobes: bits(|hook| matches!(hook.attach(), Attach::Callbacks { .. })),
-            attached: bits(|_| true),
+            kprobes: bits(&is_kprobe),
+            attached: bits(&|_| true),
             last: HooksBlind::default(),
         };
         sight.turned = sight.counts();
-        sight.run()?;
+        bpf::run(sight.program.as_fd())?;
         let first = sight.switches.len();
         let calls = |i: usize| sight.place(first + i).is_some_and(|text| entry(&text) == Entry::Calls);
         sight.functions = functions
@@ -206,7 +214,7 @@ impl Sight {
     /// The hooks that see nothing now, or that were blind for a moment since this was asked before.
     pub(super) fn blind(&mut self) -> HooksBlind {
         // What cannot be read is no evidence that a hook is blind, and none that it sees again: what was read last stands.
-        if self.run().is_ok() {
+        if bpf::run(self.program.as_fd()).is_ok() {
             self.last = self.look();
         }
         self.last
@@ -259,37 +267,6 @@ impl Sight {
         }
         let place = Place::read_from_bytes(&bytes).ok()?;
         (place.read == 1).then_some(place.text)
-    }
-
-    /// Has the program read all places.
-    fn run(&self) -> std::io::Result<()> {
-        /// The beginning of what `union bpf_attr` has for it (7.3); the kernel takes the rest for zero.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Attributes {
-            fd: u32,
-            result: u32,
-            data_sizes: [u32; 2],
-            data: [u64; 2],
-            repeat: u32,
-            duration: u32,
-            context_sizes: [u32; 2],
-            context: [u64; 2],
-            flags: u32,
-            cpu: u32,
-            batch: u32,
-            padding: u32,
-        }
-        let mut attributes = Attributes {
-            fd: self.program.as_raw_fd().unsigned_abs(),
-            ..Attributes::default()
-        };
-        // SAFETY: the attributes are of the size given, and the kernel writes within them.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>()) };
-        match done {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what luo-trace costs.
 
+mod attach;
 mod brake;
 mod check;
 mod closure;
@@ -32,6 +33,8 @@ pub(crate) struct Args {
 enum What {
     /// What tracing adds to LUO's operations, in guest instructions, beside bpftrace and the kernel's own kprobes
     Overhead(overhead::Overhead),
+    /// What the agent takes from exec to ready and from SIGTERM to its end, in each way of attaching hooks, in guest instructions
+    Attach(attach::Attach),
     /// What policy adds to calls that have nothing to do with LUO and to those that it is asked about, in guest instructions
     Brake(brake::Brake),
     /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
@@ -70,6 +73,7 @@ impl Print {
 pub(crate) fn command(args: Args) -> Result<()> {
     match args.what {
         What::Overhead(args) => overhead::command(args),
+        What::Attach(args) => attach::command(args),
         What::Brake(args) => brake::command(args),
         What::Check(args) => check::command(args),
         What::Month(args) => month::command(args),

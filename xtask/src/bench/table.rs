@@ -243,6 +243,7 @@ mod tests {
         Measured {
             name: name.into(),
             attach_ns: attach_ms * 1_000_000,
+            detach_ns: 0,
             functions,
             costs: vec![cost],
             programs: vec![ProgramCost {

@@ -39,7 +39,7 @@ use crate::host::privileges;
 use crate::image::Formats;
 use crate::journal::{Clock, Header, Keep, Limits};
 use crate::kernel::preflight::{self, VMLINUX_BTF};
-use crate::kernel::{Ring, Tracer};
+use crate::kernel::{self, Ring, Tracer};
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Request};
 use crate::text::units::bytes;
@@ -95,6 +95,23 @@ pub struct Args {
     /// How much of it, in KiB; the memory is taken from the start on
     #[arg(long, value_name = "KIB", default_value_t = CARRY_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20), env = "LUO_TRACE_CARRY_KIB")]
     carry_kib: u32,
+    #[command(flatten)]
+    pub(super) attach: Attach,
+}
+
+/// How hooks are attached, for tests and measurements.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(super) struct Attach {
+    /// How to attach the hooks, whatever this kernel has: by links to many functions at once, or one by one
+    #[arg(long = "attach", value_name = "WAY", value_parser = way(), env = "LUO_TRACE_ATTACH", hide = true)]
+    pub(super) way: Option<kernel::Way>,
+}
+
+fn way() -> impl TypedValueParser<Value = kernel::Way> {
+    PossibleValuesParser::new(kernel::Way::ALL.map(kernel::Way::name)).map(|name| {
+        let [best, other] = kernel::Way::ALL;
+        if name == best.name() { best } else { other }
+    })
 }
 
 /// How large the directory of journals may become unless told otherwise, and of how many boots it has some.
@@ -296,7 +313,7 @@ impl Agent {
     ) -> Result<Result<Self, Exit>> {
         let started = host::clock();
         let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
-        let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho)?;
+        let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho, args.attach.way)?;
         drop(btf);
         let brake = match &loaded {
             Some(loaded) => match policy::attach(&mut tracer, loaded)? {

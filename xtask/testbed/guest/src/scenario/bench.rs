@@ -122,6 +122,8 @@ pub struct Measured {
     pub name: String,
     /// From its start until it was attached everywhere, in nanoseconds.
     pub attach_ns: u64,
+    /// From when it was asked to stop until its process had ended, in nanoseconds; 0 where there is none.
+    pub detach_ns: u64,
     /// How many kernel functions it was attached to.
     pub functions: u64,
     /// One for each operation, in the order asked for.

@@ -64,10 +64,11 @@ fn measure(
         .map(|operation| running.cost(operation, device, rounds));
     let costs = costs.collect::<Result<_>>()?;
     let programs = running.programs(operations, device)?;
-    running.stop()?;
+    let detach_ns = running.stop()?;
     let measured = Measured {
         name: tracer.name.clone(),
         attach_ns,
+        detach_ns,
         functions: traced.len() as u64,
         costs,
         programs,
@@ -221,7 +222,9 @@ impl Running {
 
     fn process(mut command: Command, name: &str, ends_by: Signal, keeps: Option<String>) -> Result<Running> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&watch, "/run", inotify::WatchFlags::CREATE)?;
+        // The agent makes its file under another name, and gives it this one when all is in it.
+        let appears = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&watch, "/run", appears)?;
         let log = File::create(format!("/host/bench-{name}.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command
@@ -310,16 +313,19 @@ impl Running {
         bail!("the tracer is still busy {PATIENCE:?} after the operation")
     }
 
-    fn stop(self) -> Result<()> {
+    /// Stops it; says how long its process took to end, in nanoseconds.
+    fn stop(self) -> Result<u64> {
         match self {
-            Running::Nobody => {}
+            Running::Nobody => Ok(0),
             Running::Process {
                 mut child,
                 ends_by,
                 keeps,
             } => {
+                let start = Instant::now();
                 kill_process(Pid::from_child(&child), ends_by)?;
                 let status = child.wait()?;
+                let took = nanoseconds(start);
                 if !status.success() {
                     bail!("asked to stop, it ended with {status}");
                 }
@@ -329,14 +335,15 @@ impl Running {
                     let directory = path.parent().and_then(Path::file_name).unwrap_or_default();
                     fs::copy(&path, Path::new("/host/journal").join(directory).with_extension("luoj"))?;
                 }
+                Ok(took)
             }
             Running::Kprobes => {
                 fs::write(format!("{TRACING}/events/bench/enable"), "0")?;
                 // Opening the list to be cut off is what removes the probes.
                 drop(File::create(format!("{TRACING}/kprobe_events"))?);
+                Ok(0)
             }
         }
-        Ok(())
     }
 }
 
