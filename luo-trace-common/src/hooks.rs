@@ -1,8 +1,8 @@
 //! The table of hooks: which kernel functions are traced, by which programs, and what each needs.
 //!
 //! Attach order, `luo-trace hooks`, `luo-trace doctor`, metric labels and the table in `luo-trace/docs/hooks.md` come from
-//! here. The programs themselves are written by hand, one file per family, in `luo-trace-ebpf`; each is named here exactly
-//! once.
+//! here. The programs themselves are written by hand, one file per family, in `luo-trace-ebpf`; hooks that are of one shape
+//! share one, which is told by the cookie for which of them it runs.
 
 use crate::fields::Field;
 use crate::variables::Variable;
@@ -163,11 +163,11 @@ const fn function(targets: &'static [&'static str], args: usize) -> Attach {
 hooks! {
     /// A session is made.
     SessionCreate "session-create" Session Required
-        enter: Some("session_create_enter"), exit: Some("session_create"),
+        enter: Some("plain_enter"), exit: Some("session_exit"),
         attach: function(&["luo_session_create"], 2), fields: [SessionName FilePrivate];
     /// A session of the previous kernel is asked for by name.
     SessionRetrieve "session-retrieve" Session Required
-        enter: Some("session_retrieve_enter"), exit: Some("session_retrieve"),
+        enter: Some("plain_enter"), exit: Some("session_exit"),
         attach: function(&["luo_session_retrieve"], 2), fields: [SessionName FilePrivate];
     /// The last descriptor of a session is closed.
     SessionRelease "session-release" Session Required
@@ -175,50 +175,50 @@ hooks! {
         attach: function(&["luo_session_release"], 2), fields: [SessionName SessionRetrieved SessionFileSet FileSetCount FilePrivate];
     /// The sessions of the previous kernel are read in, at the first open of the device.
     SessionDeserialize "session-deserialize" Session Required
-        enter: Some("session_deserialize_enter"), exit: Some("session_deserialize"),
+        enter: Some("plain_enter"), exit: Some("plain_exit"),
         attach: function(&["luo_session_deserialize"], 0), fields: [];
     /// Every session is frozen and written for the next kernel.
     SessionSerialize "session-serialize" Session Required
-        enter: Some("session_serialize_enter"), exit: Some("session_serialize"),
+        enter: Some("plain_enter"), exit: Some("plain_exit"),
         attach: function(&["luo_session_serialize"], 0), fields: [];
 
     /// The device is opened.
     DeviceOpen "device-open" Session Optional
-        enter: Some("device_open_enter"), exit: Some("device_open"),
+        enter: Some("plain_enter"), exit: Some("plain_exit"),
         attach: function(&["luo_open"], 2), fields: [];
     /// The device is closed.
     DeviceRelease "device-release" Session Optional
-        enter: Some("device_release_enter"), exit: Some("device_release"),
+        enter: Some("plain_enter"), exit: Some("plain_exit"),
         attach: function(&["luo_release"], 2), fields: [];
 
     /// A file is preserved under a token.
     FilePreserve "file-preserve" File Required
-        enter: Some("file_preserve_enter"), exit: Some("file_preserve"),
+        enter: Some("file_enter"), exit: Some("file_preserve"),
         attach: function(&["luo_preserve_file"], 3),
         fields: [SessionName SessionFileSet FileSetList ListPrev LuoFileList LuoFileHandler LuoFileFile LuoFileData HandlerCompatible];
     /// A file is brought back by its token.
     FileRetrieve "file-retrieve" File Required
-        enter: Some("file_retrieve_enter"), exit: Some("file_retrieve"),
+        enter: Some("file_enter"), exit: Some("file_retrieve"),
         attach: function(&["luo_retrieve_file"], 3), fields: [SessionName SessionFileSet];
     /// The files of an abandoned session are given back.
     FilesUnpreserve "files-unpreserve" File Required
-        enter: Some("files_unpreserve_enter"), exit: Some("files_unpreserve"),
+        enter: Some("files_enter"), exit: Some("files_exit"),
         attach: function(&["luo_file_unpreserve_files"], 1), fields: [SessionName SessionFileSet FileSetCount];
     /// The files of an incoming session are finished.
     FilesFinish "files-finish" File Required
-        enter: Some("files_finish_enter"), exit: Some("files_finish"),
+        enter: Some("files_enter"), exit: Some("files_exit"),
         attach: function(&["luo_file_finish"], 1), fields: [SessionName SessionFileSet FileSetCount];
     /// The files of a session are frozen.
     FilesFreeze "files-freeze" File Optional
-        enter: Some("files_freeze_enter"), exit: Some("files_freeze"),
+        enter: Some("files_enter"), exit: Some("files_exit"),
         attach: function(&["luo_file_freeze"], 2), fields: [SessionName SessionFileSet FileSetCount];
     /// A session's freeze is undone.
     FilesUnfreeze "files-unfreeze" File Optional
-        enter: Some("files_unfreeze_enter"), exit: Some("files_unfreeze"),
+        enter: Some("files_enter"), exit: Some("files_exit"),
         attach: function(&["luo_file_unfreeze"], 2), fields: [SessionName SessionFileSet FileSetCount];
     /// The files of an incoming session are read in.
     FilesDeserialize "files-deserialize" File Optional
-        enter: Some("files_deserialize_enter"), exit: Some("files_deserialize"),
+        enter: Some("files_enter"), exit: Some("files_exit"),
         attach: function(&["luo_file_deserialize"], 2), fields: [SessionName SessionFileSet FileSetCount];
     /// A file handler is called: preserve, unpreserve, freeze, unfreeze, retrieve, can_finish, finish.
     FileCallback "file-callback" File Optional
@@ -229,19 +229,19 @@ hooks! {
 
     /// A file joins the FLBs of its handler.
     FlbPreserve "flb-file-preserve" Flb Optional
-        enter: Some("flb_file_preserve_enter"), exit: Some("flb_file_preserve"),
+        enter: Some("flb_file_enter"), exit: Some("flb_file_exit"),
         attach: function(&["luo_flb_file_preserve"], 1), fields: [HandlerCompatible];
     /// An outgoing file leaves the FLBs of its handler.
     FlbUnpreserve "flb-file-unpreserve" Flb Optional
-        enter: Some("flb_file_unpreserve_enter"), exit: Some("flb_file_unpreserve"),
+        enter: Some("flb_file_enter"), exit: Some("flb_file_exit"),
         attach: function(&["luo_flb_file_unpreserve"], 1), fields: [HandlerCompatible];
     /// An incoming file leaves the FLBs of its handler.
     FlbFinish "flb-file-finish" Flb Optional
-        enter: Some("flb_file_finish_enter"), exit: Some("flb_file_finish"),
+        enter: Some("flb_file_enter"), exit: Some("flb_file_exit"),
         attach: function(&["luo_flb_file_finish"], 1), fields: [HandlerCompatible];
     /// The global state in use is written for the next kernel.
     FlbSerialize "flb-serialize" Flb Optional
-        enter: Some("flb_serialize_enter"), exit: Some("flb_serialize"),
+        enter: Some("plain_enter"), exit: Some("flb_serialize"),
         attach: function(&["luo_flb_serialize"], 0), fields: [];
     /// Global state is made, brought back or taken down.
     FlbCallback "flb-callback" Flb Optional
@@ -251,40 +251,40 @@ hooks! {
 
     /// A driver takes a reference on global state from the previous kernel.
     FlbGetIncoming "flb-get-incoming" Flb IfPresent
-        enter: Some("flb_get_incoming_enter"), exit: Some("flb_get_incoming"),
+        enter: Some("plain_enter"), exit: Some("flb_use_exit"),
         attach: function(&["liveupdate_flb_get_incoming"], 2), fields: [FlbCompatible];
     /// A driver gives it back.
     FlbPutIncoming "flb-put-incoming" Flb IfPresent
-        enter: Some("flb_put_incoming_enter"), exit: Some("flb_put_incoming"),
+        enter: Some("plain_enter"), exit: Some("flb_use_exit"),
         attach: function(&["liveupdate_flb_put_incoming"], 1), fields: [FlbCompatible];
     /// A driver takes a reference on global state for the next kernel.
     FlbGetOutgoing "flb-get-outgoing" Flb IfPresent
-        enter: Some("flb_get_outgoing_enter"), exit: Some("flb_get_outgoing"),
+        enter: Some("plain_enter"), exit: Some("flb_use_exit"),
         attach: function(&["liveupdate_flb_get_outgoing"], 2), fields: [FlbCompatible];
     /// A driver gives it back.
     FlbPutOutgoing "flb-put-outgoing" Flb IfPresent
-        enter: Some("flb_put_outgoing_enter"), exit: Some("flb_put_outgoing"),
+        enter: Some("plain_enter"), exit: Some("flb_use_exit"),
         attach: function(&["liveupdate_flb_put_outgoing"], 1), fields: [FlbCompatible];
 
     /// `reboot(LINUX_REBOOT_CMD_KEXEC)` begins, or comes back without a jump.
     Kexec "kexec" Reboot Required
-        enter: Some("kexec_enter"), exit: Some("kexec_return"),
+        enter: Some("kexec_enter"), exit: Some("plain_exit"),
         attach: function(&["kernel_kexec"], 0), fields: [];
     /// LUO freezes and serializes everything for the jump.
     LiveupdateReboot "liveupdate-reboot" Reboot Required
-        enter: Some("liveupdate_reboot_enter"), exit: Some("liveupdate_reboot"),
+        enter: Some("plain_enter"), exit: Some("plain_exit"),
         attach: function(&["liveupdate_reboot"], 0), fields: [];
     /// A kernel is loaded or unloaded by `kexec_file_load(2)`.
     ImageLoadFile "image-load-file" Reboot Optional
-        enter: Some("image_load_file_enter"), exit: Some("image_load_file"),
+        enter: Some("image_load_enter"), exit: Some("image_load"),
         attach: function(&["__x64_sys_kexec_file_load", "__arm64_sys_kexec_file_load"], 1), fields: [ImageFileOps ImageKho];
     /// A kernel is loaded or unloaded by `kexec_load(2)`.
     ImageLoadLegacy "image-load-legacy" Reboot IfPresent
-        enter: Some("image_load_legacy_enter"), exit: Some("image_load_legacy"),
+        enter: Some("image_load_enter"), exit: Some("image_load"),
         attach: function(&["__x64_sys_kexec_load", "__arm64_sys_kexec_load"], 1), fields: [ImageFileOps ImageKho];
     /// A kernel that is being loaded is made to carry preserved memory.
     ImageCarrier "image-carrier" Reboot Optional
-        enter: Some("image_carrier_enter"), exit: Some("image_carrier"),
+        enter: Some("plain_enter"), exit: Some("image_carrier"),
         attach: function(&["kho_fill_kimage"], 1), fields: [ImageKho ImageCommandLine ImageCommandLineLen];
 
     /// The file of an image to jump into that is being loaded.
@@ -294,51 +294,51 @@ hooks! {
 
     /// Pages are preserved.
     KhoPreservePages "kho-preserve-pages" Kho Optional
-        enter: Some("kho_preserve_pages_enter"), exit: Some("kho_preserve_pages"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_preserve_pages"], 2), fields: [];
     /// Pages are given back.
     KhoUnpreservePages "kho-unpreserve-pages" Kho Optional
-        enter: Some("kho_unpreserve_pages_enter"), exit: Some("kho_unpreserve_pages"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_unpreserve_pages"], 2), fields: [];
     /// Pages are brought back.
     KhoRestorePages "kho-restore-pages" Kho Optional
-        enter: Some("kho_restore_pages_enter"), exit: Some("kho_restore_pages"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_restore_pages"], 2), fields: [];
     /// A vmalloc area is preserved.
     KhoPreserveVmalloc "kho-preserve-vmalloc" Kho Optional
-        enter: Some("kho_preserve_vmalloc_enter"), exit: Some("kho_preserve_vmalloc"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_preserve_vmalloc"], 2), fields: [];
     /// A vmalloc area is given back.
     KhoUnpreserveVmalloc "kho-unpreserve-vmalloc" Kho Optional
-        enter: Some("kho_unpreserve_vmalloc_enter"), exit: Some("kho_unpreserve_vmalloc"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_unpreserve_vmalloc"], 1), fields: [];
     /// A vmalloc area is brought back.
     KhoRestoreVmalloc "kho-restore-vmalloc" Kho Optional
-        enter: Some("kho_restore_vmalloc_enter"), exit: Some("kho_restore_vmalloc"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_restore_vmalloc"], 1), fields: [];
     /// Memory is allocated that is preserved.
     KhoAllocPreserve "kho-alloc-preserve" Kho Optional
-        enter: Some("kho_alloc_preserve_enter"), exit: Some("kho_alloc_preserve"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_alloc_preserve"], 1), fields: [];
     /// Such memory is freed.
     KhoUnpreserveFree "kho-unpreserve-free" Kho Optional
-        enter: Some("kho_unpreserve_free_enter"), exit: Some("kho_unpreserve_free"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_unpreserve_free"], 1), fields: [];
     /// Such memory of the previous kernel is freed.
     KhoRestoreFree "kho-restore-free" Kho Optional
-        enter: Some("kho_restore_free_enter"), exit: Some("kho_restore_free"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_restore_free"], 1), fields: [];
     /// A subtree is added to what the next kernel is told.
     KhoAddSubtree "kho-add-subtree" Kho Optional
-        enter: Some("kho_add_subtree_enter"), exit: Some("kho_add_subtree"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_add_subtree"], 3), fields: [];
     /// A subtree is removed from it.
     KhoRemoveSubtree "kho-remove-subtree" Kho Optional
-        enter: Some("kho_remove_subtree_enter"), exit: Some("kho_remove_subtree"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_remove_subtree"], 1), fields: [];
     /// A subtree of the previous kernel is asked for.
     KhoRetrieveSubtree "kho-retrieve-subtree" Kho Optional
-        enter: Some("kho_retrieve_subtree_enter"), exit: Some("kho_retrieve_subtree"),
+        enter: Some("kho_enter"), exit: Some("kho_exit"),
         attach: function(&["kho_retrieve_subtree"], 3), fields: [];
     /// A range is entered into KHO's tree.
     KhoKeyAdd "kho-key-add" Kho Optional
@@ -355,7 +355,7 @@ hooks! {
 
     /// A kernel is loaded or unloaded by `kexec_load(2)` of a 32-bit caller.
     ImageLoadCompat "image-load-compat" Reboot IfPresent
-        enter: Some("image_load_compat_enter"), exit: Some("image_load_compat"),
+        enter: Some("image_load_enter"), exit: Some("image_load"),
         attach: function(&["__ia32_compat_sys_kexec_load", "__arm64_compat_sys_kexec_load"], 1), fields: [ImageFileOps ImageKho];
 }
 
@@ -364,23 +364,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_programs_are_named_once() {
+    fn ids_are_given_once() {
         for (i, a) in Hook::ALL.iter().enumerate() {
             for b in &Hook::ALL[i + 1..] {
                 assert_ne!(a.id(), b.id());
-                assert!(
-                    a.exit().is_none() || a.exit() != b.exit(),
-                    "{} and {} share a program",
-                    a.id(),
-                    b.id()
-                );
-                assert!(
-                    a.enter().is_none() || a.enter() != b.enter(),
-                    "{} and {} share a program",
-                    a.id(),
-                    b.id()
-                );
             }
+        }
+    }
+
+    #[test]
+    fn hooks_are_numbered_from_0_on() {
+        // The programs make a hook of its number.
+        for (i, &hook) in Hook::ALL.iter().enumerate() {
+            assert_eq!(hook as usize, i);
         }
     }
 

@@ -18,12 +18,7 @@ use crate::task::{self, Ended};
 const EBUSY: i64 = 16;
 
 /// `int luo_preserve_file(struct luo_file_set *file_set, u64 token, int fd)` (7.3)
-#[fentry]
-pub fn file_preserve_enter(ctx: FEntryContext) -> u32 {
-    enter_file(Hook::FilePreserve, ctx.argument(0), ctx.argument(1));
-    0
-}
-
+///
 /// After a success the file is the last of its set, and the session's mutex, which the caller holds, keeps it there.
 #[fexit]
 pub fn file_preserve(ctx: FExitContext) -> u32 {
@@ -50,12 +45,6 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
 }
 
 /// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
-#[fentry]
-pub fn file_retrieve_enter(ctx: FEntryContext) -> u32 {
-    enter_file(Hook::FileRetrieve, ctx.argument(0), ctx.argument(1));
-    0
-}
-
 /// How many files a set is searched through for the one retrieved; a file further back is reported without its handler.
 const SEARCH: u32 = 64;
 
@@ -93,14 +82,16 @@ fn find_file(set: u64, token: u64) -> Option<Address> {
     None
 }
 
-#[inline(always)]
-fn enter_file(hook: Hook, set: u64, token: u64) {
-    if let Some(task) = task::enter(hook) {
-        task.file_set = set;
-        task.token = token;
+/// Both take the set of files, and the token.
+#[fentry]
+pub fn file_enter(ctx: FEntryContext) -> u32 {
+    if let Some(task) = ctx.hook().and_then(task::enter) {
+        task.file_set = ctx.argument(0);
+        task.token = ctx.argument(1);
         task.token_known = 1;
         task.handler = 0;
     }
+    0
 }
 
 #[inline(always)]
@@ -147,101 +138,51 @@ fn read_luo_file(luo_file: Address, event: &mut FileOp) {
 }
 
 /// `void luo_file_unpreserve_files(struct luo_file_set *file_set)` (7.3)
-#[fentry]
-pub fn files_unpreserve_enter(ctx: FEntryContext) -> u32 {
-    enter_files(Hook::FilesUnpreserve, &ctx);
-    0
-}
-
-#[fexit]
-pub fn files_unpreserve(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesUnpreserve, Hook::FilesUnpreserve, 0, &ctx);
-    0
-}
-
 /// `int luo_file_finish(struct luo_file_set *file_set)` (7.3)
-#[fentry]
-pub fn files_finish_enter(ctx: FEntryContext) -> u32 {
-    enter_files(Hook::FilesFinish, &ctx);
-    0
-}
-
-#[fexit]
-pub fn files_finish(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    emit_files(Kind::FilesFinish, Hook::FilesFinish, result, &ctx);
-    0
-}
-
 /// `int luo_file_freeze(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
-#[fentry]
-pub fn files_freeze_enter(ctx: FEntryContext) -> u32 {
-    enter_files(Hook::FilesFreeze, &ctx);
-    0
-}
-
-#[fexit]
-pub fn files_freeze(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    emit_files(Kind::FilesFreeze, Hook::FilesFreeze, result, &ctx);
-    0
-}
-
 /// `void luo_file_unfreeze(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
-#[fentry]
-pub fn files_unfreeze_enter(ctx: FEntryContext) -> u32 {
-    enter_files(Hook::FilesUnfreeze, &ctx);
-    0
-}
-
-#[fexit]
-pub fn files_unfreeze(ctx: FExitContext) -> u32 {
-    emit_files(Kind::FilesUnfreeze, Hook::FilesUnfreeze, 0, &ctx);
-    0
-}
-
 /// `int luo_file_deserialize(struct luo_file_set *file_set, struct luo_file_set_ser *file_set_ser)` (7.3)
 #[fentry]
-pub fn files_deserialize_enter(ctx: FEntryContext) -> u32 {
-    enter_files(Hook::FilesDeserialize, &ctx);
-    0
-}
-
-#[fexit]
-pub fn files_deserialize(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    // The count is what has just arrived.
-    if let Some(task) = task::current() {
-        task.files = Address(ctx.argument(0)).read::<u64>(Field::FileSetCount).unwrap_or(0);
-    }
-    emit_files(Kind::FilesDeserialize, Hook::FilesDeserialize, result, &ctx);
-    0
-}
-
-#[inline(always)]
-fn enter_files(hook: Hook, ctx: &FEntryContext) {
-    if let Some(task) = task::enter(hook) {
+pub fn files_enter(ctx: FEntryContext) -> u32 {
+    if let Some(task) = ctx.hook().and_then(task::enter) {
         task.file_set = ctx.argument(0);
         task.token_known = 0;
         task.files = Address(task.file_set).read::<u64>(Field::FileSetCount).unwrap_or(0);
     }
+    0
 }
 
-#[inline(always)]
-fn emit_files(kind: Kind, hook: Hook, result: i64, ctx: &FExitContext) {
-    let ended = task::leave(hook, result);
+#[fexit]
+pub fn files_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let kind = match hook {
+        Hook::FilesUnpreserve => Kind::FilesUnpreserve,
+        Hook::FilesFinish => Kind::FilesFinish,
+        Hook::FilesFreeze => Kind::FilesFreeze,
+        Hook::FilesUnfreeze => Kind::FilesUnfreeze,
+        _ => Kind::FilesDeserialize,
+    };
+    let result = match hook {
+        Hook::FilesUnpreserve | Hook::FilesUnfreeze => 0,
+        _ => i64::from(ctx.result::<i32>()),
+    };
     let set: u64 = ctx.argument(0);
+    let ended = task::leave(hook, result);
     settle(hook, &ended, set, None);
     emit(kind, ended.at, |event: &mut FilesOp| {
         event.outcome = ended.outcome;
         if let Some(session) = session_of(set) {
             read_session(session, &mut event.session);
         }
-        if let Some(task) = &ended.task {
+        if hook == Hook::FilesDeserialize {
+            // The count is what has just arrived.
+            event.files = Address(set).read::<u64>(Field::FileSetCount).unwrap_or(0);
+        } else if let Some(task) = &ended.task {
             event.files = task.files;
         }
     });
     leave_file(ended);
+    0
 }
 
 /// `int (*)(struct liveupdate_file_op_args *args)` and alike, include/linux/liveupdate.h (7.3): any handler's.

@@ -14,60 +14,28 @@ use luo_trace_common::variables::Variable;
 use crate::call::{Call, Return};
 use crate::emit::emit;
 use crate::kernel::{Address, size};
-use crate::task::{self, Ended};
+use crate::task::{self, Task};
 
 /// `int luo_flb_file_preserve(struct liveupdate_file_handler *fh)` (7.3)
-#[fentry]
-pub fn flb_file_preserve_enter(ctx: FEntryContext) -> u32 {
-    enter_flb(Hook::FlbPreserve, &ctx);
-    0
-}
-
-#[fexit]
-pub fn flb_file_preserve(ctx: FExitContext) -> u32 {
-    emit_flb(
-        Kind::FlbPreserve,
-        task::leave(Hook::FlbPreserve, i64::from(ctx.result::<i32>())),
-        &ctx,
-    );
-    0
-}
-
 /// `void luo_flb_file_unpreserve(struct liveupdate_file_handler *fh)` (7.3)
-#[fentry]
-pub fn flb_file_unpreserve_enter(ctx: FEntryContext) -> u32 {
-    enter_flb(Hook::FlbUnpreserve, &ctx);
-    0
-}
-
-#[fexit]
-pub fn flb_file_unpreserve(ctx: FExitContext) -> u32 {
-    emit_flb(Kind::FlbUnpreserve, task::leave(Hook::FlbUnpreserve, 0), &ctx);
-    0
-}
-
 /// `void luo_flb_file_finish(struct liveupdate_file_handler *fh)` (7.3)
 #[fentry]
-pub fn flb_file_finish_enter(ctx: FEntryContext) -> u32 {
-    enter_flb(Hook::FlbFinish, &ctx);
+pub fn flb_file_enter(ctx: FEntryContext) -> u32 {
+    if let Some(task) = ctx.hook().and_then(task::enter) {
+        task.handler = ctx.argument(0);
+    }
     0
 }
 
 #[fexit]
-pub fn flb_file_finish(ctx: FExitContext) -> u32 {
-    emit_flb(Kind::FlbFinish, task::leave(Hook::FlbFinish, 0), &ctx);
-    0
-}
-
-#[inline(always)]
-fn enter_flb(hook: Hook, ctx: &FEntryContext) {
-    if let Some(task) = task::enter(hook) {
-        task.handler = ctx.argument(0);
-    }
-}
-
-#[inline(always)]
-fn emit_flb(kind: Kind, ended: Ended, ctx: &FExitContext) {
+pub fn flb_file_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let (kind, result) = match hook {
+        Hook::FlbPreserve => (Kind::FlbPreserve, i64::from(ctx.result::<i32>())),
+        Hook::FlbUnpreserve => (Kind::FlbUnpreserve, 0),
+        _ => (Kind::FlbFinish, 0),
+    };
+    let ended = task::leave(hook, result);
     // What a file's callback does to global state afterwards is no doing of this handler's.
     if let Some(task) = ended.task {
         task.handler = 0;
@@ -77,15 +45,10 @@ fn emit_flb(kind: Kind, ended: Ended, ctx: &FExitContext) {
         event.outcome = ended.outcome;
         handler.read_name(Field::HandlerCompatible, &mut event.handler);
     });
-}
-
-/// `void luo_flb_serialize(void)` (7.3)
-#[fentry]
-pub fn flb_serialize_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::FlbSerialize);
     0
 }
 
+/// `void luo_flb_serialize(void)` (7.3)
 #[fexit]
 pub fn flb_serialize(_ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::FlbSerialize, 0);
@@ -142,88 +105,40 @@ extern "C" fn emit_record(_index: u32, records: *mut c_void) -> c_long {
 }
 
 /// `int liveupdate_flb_get_incoming(struct liveupdate_flb *flb, void **objp)` (7.3)
-#[fentry]
-pub fn flb_get_incoming_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::FlbGetIncoming);
-    0
-}
-
-#[fexit]
-pub fn flb_get_incoming(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FlbGetIncoming, i64::from(ctx.result::<i32>()));
-    emit_use(Kind::FlbGet, INCOMING, ended, ctx.argument(0));
-    0
-}
-
 /// `int liveupdate_flb_get_outgoing(struct liveupdate_flb *flb, void **objp)` (7.3)
-#[fentry]
-pub fn flb_get_outgoing_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::FlbGetOutgoing);
-    0
-}
-
-#[fexit]
-pub fn flb_get_outgoing(ctx: FExitContext) -> u32 {
-    let ended = task::leave(Hook::FlbGetOutgoing, i64::from(ctx.result::<i32>()));
-    emit_use(Kind::FlbGet, OUTGOING, ended, ctx.argument(0));
-    0
-}
-
 /// `void liveupdate_flb_put_incoming(struct liveupdate_flb *flb)` (7.3)
-#[fentry]
-pub fn flb_put_incoming_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::FlbPutIncoming);
-    0
-}
-
-#[fexit]
-pub fn flb_put_incoming(ctx: FExitContext) -> u32 {
-    emit_put(Hook::FlbPutIncoming, INCOMING, ctx.argument(0));
-    0
-}
-
 /// `void liveupdate_flb_put_outgoing(struct liveupdate_flb *flb)` (7.3)
-#[fentry]
-pub fn flb_put_outgoing_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::FlbPutOutgoing);
-    0
-}
-
-#[fexit]
-pub fn flb_put_outgoing(ctx: FExitContext) -> u32 {
-    emit_put(Hook::FlbPutOutgoing, OUTGOING, ctx.argument(0));
-    0
-}
-
+///
 /// LUO gives back a file's reference by the same functions that drivers use. Its own are told by the operation they are
 /// part of.
-#[inline(always)]
-fn emit_put(hook: Hook, direction: u32, flb: u64) {
-    let ended = task::leave(hook, 0);
-    let own = ended.task.as_ref().is_some_and(|task| {
-        [Hook::FlbPreserve, Hook::FlbUnpreserve, Hook::FlbFinish]
-            .iter()
-            .any(|&hook| task.is_in(hook))
-    });
-    if !own {
-        emit_use(Kind::FlbPut, direction, ended, flb);
-    }
-}
-
-#[inline(always)]
-fn emit_use(kind: Kind, direction: u32, ended: Ended, flb: u64) {
-    let flb = Address(flb);
-    let count = match direction {
-        OUTGOING => Field::FlbOutgoingCount,
-        _ => Field::FlbIncomingCount,
+#[fexit]
+pub fn flb_use_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let gets = matches!(hook, Hook::FlbGetIncoming | Hook::FlbGetOutgoing);
+    let incoming = matches!(hook, Hook::FlbGetIncoming | Hook::FlbPutIncoming);
+    let result = if gets { i64::from(ctx.result::<i32>()) } else { 0 };
+    let ended = task::leave(hook, result);
+    let is_own = |task: &&mut Task| {
+        let operations = [Hook::FlbPreserve, Hook::FlbUnpreserve, Hook::FlbFinish];
+        operations.iter().any(|&hook| task.is_in(hook))
     };
+    if !gets && ended.task.as_ref().is_some_and(is_own) {
+        return 0;
+    }
+    let flb = Address(ctx.argument(0));
+    let kind = if gets { Kind::FlbGet } else { Kind::FlbPut };
     emit(kind, ended.at, |event: &mut FlbUse| {
         event.outcome = ended.outcome;
         event.flb = flb.0;
         flb.read_name(Field::FlbCompatible, &mut event.name);
-        event.direction = direction;
-        event.users = flb.read::<i32>(count).map_or(-1, i64::from);
+        let users = match incoming {
+            true => flb.read::<i32>(Field::FlbIncomingCount),
+            false => flb.read::<i32>(Field::FlbOutgoingCount),
+        };
+        event.direction = if incoming { INCOMING } else { OUTGOING };
+        event.users = users.map_or(-1, i64::from);
     });
+    0
 }
 
 /// `int (*)(struct liveupdate_flb_op_args *argp)` and alike, include/linux/liveupdate.h (7.3): any FLB's.

@@ -3,8 +3,6 @@
 //! Functions of its interface that are called once for an object send an event a call. What runs once for a page never
 //! does: it is added to the account of the LUO operation that the task is in, which is sent when the operation ends.
 
-use core::ptr;
-
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::{btf_map, fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
@@ -36,222 +34,47 @@ const PAGE_MAGIC: u64 = 0x4b48_4f50;
 const MAX_ORDER: u32 = 20;
 
 /// `int kho_preserve_pages(struct page *page, unsigned long nr_pages)` (7.3)
-#[fentry]
-pub fn kho_preserve_pages_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoPreservePages);
-    0
-}
-
-#[fexit]
-pub fn kho_preserve_pages(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    leave(Hook::KhoPreservePages, KhoCall::PreservePages, result, |event| {
-        event.address = ctx.argument(0);
-        page_to_address(&mut event.address);
-        event.pages = ctx.argument(1);
-    });
-    0
-}
-
 /// `void kho_unpreserve_pages(struct page *page, unsigned long nr_pages)` (7.3)
-#[fentry]
-pub fn kho_unpreserve_pages_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoUnpreservePages);
-    0
-}
-
-#[fexit]
-pub fn kho_unpreserve_pages(ctx: FExitContext) -> u32 {
-    leave(Hook::KhoUnpreservePages, KhoCall::UnpreservePages, 0, |event| {
-        event.address = ctx.argument(0);
-        page_to_address(&mut event.address);
-        event.pages = ctx.argument(1);
-    });
-    0
-}
-
 /// `struct page *kho_restore_pages(phys_addr_t phys, unsigned long nr_pages)` (7.3)
-#[fentry]
-pub fn kho_restore_pages_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoRestorePages);
-    0
-}
-
-#[fexit]
-pub fn kho_restore_pages(ctx: FExitContext) -> u32 {
-    let result = of_pointer(ctx.result());
-    leave(Hook::KhoRestorePages, KhoCall::RestorePages, result, |event| {
-        event.address = ctx.argument(0);
-        event.pages = ctx.argument(1);
-    });
-    0
-}
-
 /// `int kho_preserve_vmalloc(void *ptr, struct kho_vmalloc *preservation)` (7.3)
-#[fentry]
-pub fn kho_preserve_vmalloc_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoPreserveVmalloc);
-    0
-}
-
-/// Only a success fills `preservation`.
-#[fexit]
-pub fn kho_preserve_vmalloc(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    leave(Hook::KhoPreserveVmalloc, KhoCall::PreserveVmalloc, result, |event| {
-        event.address = ctx.argument(0);
-        if result == 0 {
-            event.pages = vmalloc_pages(ctx.argument(1));
-        }
-    });
-    0
-}
-
 /// `void kho_unpreserve_vmalloc(struct kho_vmalloc *preservation)` (7.3)
-#[fentry]
-pub fn kho_unpreserve_vmalloc_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoUnpreserveVmalloc);
-    0
-}
-
-#[fexit]
-pub fn kho_unpreserve_vmalloc(ctx: FExitContext) -> u32 {
-    leave(Hook::KhoUnpreserveVmalloc, KhoCall::UnpreserveVmalloc, 0, |event| {
-        event.pages = vmalloc_pages(ctx.argument(0));
-    });
-    0
-}
-
 /// `void *kho_restore_vmalloc(const struct kho_vmalloc *preservation)` (7.3)
-#[fentry]
-pub fn kho_restore_vmalloc_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoRestoreVmalloc);
-    0
-}
-
-#[fexit]
-pub fn kho_restore_vmalloc(ctx: FExitContext) -> u32 {
-    let area: u64 = ctx.result();
-    leave(
-        Hook::KhoRestoreVmalloc,
-        KhoCall::RestoreVmalloc,
-        of_pointer(area),
-        |event| {
-            event.address = area;
-            event.pages = vmalloc_pages(ctx.argument(0));
-        },
-    );
-    0
-}
-
 /// `void *kho_alloc_preserve(size_t size)` (7.3)
-#[fentry]
-pub fn kho_alloc_preserve_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoAllocPreserve);
-    0
-}
-
-#[fexit]
-pub fn kho_alloc_preserve(ctx: FExitContext) -> u32 {
-    let memory: u64 = ctx.result();
-    let result = of_pointer(memory);
-    leave(Hook::KhoAllocPreserve, KhoCall::AllocPreserve, result, |event| {
-        if result == 0 {
-            event.address = memory;
-        }
-        event.pages = pages_for(ctx.argument(0));
-    });
-    0
-}
-
 /// `void kho_unpreserve_free(void *mem)` (7.3)
-#[fentry]
-pub fn kho_unpreserve_free_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoUnpreserveFree);
-    0
-}
-
-#[fexit]
-pub fn kho_unpreserve_free(ctx: FExitContext) -> u32 {
-    leave(Hook::KhoUnpreserveFree, KhoCall::UnpreserveFree, 0, |event| {
-        event.address = ctx.argument(0);
-    });
-    0
-}
-
 /// `void kho_restore_free(void *mem)` (7.3)
-#[fentry]
-pub fn kho_restore_free_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoRestoreFree);
-    0
-}
-
-#[fexit]
-pub fn kho_restore_free(ctx: FExitContext) -> u32 {
-    leave(Hook::KhoRestoreFree, KhoCall::RestoreFree, 0, |event| {
-        event.address = ctx.argument(0);
-    });
-    0
-}
-
 /// `int kho_add_subtree(const char *name, void *blob, size_t size)` (7.3), without the size in older kernels
-#[fentry]
-pub fn kho_add_subtree_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoAddSubtree);
-    0
-}
-
-#[fexit]
-pub fn kho_add_subtree(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    leave(Hook::KhoAddSubtree, KhoCall::AddSubtree, result, |event| {
-        read_string(ctx.argument(0), &mut event.name);
-        event.address = ctx.argument(1);
-    });
-    0
-}
-
 /// `void kho_remove_subtree(void *blob)` (7.3)
-#[fentry]
-pub fn kho_remove_subtree_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoRemoveSubtree);
-    0
-}
-
-#[fexit]
-pub fn kho_remove_subtree(ctx: FExitContext) -> u32 {
-    leave(Hook::KhoRemoveSubtree, KhoCall::RemoveSubtree, 0, |event| {
-        event.address = ctx.argument(0);
-    });
-    0
-}
-
 /// `int kho_retrieve_subtree(const char *name, phys_addr_t *phys, size_t *size)` (7.3), without the size in older kernels
 #[fentry]
-pub fn kho_retrieve_subtree_enter(_ctx: FEntryContext) -> u32 {
-    enter(Hook::KhoRetrieveSubtree);
+pub fn kho_enter(ctx: FEntryContext) -> u32 {
+    if let Some(hook) = ctx.hook() {
+        task::enter_kho(hook);
+    }
     0
-}
-
-#[fexit]
-pub fn kho_retrieve_subtree(ctx: FExitContext) -> u32 {
-    let result = i64::from(ctx.result::<i32>());
-    leave(Hook::KhoRetrieveSubtree, KhoCall::RetrieveSubtree, result, |event| {
-        read_string(ctx.argument(0), &mut event.name);
-    });
-    0
-}
-
-#[inline(always)]
-fn enter(hook: Hook) {
-    task::enter_kho(hook);
 }
 
 /// Sends what a function did, unless it is part of another of them: what that one tells includes it.
-#[inline(always)]
-fn leave(hook: Hook, call: KhoCall, result: i64, fill: impl FnOnce(&mut KhoOp)) {
+#[fexit]
+pub fn kho_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let answer: u64 = ctx.result();
+    let (call, result) = match hook {
+        Hook::KhoPreservePages => (KhoCall::PreservePages, of_number(answer)),
+        Hook::KhoUnpreservePages => (KhoCall::UnpreservePages, 0),
+        Hook::KhoRestorePages => (KhoCall::RestorePages, of_pointer(answer)),
+        Hook::KhoPreserveVmalloc => (KhoCall::PreserveVmalloc, of_number(answer)),
+        Hook::KhoUnpreserveVmalloc => (KhoCall::UnpreserveVmalloc, 0),
+        Hook::KhoRestoreVmalloc => (KhoCall::RestoreVmalloc, of_pointer(answer)),
+        Hook::KhoAllocPreserve => (KhoCall::AllocPreserve, of_pointer(answer)),
+        Hook::KhoUnpreserveFree => (KhoCall::UnpreserveFree, 0),
+        Hook::KhoRestoreFree => (KhoCall::RestoreFree, 0),
+        Hook::KhoAddSubtree => (KhoCall::AddSubtree, of_number(answer)),
+        Hook::KhoRemoveSubtree => (KhoCall::RemoveSubtree, 0),
+        Hook::KhoRetrieveSubtree => (KhoCall::RetrieveSubtree, of_number(answer)),
+        _ => return 0,
+    };
     let Some(ended) = task::leave_kho(hook, result) else {
-        return;
+        return 0;
     };
     emit(Kind::KhoOp, ended.at, |event: &mut KhoOp| {
         event.call = call as u32;
@@ -260,8 +83,49 @@ fn leave(hook: Hook, call: KhoCall, result: i64, fill: impl FnOnce(&mut KhoOp)) 
             event.inner_failures = task.kho_failures as u32;
             event.within = task.within();
         }
-        fill(event);
+        let first: u64 = ctx.argument(0);
+        match hook {
+            Hook::KhoPreservePages | Hook::KhoUnpreservePages => {
+                event.address = page_to_address(first);
+                event.pages = ctx.argument(1);
+            }
+            Hook::KhoRestorePages => {
+                event.address = first;
+                event.pages = ctx.argument(1);
+            }
+            Hook::KhoPreserveVmalloc => {
+                event.address = first;
+                // Only a success fills it.
+                if result == 0 {
+                    event.pages = vmalloc_pages(ctx.argument(1));
+                }
+            }
+            Hook::KhoUnpreserveVmalloc => event.pages = vmalloc_pages(first),
+            Hook::KhoRestoreVmalloc => {
+                event.address = answer;
+                event.pages = vmalloc_pages(first);
+            }
+            Hook::KhoAllocPreserve => {
+                if result == 0 {
+                    event.address = answer;
+                }
+                event.pages = pages_for(first);
+            }
+            Hook::KhoAddSubtree => {
+                read_string(first, &mut event.name);
+                event.address = ctx.argument(1);
+            }
+            Hook::KhoRetrieveSubtree => _ = read_string(first, &mut event.name),
+            _ => event.address = first,
+        }
     });
+    0
+}
+
+/// How a function that returns an `int` has ended.
+#[inline(always)]
+fn of_number(answer: u64) -> i64 {
+    i64::from(answer as i32)
 }
 
 /// How a function that returns a pointer, or an errno made into one, has ended.
@@ -296,16 +160,13 @@ fn pages_for(bytes: u64) -> u64 {
     0
 }
 
-/// Makes a physical address of a `struct page *`; 0 where it cannot be told.
+/// The physical address of a `struct page *`; 0 where it cannot be told.
 #[inline(always)]
-fn page_to_address(page: &mut u64) {
-    // SAFETY: a valid reference. Volatile: the verifier lets nobody calculate with the argument itself, but with what was
-    // read from memory.
-    let number = unsafe { ptr::read_volatile(page) };
-    *page = match Address::of(Variable::PageMap).and_then(Address::read_here::<u64>) {
-        Some(first) => (number.wrapping_sub(first) / STRUCT_PAGE) << page_shift(),
+fn page_to_address(page: u64) -> u64 {
+    match Address::of(Variable::PageMap).and_then(Address::read_here::<u64>) {
+        Some(first) => (page.wrapping_sub(first) / STRUCT_PAGE) << page_shift(),
         None => 0,
-    };
+    }
 }
 
 /// Whether any program counts keys.

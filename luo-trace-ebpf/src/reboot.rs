@@ -13,7 +13,6 @@ use crate::emit::{count_denied, emit};
 use crate::image::{newest_number, read_image};
 use crate::kernel::Address;
 use crate::registers::Registers;
-use crate::session::emit_plain;
 use crate::task;
 
 /// `READING_KEXEC_IMAGE` of `enum kernel_read_file_id`, include/linux/kernel_read_file.h (7.3).
@@ -30,99 +29,41 @@ pub fn kexec_enter(_ctx: FEntryContext) -> u32 {
     0
 }
 
-/// It returns only where the jump did not happen.
-#[fexit]
-pub fn kexec_return(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::KexecReturn, Hook::Kexec, i64::from(ctx.result::<i32>()));
-    0
-}
-
-/// `int liveupdate_reboot(void)`, kernel/liveupdate/luo_core.c (7.3)
-#[fentry]
-pub fn liveupdate_reboot_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::LiveupdateReboot);
-    0
-}
-
-#[fexit]
-pub fn liveupdate_reboot(ctx: FExitContext) -> u32 {
-    emit_plain(
-        Kind::LiveupdateReboot,
-        Hook::LiveupdateReboot,
-        i64::from(ctx.result::<i32>()),
-    );
-    0
-}
-
 /// `long __x64_sys_kexec_file_load(const struct pt_regs *regs)`, kernel/kexec_file.c (7.3)
-#[fentry]
-pub fn image_load_file_enter(_ctx: FEntryContext) -> u32 {
-    enter_load(Hook::ImageLoadFile);
-    0
-}
-
-#[fexit]
-pub fn image_load_file(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadFile, IMAGE_FILE, ctx.result());
-    0
-}
-
 /// `long __x64_sys_kexec_load(const struct pt_regs *regs)`, kernel/kexec.c (7.3)
-#[fentry]
-pub fn image_load_legacy_enter(_ctx: FEntryContext) -> u32 {
-    enter_load(Hook::ImageLoadLegacy);
-    0
-}
-
-#[fexit]
-pub fn image_load_legacy(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadLegacy, IMAGE_LEGACY, ctx.result());
-    0
-}
-
 /// `long __ia32_compat_sys_kexec_load(const struct pt_regs *regs)`, kernel/kexec.c (7.3)
-#[fentry]
-pub fn image_load_compat_enter(_ctx: FEntryContext) -> u32 {
-    enter_load(Hook::ImageLoadCompat);
-    0
-}
-
-#[fexit]
-pub fn image_load_compat(ctx: FExitContext) -> u32 {
-    leave_load(Hook::ImageLoadCompat, IMAGE_LEGACY, ctx.result());
-    0
-}
-
+///
 /// Every process can call this. Nothing is noted of one that the kernel will turn away, and nothing is told but how many there
 /// were: they can be millions.
-#[inline(always)]
-fn enter_load(hook: Hook) {
+#[fentry]
+pub fn image_load_enter(ctx: FEntryContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
     match may_boot() {
         true => _ = task::enter(hook),
         false => count_denied(),
     }
+    0
 }
 
-#[inline(always)]
-fn leave_load(hook: Hook, call: u32, result: i64) {
-    if !may_boot() {
-        return;
-    }
-    let ended = task::leave(hook, result);
+#[fexit]
+pub fn image_load(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook().filter(|_| may_boot()) else {
+        return 0;
+    };
+    let call = match hook {
+        Hook::ImageLoadFile => IMAGE_FILE,
+        _ => IMAGE_LEGACY,
+    };
+    let ended = task::leave(hook, ctx.result());
     emit(Kind::ImageLoad, ended.at, |event: &mut ImageLoad| {
         event.outcome = ended.outcome;
         event.call = call;
         read_image(&mut event.image);
     });
-}
-
-/// `int kho_fill_kimage(struct kimage *image)`, kernel/liveupdate/kexec_handover.c (7.3)
-#[fentry]
-pub fn image_carrier_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::ImageCarrier);
     0
 }
 
+/// `int kho_fill_kimage(struct kimage *image)`, kernel/liveupdate/kexec_handover.c (7.3)
 #[fexit]
 pub fn image_carrier(ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::ImageCarrier, i64::from(ctx.result::<i32>()));

@@ -7,40 +7,31 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::Hook;
 
 use crate::call::{Call, Return};
-use crate::emit::emit;
+use crate::emit::{emit, zero};
 use crate::kernel::{Address, read_session};
 use crate::kho;
 use crate::task;
 
+/// Any function of which nothing has to be noted but when it was entered.
+#[fentry]
+pub fn plain_enter(ctx: FEntryContext) -> u32 {
+    if let Some(hook) = ctx.hook() {
+        task::enter(hook);
+    }
+    0
+}
+
 /// `int luo_session_create(const char *name, struct file **filep)` (7.3)
-#[fentry]
-pub fn session_create_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::SessionCreate);
-    0
-}
-
-#[fexit]
-pub fn session_create(ctx: FExitContext) -> u32 {
-    emit_session_op(Kind::SessionCreate, Hook::SessionCreate, &ctx);
-    0
-}
-
 /// `int luo_session_retrieve(const char *name, struct file **filep)` (7.3)
-#[fentry]
-pub fn session_retrieve_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::SessionRetrieve);
-    0
-}
-
-#[fexit]
-pub fn session_retrieve(ctx: FExitContext) -> u32 {
-    emit_session_op(Kind::SessionRetrieve, Hook::SessionRetrieve, &ctx);
-    0
-}
-
+///
 /// Both take the name they were asked for and a place for the new file, whose private data is the session.
-#[inline(always)]
-fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
+#[fexit]
+pub fn session_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let kind = match hook {
+        Hook::SessionCreate => Kind::SessionCreate,
+        _ => Kind::SessionRetrieve,
+    };
     let ended = task::leave(hook, i64::from(ctx.result::<i32>()));
     let name = Address(ctx.argument::<u64>(0));
     let session = match ended.outcome.is_ok() {
@@ -58,14 +49,32 @@ fn emit_session_op(kind: Kind, hook: Hook, ctx: &FExitContext) {
         event.outcome = ended.outcome;
         read(&mut event.session);
     });
+    0
 }
 
-/// An operation on all sessions, or on none.
-#[inline(always)]
-pub fn emit_plain(kind: Kind, hook: Hook, result: i64) {
-    let ended = task::leave(hook, result);
+/// An operation on all sessions, or on none:
+/// `int luo_session_deserialize(void)` (7.3)
+/// `int luo_session_serialize(void)` (7.3)
+/// `int luo_open(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
+/// `int luo_release(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
+/// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3), which returns only where the jump did not happen
+/// `int liveupdate_reboot(void)`, kernel/liveupdate/luo_core.c (7.3)
+#[fexit]
+pub fn plain_exit(ctx: FExitContext) -> u32 {
+    let Some(hook) = ctx.hook() else { return 0 };
+    let kind = match hook {
+        Hook::SessionDeserialize => Kind::SessionDeserialize,
+        Hook::SessionSerialize => Kind::SessionSerialize,
+        Hook::DeviceOpen => Kind::DeviceOpen,
+        Hook::DeviceRelease => Kind::DeviceRelease,
+        Hook::Kexec => Kind::KexecReturn,
+        Hook::LiveupdateReboot => Kind::LiveupdateReboot,
+        _ => return 0,
+    };
+    let ended = task::leave(hook, i64::from(ctx.result::<i32>()));
     kho::settle(hook, &ended, None, |_| ());
     emit(kind, ended.at, |event: &mut Plain| event.outcome = ended.outcome);
+    0
 }
 
 /// `int luo_session_release(struct inode *inodep, struct file *filep)` (7.3)
@@ -77,7 +86,8 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
         return 0;
     };
     let release = &mut task.release;
-    *release = SessionRelease::default();
+    // SAFETY: zeros are valid there.
+    unsafe { zero(release) };
     if let Some(session) = Address(ctx.argument::<u64>(1)).follow(Field::FilePrivate) {
         read_session(session, &mut release.session);
         release.direction = match session.read::<u8>(Field::SessionRetrieved) {
@@ -106,65 +116,5 @@ pub fn session_release(ctx: FExitContext) -> u32 {
         }
         event.outcome = ended.outcome;
     });
-    0
-}
-
-/// `int luo_session_deserialize(void)` (7.3)
-#[fentry]
-pub fn session_deserialize_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::SessionDeserialize);
-    0
-}
-
-#[fexit]
-pub fn session_deserialize(ctx: FExitContext) -> u32 {
-    emit_plain(
-        Kind::SessionDeserialize,
-        Hook::SessionDeserialize,
-        i64::from(ctx.result::<i32>()),
-    );
-    0
-}
-
-/// `int luo_session_serialize(void)` (7.3)
-#[fentry]
-pub fn session_serialize_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::SessionSerialize);
-    0
-}
-
-#[fexit]
-pub fn session_serialize(ctx: FExitContext) -> u32 {
-    emit_plain(
-        Kind::SessionSerialize,
-        Hook::SessionSerialize,
-        i64::from(ctx.result::<i32>()),
-    );
-    0
-}
-
-/// `int luo_open(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
-#[fentry]
-pub fn device_open_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::DeviceOpen);
-    0
-}
-
-#[fexit]
-pub fn device_open(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::DeviceOpen, Hook::DeviceOpen, i64::from(ctx.result::<i32>()));
-    0
-}
-
-/// `int luo_release(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
-#[fentry]
-pub fn device_release_enter(_ctx: FEntryContext) -> u32 {
-    task::enter(Hook::DeviceRelease);
-    0
-}
-
-#[fexit]
-pub fn device_release(ctx: FExitContext) -> u32 {
-    emit_plain(Kind::DeviceRelease, Hook::DeviceRelease, i64::from(ctx.result::<i32>()));
     0
 }

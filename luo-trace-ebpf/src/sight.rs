@@ -8,6 +8,7 @@ use aya_ebpf::macros::{btf_map, fentry};
 use aya_ebpf::programs::FEntryContext;
 use luo_trace_common::sight::{PLACES, Place, TEXT};
 
+use crate::call::Call;
 use crate::emit::add_one;
 use crate::kernel::Address;
 
@@ -15,9 +16,13 @@ use crate::kernel::Address;
 #[btf_map]
 static PLACES_TO_READ: Array<Place, PLACES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// How often a switch was turned that makes hooks blind, or lets them see again: of kprobes, and of ftrace.
+/// How often a switch was turned that makes hooks blind, or lets them see again: of kprobes, and of ftrace. The number of the counter is
+/// the cookie.
 #[btf_map]
 static SWITCHED: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Which counter is that of ftrace.
+const FTRACE: u32 = 1;
 
 /// Reads the places. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.
 // Written out, like `snapshot`.
@@ -44,24 +49,15 @@ pub fn sight(_ctx: *mut c_void) -> u32 {
 
 /// `ssize_t write_enabled_file_bool(struct file *, const char __user *, size_t, loff_t *)`, kernel/kprobes.c (7.3): a write to
 /// `kprobes/enabled` in debugfs.
-#[fentry]
-pub fn kprobes_switched(_ctx: FEntryContext) -> u32 {
-    count(0)
-}
-
 /// `int ftrace_enable_sysctl(const struct ctl_table *, int write, void *, size_t *, loff_t *)`, kernel/trace/ftrace.c (7.3):
-/// `kernel.ftrace_enabled` is read or written. Switching it on is not seen, since this hook is then blind itself.
+/// `kernel.ftrace_enabled` is read or written. Switching it on is not seen, since this program is then blind itself.
 #[fentry]
-pub fn ftrace_switched(ctx: FEntryContext) -> u32 {
-    match ctx.arg::<i32>(1) {
-        0 => 0,
-        _ => count(1),
+pub fn switched(ctx: FEntryContext) -> u32 {
+    let counter = ctx.cookie() as u32;
+    if counter == FTRACE && ctx.argument::<i32>(1) == 0 {
+        return 0;
     }
-}
-
-#[inline(always)]
-fn count(which: u32) -> u32 {
-    if let Some(counter) = SWITCHED.get_ptr_mut(which) {
+    if let Some(counter) = SWITCHED.get_ptr_mut(counter) {
         // SAFETY: a slot of the map that is touched by atomic adds alone.
         unsafe { add_one(counter) };
     }

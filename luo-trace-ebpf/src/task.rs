@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Keys, Outcome, SessionRelease};
 use luo_trace_common::hooks::{Family, Hook};
 
-use crate::emit::count_loss;
+use crate::emit::{count_loss, zero};
 use crate::kho;
 
 /// How deep LUO's operations nest, and one more; a power of two.
@@ -116,14 +116,15 @@ impl Task {
     fn begin(&mut self, hook: Hook) {
         // What a system call begins with is in nothing else: an operation that seems to be under way is one whose end was
         // not seen.
-        if !can_be_inner(hook) {
+        if !is_among(INNER, hook) {
             self.depth = 0;
             self.kho_call = 0;
         }
         let operation = &mut self.operations[self.depth as usize % DEPTH];
         operation.within = hook as u64 + 1;
         if kho::is_accounting() {
-            operation.account = Account::default();
+            // SAFETY: zeros are valid there.
+            unsafe { zero(&raw mut operation.account) };
         }
         self.depth += 1;
     }
@@ -146,31 +147,48 @@ impl Task {
     }
 }
 
-/// Whether a hook watches an operation that keeps account of preserved memory.
+/// Hooks as bits, since a program may serve many hooks, and asks of the one that it runs for.
 #[inline(always)]
-const fn is_operation(hook: Hook) -> bool {
-    match hook.family() {
-        Family::Session => true,
-        Family::File => !matches!(hook, Hook::FileCallback),
-        Family::Reboot => matches!(hook, Hook::LiveupdateReboot),
-        Family::Flb | Family::Kho => false,
-    }
+fn is_among(hooks: u64, hook: Hook) -> bool {
+    hooks >> (hook as u32 & 63) & 1 != 0
 }
 
-/// Whether an operation can be part of another.
-#[inline(always)]
-const fn can_be_inner(hook: Hook) -> bool {
-    matches!(
-        hook,
-        Hook::SessionDeserialize
-            | Hook::SessionSerialize
-            | Hook::FilesUnpreserve
-            | Hook::FilesFinish
-            | Hook::FilesFreeze
-            | Hook::FilesUnfreeze
-            | Hook::FilesDeserialize
-    )
+const fn bit(hook: Hook) -> u64 {
+    const { assert!(Hook::ALL.len() <= 64) };
+    1 << hook as u32
 }
+
+/// All hooks of a family.
+const fn family(family: Family) -> u64 {
+    let mut bits = 0;
+    let mut i = 0;
+    while i < Hook::ALL.len() {
+        if Hook::ALL[i].family() as u8 == family as u8 {
+            bits |= bit(Hook::ALL[i]);
+        }
+        i += 1;
+    }
+    bits
+}
+
+/// The hooks of operations in which LUO calls file handlers.
+const CALLERS_OF_HANDLERS: u64 = family(Family::File) & !bit(Hook::FileCallback);
+
+/// The hooks of operations in which LUO calls owners of global state.
+const CALLERS_OF_FLBS: u64 =
+    bit(Hook::FlbPreserve) | bit(Hook::FlbUnpreserve) | bit(Hook::FlbFinish) | bit(Hook::FlbSerialize);
+
+/// The hooks of operations that keep account of preserved memory.
+const OPERATIONS: u64 = family(Family::Session) | CALLERS_OF_HANDLERS | bit(Hook::LiveupdateReboot);
+
+/// The hooks of operations that can be part of another.
+const INNER: u64 = bit(Hook::SessionDeserialize)
+    | bit(Hook::SessionSerialize)
+    | bit(Hook::FilesUnpreserve)
+    | bit(Hook::FilesFinish)
+    | bit(Hook::FilesFreeze)
+    | bit(Hook::FilesUnfreeze)
+    | bit(Hook::FilesDeserialize);
 
 /// The current task's notes, if it has any.
 #[inline(always)]
@@ -198,7 +216,7 @@ pub fn enter(hook: Hook) -> Option<&'static mut Task> {
     let task = current_or_new()?;
     // SAFETY: helper without preconditions.
     task.starts[hook as usize] = unsafe { bpf_ktime_get_ns() };
-    if is_operation(hook) {
+    if is_among(OPERATIONS, hook) {
         task.begin(hook);
     }
     Some(task)
@@ -235,15 +253,13 @@ pub fn leave(hook: Hook, result: i64) -> Ended {
     let mut task = current();
     if let Some(task) = &mut task {
         start = core::mem::take(&mut task.starts[hook as usize]);
-        match (hook, hook.family()) {
-            (Hook::FileCallback | Hook::FlbCallback, _) => {}
-            (_, Family::File) => forget_callback(&mut task.file_args),
-            (Hook::FlbPreserve | Hook::FlbUnpreserve | Hook::FlbFinish | Hook::FlbSerialize, _) => {
-                forget_callback(&mut task.flb_args)
-            }
-            _ => {}
+        if is_among(CALLERS_OF_HANDLERS, hook) {
+            forget_callback(&mut task.file_args);
         }
-        if is_operation(hook) {
+        if is_among(CALLERS_OF_FLBS, hook) {
+            forget_callback(&mut task.flb_args);
+        }
+        if is_among(OPERATIONS, hook) {
             accounted = task.end(hook);
         }
     }

@@ -32,6 +32,7 @@ pub struct Live {
     kho_scratch_bytes: Option<u64>,
     troubles: Vec<String>,
     hooks: Vec<HookState>,
+    attach: Option<String>,
     state: Mutex<State>,
 }
 
@@ -84,6 +85,7 @@ impl Live {
                 .chain(host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned()))
                 .collect(),
             hooks: header.hooks.clone(),
+            attach: header.attach.clone(),
             state: Mutex::new(State {
                 model: Model::new(&header.coverage()),
                 digest: Digest::default(),
@@ -306,6 +308,7 @@ impl sink::Source for Live {
             },
             troubles: troubles.into_iter().chain(status.troubles).collect(),
             hooks,
+            attach: self.attach.clone(),
             policy,
             luo_format: self.luo_format.clone(),
             kho_format: self.kho_format.clone(),

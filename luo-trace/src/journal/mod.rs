@@ -97,6 +97,9 @@ pub struct Header {
     /// The hooks, and whether each is attached.
     #[serde(default)]
     pub hooks: Vec<HookState>,
+    /// How they are attached: `multi`, by links to many functions at once, or `each`, one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<String>,
     /// Version of the agent that wrote this.
     #[serde(default)]
     pub agent_version: String,

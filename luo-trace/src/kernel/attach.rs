@@ -1,19 +1,22 @@
 //! Loading the programs and attaching the hooks, each by the table in `luo_trace_common::hooks`.
 
+use std::collections::HashMap;
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use aya::maps::RingBuf;
-use aya::programs::{FEntry, FExit, KProbe, Program};
+use aya::programs::KProbe;
 use aya::{Ebpf, EbpfLoader};
-use luo_trace_common::fields::{ABSENT, Field};
+use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
-use super::kallsyms::{self, Symbols};
+use super::kallsyms::Symbols;
+use super::links::{self, Links, Wish};
 use super::lsm::{Brake, BrakeError};
 use super::misses::Misses;
-use super::multi::{Links, Wish};
+use super::plan::{Plan, plan, wanted, without_doubtful};
+use super::programs::Programs;
 use super::ring::Ring;
 use super::shared::Shared;
 use super::sight::{self, Sight};
@@ -90,14 +93,9 @@ impl Tracer {
             })
             .collect();
         let plans = without_doubtful(plans);
-        // aya reads all of it, and searches it from the beginning for each program.
-        let mut functions: Vec<&str> = plans.iter().flat_map(Plan::functions).collect();
-        functions.extend(sight::counted());
-        let small = btf.only_functions(functions);
-        let aya_btf = aya::Btf::parse(&small, aya::Endianness::default())?;
         let targets: Vec<u32> = plans.iter().map(Plan::alternative).collect();
         let mut ebpf = EbpfLoader::new()
-            .btf(Some(&aya_btf))
+            .btf(None)
             .override_global("FIELDS", &offsets[..], true)
             .override_global("VARIABLES", &variables[..], true)
             .override_global("TARGETS", &targets[..], true)
@@ -105,16 +103,13 @@ impl Tracer {
             .map_max_entries("EVENTS", ring_bytes)
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;
-        let (links, hooks) = match way {
-            Way::Multi => attach_at_once(plans, &ebpf, &btf)?,
-            Way::Each => {
-                let plans = Hook::ALL.iter().zip(plans);
-                let hooks = plans.map(|(&hook, plan)| carry_out(plan, &mut ebpf, hook, &aya_btf));
-                (Links::default(), hooks.collect())
-            }
-        };
+        let mut wanted = links::programs();
+        wanted.insert(sight::COUNTER);
+        let programs = Programs::read(super::OBJECT, &ebpf, &wanted)?;
+        let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, &btf)?;
         let symbols = symbols.unwrap_or_default();
-        let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols, &aya_btf)?;
+        sight::count_switches(&mut links, &programs, &btf);
+        let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = super::arrival::load(&mut ebpf);
         let tracer = Self {
@@ -218,246 +213,69 @@ impl Tracer {
     }
 }
 
-/// What is to be done about a hook on this kernel.
-pub(super) enum Plan {
-    /// Attach it to these functions; `alternative` says which of the table's targets that is, from 1.
-    Attach { targets: Vec<String>, alternative: u32 },
-    /// Leave it, since no option asked for it.
-    SwitchedOff,
-    /// Leave it, since the kernel has no such function.
-    NothingToTell(String),
-    /// It cannot be attached.
-    Cannot(String),
-}
-
-impl Plan {
-    /// The functions it attaches to.
-    fn functions(&self) -> impl Iterator<Item = &str> {
-        let targets: &[String] = match self {
-            Plan::Attach { targets, .. } => targets,
-            _ => &[],
-        };
-        targets.iter().map(String::as_str)
-    }
-
-    /// What becomes of the hook by this plan, as long as nothing is attached.
-    pub(super) fn promise(&self, hook: Hook) -> HookState {
-        let mut state = HookState {
-            id: hook.id().into(),
-            ..HookState::default()
-        };
-        match self {
-            Plan::Attach { targets, .. } => state.targets.clone_from(targets),
-            Plan::SwitchedOff => {
-                state.switched_off = true;
-                state.reason = Some(format!("needs --kho {}", hook.detail().name()));
-            }
-            Plan::NothingToTell(reason) => {
-                state.nothing_to_tell = true;
-                state.reason = Some(reason.clone());
-            }
-            Plan::Cannot(reason) => state.reason = Some(reason.clone()),
-        }
-        state
-    }
-
-    /// What the programs are told of it.
-    fn alternative(&self) -> u32 {
-        match self {
-            Plan::Attach { alternative, .. } => *alternative,
-            _ => 0,
-        }
-    }
-}
-
-/// All symbols that are looked up: the variables, and the functions that a kernel may do without.
-pub(super) fn symbols() -> Vec<&'static str> {
-    let targets = |hook: &Hook| match (hook.need(), hook.attach()) {
-        (Need::IfPresent, Attach::Function { targets, .. }) => targets,
-        _ => &[],
-    };
-    let functions = Hook::ALL.iter().flat_map(targets).copied();
-    kallsyms::variables()
-        .into_iter()
-        .chain(functions)
-        .chain(FTRACE)
-        .collect()
-}
-
-/// All symbols that attaching takes: these, the switches that make hooks blind, and the functions of all hooks.
-fn wanted<'a>(btf: &Btf<'a>) -> Vec<&'a str> {
-    let functions = |hook: &Hook| -> Vec<&'a str> {
-        match hook.attach() {
-            Attach::Callbacks { argument, .. } => btf.callbacks(argument),
-            Attach::Function { targets, .. } => targets.to_vec(),
-        }
-    };
-    let there = Hook::ALL
-        .iter()
-        .flat_map(functions)
-        .filter(|name| btf.has_function(name));
-    symbols().into_iter().chain(sight::variables()).chain(there).collect()
-}
-
-/// What ftrace calls for a function that is probed.
-const FTRACE: [&str; 2] = ["arch_ftrace_ops_list_func", "kprobe_ftrace_handler"];
-
-/// Why no kprobe may be attached to this kernel. On x86-64 Linux marks addresses in their lowest bit
-/// (`ftrace_jmp_set` in `include/linux/ftrace.h`, 7.2 and 7.3) and takes ftrace's own functions for marked ones where they
-/// lie at odd addresses, as a kernel that is optimised for size has them: it then calls the byte before, and crashes. Seen
-/// on 7.2.13 when probes came back, and when another user's shared a function with ours.
-fn unsafe_probes(symbols: Option<&Symbols>) -> Option<String> {
-    if !cfg!(target_arch = "x86_64") {
-        return None;
-    }
-    let odd = |name: &&&str| symbols.and_then(|s| s.address(name)).is_some_and(|at| at % 2 == 1);
-    let function = FTRACE.iter().find(odd)?;
-    Some(format!(
-        "a probe could crash this kernel, which has {function} at an odd address; build it with CONFIG_FUNCTION_ALIGNMENT_4B or more"
-    ))
-}
-
-/// What is to be done about a hook on the kernel with this type information and these symbols.
-pub(super) fn plan(
-    hook: Hook,
-    way: Way,
-    btf: &Btf<'_>,
-    offsets: &[u32; Field::COUNT],
-    variables: &[u64; Variable::COUNT],
-    symbols: Option<&Symbols>,
-) -> Plan {
-    let fields = hook.fields().iter().filter(|&&field| offsets[field as usize] == ABSENT);
-    let hidden = hook
-        .variables()
-        .iter()
-        .filter(|&&variable| variables[variable as usize] == 0);
-    let absent: Vec<String> = fields
-        .map(|field| format!("{}.{}", field.structure(), field.path()))
-        .chain(hidden.map(|variable| format!("variable {} that can be read", variable.symbol())))
-        .collect();
-    if !absent.is_empty() {
-        return Plan::Cannot(format!("this kernel has no {}", absent.join(", ")));
-    }
-    match hook.attach() {
-        Attach::Function { targets, .. } => {
-            if let Some(i) = targets.iter().position(|target| btf.has_function(target)) {
-                return Plan::Attach {
-                    targets: vec![targets[i].into()],
-                    alternative: i as u32 + 1,
-                };
-            }
-            let names = targets.join(" or ");
-            let has_none = |symbols: &Symbols| !targets.iter().any(|target| symbols.has(target));
-            if hook.need() == Need::IfPresent && symbols.is_some_and(has_none) {
-                return Plan::NothingToTell(format!("this kernel has no {names}"));
-            }
-            Plan::Cannot(format!(
-                "no function {names} to attach to: the kernel lacks it, or the compiler inlined it"
-            ))
-        }
-        Attach::Callbacks { argument, .. } => match btf.callbacks(argument) {
-            targets if targets.is_empty() => {
-                Plan::Cannot(format!("this kernel has no callback that takes a struct {argument}"))
-            }
-            targets => (way == Way::Each)
-                .then(|| unsafe_probes(symbols))
-                .flatten()
-                .map_or_else(
-                    || Plan::Attach {
-                        targets: targets.into_iter().map(str::to_owned).collect(),
-                        alternative: 1,
-                    },
-                    Plan::Cannot,
-                ),
-        },
-    }
-}
-
-/// Leaves out the hooks that cannot be understood without others that are left out.
-fn without_doubtful(mut plans: Vec<Plan>) -> Vec<Plan> {
-    for &hook in Hook::ALL {
-        let missing = |other: &&Hook| plans[**other as usize].alternative() == 0;
-        if let Some(other) = hook.relies_on().iter().find(missing)
-            && plans[hook as usize].alternative() != 0
-        {
-            plans[hook as usize] =
-                Plan::Cannot(format!("it cannot be told from {}, which is not attached", other.id()));
-        }
-    }
-    plans
-}
-
-/// Does what is planned for a hook, and tells what became of it.
-fn carry_out(plan: Plan, ebpf: &mut Ebpf, hook: Hook, btf: &aya::Btf) -> HookState {
-    let mut state = plan.promise(hook);
-    if let Plan::Attach { .. } = plan {
-        match attach(ebpf, hook, std::mem::take(&mut state.targets), btf) {
-            Ok(attached) => {
-                state.attached = true;
-                state.reason = attached.partly;
-                state.targets = attached.targets;
-            }
-            Err(error) => state.reason = Some(format!("{error:#}")),
-        }
-    }
-    state
-}
-
 /// Does what is planned for all hooks, and tells what became of each.
-fn attach_at_once(plans: Vec<Plan>, ebpf: &Ebpf, btf: &Btf<'_>) -> Result<(Links, Vec<HookState>)> {
-    let plans = || Hook::ALL.iter().copied().zip(&plans);
+fn carry_out(
+    plans: &[Plan],
+    way: Way,
+    ebpf: &mut Ebpf,
+    programs: &Programs,
+    btf: &Btf<'_>,
+) -> Result<(Links, Vec<HookState>)> {
+    let plans = || Hook::ALL.iter().copied().zip(plans);
+    let by_probes = |hook: Hook| match (way, hook.attach()) {
+        (Way::Each, Attach::Callbacks { probes, .. }) => Some(probes),
+        _ => None,
+    };
+    let wish = |(hook, plan): (Hook, &Plan)| Wish {
+        hook,
+        targets: plan
+            .functions()
+            .filter_map(|name| Some((name.to_owned(), btf.function(name)?)))
+            .collect(),
+    };
     let wishes: Vec<Wish> = plans()
-        .filter(|(_, plan)| plan.alternative() != 0)
-        .map(|(hook, plan)| Wish {
-            hook,
-            targets: plan
-                .functions()
-                .filter_map(|name| Some((name.to_owned(), btf.function(name)?)))
-                .collect(),
-        })
+        .filter(|&(hook, _)| by_probes(hook).is_none())
+        .map(wish)
+        .filter(|wish| !wish.targets.is_empty())
         .collect();
-    let (links, mut failures) = Links::attach(ebpf, super::OBJECT, &wishes)?;
-    let become_of = |(hook, plan): (Hook, &Plan)| {
+    let (links, mut failures) = Links::attach(ebpf, programs, way, &wishes)?;
+    let mut become_of = |(hook, plan): (Hook, &Plan)| {
         let mut state = plan.promise(hook);
         if plan.alternative() == 0 {
             return state;
         }
-        let failed = failures.remove(&hook).unwrap_or_default();
-        let reasons: Vec<String> = failed
-            .iter()
-            .map(|(name, error)| format!("{name}: {error:#}"))
-            .collect();
-        state
-            .targets
-            .retain(|target| failed.iter().all(|(name, _)| name != target));
-        state.attached = !state.targets.is_empty();
-        state.reason = match (state.attached, reasons.is_empty()) {
-            (_, true) => None,
-            (true, false) => Some(format!("not all: {}", reasons.join("; "))),
-            (false, false) => Some(reasons.join("; ")),
+        let mut failed = match by_probes(hook) {
+            Some(probes) => attach_callbacks(ebpf, probes, &state.targets),
+            None => HashMap::new(),
         };
+        if let Some(wish) = wishes.iter().find(|wish| wish.hook == hook) {
+            let of_function = |(name, id): &(String, u32)| Some((name.clone(), failures.take(hook, *id)?));
+            failed.extend(wish.targets.iter().filter_map(of_function));
+        }
+        settle(&mut state, &failed);
         state
     };
-    let hooks = plans().map(become_of).collect();
+    let hooks = plans().map(&mut become_of).collect();
     Ok((links, hooks))
 }
 
-struct Attached {
-    targets: Vec<String>,
-    /// What could not be attached although the hook works.
-    partly: Option<String>,
-}
-
-fn attach(ebpf: &mut Ebpf, hook: Hook, targets: Vec<String>, btf: &aya::Btf) -> Result<Attached> {
-    if let Attach::Callbacks { probes, .. } = hook.attach() {
-        return attach_callbacks(ebpf, probes, targets);
+/// Notes to which functions a hook is attached: a function that cannot be reached is told and does not stop the others.
+fn settle(state: &mut HookState, failed: &HashMap<String, anyhow::Error>) {
+    let reasons: Vec<String> = state
+        .targets
+        .iter()
+        .filter_map(|target| Some(format!("{target}: {:#}", failed.get(target)?)))
+        .collect();
+    let targets = state.targets.len();
+    state.attached = reasons.len() < targets;
+    if state.attached {
+        state.targets.retain(|target| !failed.contains_key(target));
     }
-    for target in &targets {
-        for program in [hook.enter(), hook.exit()].into_iter().flatten() {
-            attach_function(ebpf, program, target, btf).with_context(|| format!("program {program} on {target}"))?;
-        }
-    }
-    Ok(Attached { targets, partly: None })
+    state.reason = match reasons.join("; ") {
+        reasons if reasons.is_empty() => None,
+        reasons if state.attached => Some(format!("not all: {reasons}")),
+        reasons => Some(reasons),
+    };
 }
 
 /// Base 2 logarithm of the size of a page.
@@ -465,53 +283,33 @@ fn page_shift() -> u32 {
     host::page_size().trailing_zeros()
 }
 
-fn attach_function(ebpf: &mut Ebpf, program: &str, target: &str, btf: &aya::Btf) -> Result<()> {
-    match ebpf.program_mut(program).context("the binary lacks this program")? {
-        Program::FEntry(program) => {
-            let program: &mut FEntry = program;
-            program.load(target, btf).map_err(explain)?;
-            program.attach()?;
+/// Attaches kprobes to callbacks: one program serves all of them. Gives which could not be attached, and why.
+fn attach_callbacks(
+    ebpf: &mut Ebpf,
+    programs: [&'static str; 2],
+    targets: &[String],
+) -> HashMap<String, anyhow::Error> {
+    let mut load = || -> Result<()> {
+        for name in programs {
+            let program = kprobe(ebpf, name)?.load().map_err(explain);
+            program.with_context(|| format!("program {name}"))?;
         }
-        Program::FExit(program) => {
-            let program: &mut FExit = program;
-            program.load(target, btf).map_err(explain)?;
-            program.attach()?;
+        Ok(())
+    };
+    if let Err(error) = load() {
+        let failed = targets.iter().map(|target| (target.clone(), anyhow!("{error:#}")));
+        return failed.collect();
+    }
+    let mut attach = |target: &str| -> Result<()> {
+        for name in programs {
+            kprobe(ebpf, name)?.attach(target, 0)?;
         }
-        _ => bail!("the program is of a kind that cannot be attached to a function"),
-    }
-    Ok(())
-}
-
-/// One program serves every callback; a callback that cannot be reached is told and does not stop the others.
-fn attach_callbacks(ebpf: &mut Ebpf, programs: [&'static str; 2], targets: Vec<String>) -> Result<Attached> {
-    for name in programs {
-        kprobe(ebpf, name)?
-            .load()
-            .map_err(explain)
-            .with_context(|| format!("program {name}"))?;
-    }
-    let mut attached = Vec::new();
-    let mut failed = Vec::new();
-    for target in targets {
-        let result = programs.into_iter().try_for_each(|name| {
-            kprobe(ebpf, name)?
-                .attach(&target, 0)
-                .map(drop)
-                .map_err(anyhow::Error::from)
-        });
-        match result {
-            Ok(()) => attached.push(target),
-            Err(error) => failed.push(format!("{target}: {error:#}")),
-        }
-    }
-    if attached.is_empty() {
-        bail!("{}", failed.join("; "));
-    }
-    let partly = (!failed.is_empty()).then(|| format!("not all: {}", failed.join("; ")));
-    Ok(Attached {
-        targets: attached,
-        partly,
-    })
+        Ok(())
+    };
+    let failed = targets
+        .iter()
+        .filter_map(|target| Some((target.clone(), attach(target).err()?)));
+    failed.collect()
 }
 
 fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
@@ -521,26 +319,4 @@ fn kprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut KProbe> {
     program
         .try_into()
         .with_context(|| format!("program {name} is no kprobe"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn no_probe_is_attached_to_a_kernel_that_would_crash_by_it() {
-        let symbols = |list: &'static str| Symbols::parse(list.as_bytes(), &FTRACE).expect("reads");
-        let aligned =
-            symbols("ffffffff812fe210 T arch_ftrace_ops_list_func\nffffffff81243a40 T kprobe_ftrace_handler\n");
-        assert_eq!(unsafe_probes(Some(&aligned)), None);
-        let packed =
-            symbols("ffffffff812fe213 T arch_ftrace_ops_list_func\nffffffff81243a40 T kprobe_ftrace_handler\n");
-        let why = unsafe_probes(Some(&packed)).expect("a reason");
-        assert!(why.contains("arch_ftrace_ops_list_func"), "{why}");
-        // Hidden addresses tell nothing.
-        let hidden =
-            symbols("0000000000000000 T arch_ftrace_ops_list_func\n0000000000000000 T kprobe_ftrace_handler\n");
-        assert_eq!(unsafe_probes(Some(&hidden)), None);
-    }
 }

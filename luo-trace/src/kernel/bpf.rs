@@ -23,14 +23,33 @@ const LOG_LEN: usize = 64 << 10;
 /// How much of `struct bpf_prog_info` (7.3) is asked for, in words of 8 bytes: up to `recursion_misses`.
 const INFO_WORDS: usize = 27;
 
-/// When programs run that are attached to many functions at once: `enum bpf_attach_type`.
+/// When a program runs that is attached to functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub(super) enum When {
-    /// `BPF_TRACE_FENTRY_MULTI`.
-    Enter = 59,
-    /// `BPF_TRACE_FEXIT_MULTI`.
-    Exit = 60,
+    /// A function is entered.
+    Enter,
+    /// It returns.
+    Exit,
+}
+
+/// To what a program can be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// The function with this id in the kernel's type information.
+    One(u32),
+    /// Any functions, of which the program knows no prototype.
+    Many,
+}
+
+/// What the kernel calls it: `enum bpf_attach_type`.
+fn attach_type(when: When, to: To) -> u32 {
+    match (when, to) {
+        // `BPF_TRACE_FENTRY`, `BPF_TRACE_FEXIT`, `BPF_TRACE_FENTRY_MULTI`, `BPF_TRACE_FEXIT_MULTI`.
+        (When::Enter, To::One(_)) => 24,
+        (When::Exit, To::One(_)) => 25,
+        (When::Enter, To::Many) => 59,
+        (When::Exit, To::Many) => 60,
+    }
 }
 
 /// A program that is to be loaded.
@@ -67,7 +86,7 @@ struct Load {
     flags: u32,
     name: [u8; 16],
     interface: u32,
-    when: u32,
+    attach_type: u32,
     types: u32,
     function_size: u32,
     functions: u64,
@@ -81,17 +100,21 @@ struct Load {
 /// Length of a `struct bpf_func_info`.
 const FUNCTION_SIZE: usize = 8;
 
-/// Loads a program that can be attached to many functions at once. It is told nothing of their prototypes.
+/// Loads a program that is to run when functions are entered, or return.
 ///
 /// # Errors
 /// What the kernel, or its verifier, has against it.
-pub(super) fn load(program: &Program<'_>, when: When) -> Result<OwnedFd, Refused> {
+pub(super) fn load(program: &Program<'_>, when: When, to: To) -> Result<OwnedFd, Refused> {
     let mut attributes = Load {
         kind: TRACING,
         instructions_len: program.instructions.len() as u32,
         instructions: program.instructions.as_ptr() as u64,
         license: program.license.as_ptr() as u64,
-        when: when as u32,
+        attach_type: attach_type(when, to),
+        attach_id: match to {
+            To::One(id) => id,
+            To::Many => 0,
+        },
         ..Load::default()
     };
     // The last byte stays the NUL.
@@ -155,16 +178,45 @@ pub(super) struct Function {
     pub cookie: u64,
 }
 
-/// Attaches a program to all of these functions or to none, until the descriptor is closed.
+/// Attaches a program to the function that it was loaded for, until the descriptor is closed.
 ///
 /// # Errors
-/// Where one of them cannot be traced, or is there twice.
-pub(super) fn link(program: BorrowedFd<'_>, when: When, functions: &[Function]) -> io::Result<OwnedFd> {
+/// Where it cannot be traced.
+pub(super) fn link_to_one(program: BorrowedFd<'_>, when: When, function: Function) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Link {
         program: u32,
         target: u32,
-        when: u32,
+        attach_type: u32,
+        flags: u32,
+        target_id: u32,
+        padding: u32,
+        cookie: u64,
+    }
+    let mut attributes = Link {
+        program: program.as_raw_fd().unsigned_abs(),
+        target: 0,
+        attach_type: attach_type(when, To::One(function.id)),
+        flags: 0,
+        // That of the load counts.
+        target_id: 0,
+        padding: 0,
+        cookie: function.cookie,
+    };
+    // SAFETY: the attributes point nowhere.
+    unsafe { descriptor(LINK_CREATE, &mut attributes) }
+}
+
+/// Attaches a program to all of these functions or to none, until the descriptor is closed.
+///
+/// # Errors
+/// Where one of them cannot be traced, or is there twice.
+pub(super) fn link_to_many(program: BorrowedFd<'_>, when: When, functions: &[Function]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Link {
+        program: u32,
+        target: u32,
+        attach_type: u32,
         flags: u32,
         ids: u64,
         cookies: u64,
@@ -176,7 +228,7 @@ pub(super) fn link(program: BorrowedFd<'_>, when: When, functions: &[Function]) 
     let mut attributes = Link {
         program: program.as_raw_fd().unsigned_abs(),
         target: 0,
-        when: when as u32,
+        attach_type: attach_type(when, To::Many),
         flags: 0,
         ids: ids.as_ptr() as u64,
         cookies: cookies.as_ptr() as u64,
@@ -208,8 +260,8 @@ pub(super) fn has_links_to_many() -> bool {
         types: None,
     };
     [When::Enter, When::Exit].into_iter().all(|when| {
-        load(&program, when).is_ok_and(|program| {
-            let refused = link(program.as_fd(), when, &[]).err();
+        load(&program, when, To::Many).is_ok_and(|program| {
+            let refused = link_to_many(program.as_fd(), when, &[]).err();
             refused.and_then(|error| error.raw_os_error()) == Some(libc::EINVAL)
         })
     })

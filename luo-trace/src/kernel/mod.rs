@@ -9,13 +9,14 @@ mod bpf;
 mod drive;
 mod facts;
 pub mod kallsyms;
+mod links;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod lsm;
 mod misses;
-mod multi;
 mod plan;
 pub mod preflight;
+mod programs;
 mod ring;
 mod shared;
 mod sight;

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
-use aya::programs::{FEntry, RawTracePoint};
-use aya::{Btf, Ebpf};
+use aya::Ebpf;
+use aya::programs::RawTracePoint;
 use luo_trace_common::events::{
     BLIND_FOR_A_MOMENT, BLIND_FTRACE_DEAD, BLIND_FTRACE_OFF, BLIND_KPROBES_OFF, BLIND_UNPATCHED, HooksBlind,
 };
@@ -22,11 +22,14 @@ use luo_trace_common::hooks::{Attach, Hook};
 use luo_trace_common::sight::{PLACES, Place, TEXT};
 use zerocopy::FromBytes;
 
-use super::bpf;
+use super::bpf::{self, Function, When};
 use super::kallsyms::Symbols;
+use super::links::Links;
+use super::programs::Programs;
 use super::shared::Shared;
 use super::verifier::explain;
 use super::way::Way;
+use crate::image::btf::Btf;
 use crate::journal::HookState;
 
 /// Words of 8 bytes of a [`Place`].
@@ -64,20 +67,15 @@ struct Switch {
     cause: u32,
 }
 
-/// The programs that count when a switch is turned, and their functions, in the order of their counters.
-const COUNTERS: [(&str, &str); 2] = [
-    ("kprobes_switched", "write_enabled_file_bool"),
-    ("ftrace_switched", "ftrace_enable_sysctl"),
-];
+/// The program that counts when a switch is turned.
+pub(super) const COUNTER: &str = "switched";
+
+/// The functions that turn switches, in the order of their counters.
+const COUNTERS: [&str; 2] = ["write_enabled_file_bool", "ftrace_enable_sysctl"];
 
 /// The symbols that are looked up for it, besides the functions of the hooks.
 pub(super) fn variables() -> [&'static str; SWITCHES.len()] {
     SWITCHES.map(|switch| switch.variable)
-}
-
-/// The functions that count when a switch is turned.
-pub(super) fn counted() -> [&'static str; COUNTERS.len()] {
-    COUNTERS.map(|(_, function)| function)
 }
 
 /// Whether a function calls a tracer at its beginning.
@@ -144,19 +142,12 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    /// Begins to watch these hooks, right after they were attached. `None` is no error: the kernel does not tell where its functions
+    /// Begins to watch these hooks, right after they were attached, and after [`count_switches`]. `None` is no error: the kernel does not tell where its functions
     /// are, and then no hook is watched.
     ///
     /// # Errors
     /// Where the kernel refuses the program.
-    pub(super) fn begin(
-        ebpf: &mut Ebpf,
-        hooks: &[HookState],
-        way: Way,
-        symbols: &Symbols,
-        btf: &Btf,
-    ) -> Result<Option<Self>> {
-        count_switches(ebpf, btf);
+    pub(super) fn begin(ebpf: &mut Ebpf, hooks: &[HookState], way: Way, symbols: &Symbols) -> Result<Option<Self>> {
         let switches: Vec<_> = SWITCHES
             .iter()
             .filter(|switch| symbols.address(switch.variable).is_some())
@@ -276,16 +267,11 @@ fn attached(hooks: &[HookState]) -> impl Iterator<Item = (Hook, &HookState)> {
 }
 
 /// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.
-fn count_switches(ebpf: &mut Ebpf, btf: &Btf) {
-    for (program, function) in COUNTERS {
-        let program = ebpf
-            .program_mut(program)
-            .and_then(|program| <&mut FEntry>::try_from(program).ok());
-        if let Some(program) = program
-            && program.load(function, btf).is_ok()
-        {
+pub(super) fn count_switches(links: &mut Links, programs: &Programs, btf: &Btf<'_>) {
+    for (cookie, name) in (0..).zip(COUNTERS) {
+        if let Some(id) = btf.function(name) {
             // The switch is then read only, as on a kernel that lacks the function.
-            _ = program.attach();
+            _ = links.attach_one(programs, COUNTER, When::Enter, Function { id, cookie });
         }
     }
 }

@@ -65,6 +65,8 @@ pub struct Status {
     pub troubles: Vec<String>,
     /// The hooks of the agent, and what became of each; empty for a look, which has none.
     pub hooks: Vec<HookState>,
+    /// How they are attached: `multi`, by links to many functions at once, or `each`, one by one; null for a look.
+    pub attach: Option<String>,
     /// The agent's policy; null: it has none.
     pub policy: Option<policy::Policy>,
     /// What the agent found in the image that is loaded; null: none is, or it was not looked into yet.
@@ -443,6 +445,7 @@ impl Status {
             luo_format: None,
             kho_format: None,
             kho_scratch_bytes: None,
+            attach: None,
             image: digest.image.map(Into::into),
             sessions: model
                 .sessions()

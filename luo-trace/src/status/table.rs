@@ -80,7 +80,13 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
     }
     let source = match status.source.as_ref() {
         "look" => "one look at the kernel's lists: no agent runs, so nothing is known of what happened before",
-        _ => "the agent, which has watched since it was attached",
+        _ => match status.attach.as_deref() {
+            Some("multi") => {
+                "the agent, which has watched since it was attached, with its hooks by links to many functions at once"
+            }
+            Some("each") => "the agent, which has watched since it was attached, with its hooks one by one",
+            _ => "the agent, which has watched since it was attached",
+        },
     };
     paragraph(out, &format!("source: {source}"))?;
     for trouble in &status.troubles {

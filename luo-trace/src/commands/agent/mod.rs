@@ -453,6 +453,7 @@ fn header(own: Header, tracer: &mut Tracer, started: &Clock, ring_bytes: u32) ->
         clock,
         attach_ns: clock.monotonic_ns.saturating_sub(started.monotonic_ns),
         hooks: tracer.hooks().to_vec(),
+        attach: Some(tracer.way().name().into()),
         ring_bytes: ring_bytes.into(),
         ..own
     };
