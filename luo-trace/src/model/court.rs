@@ -99,8 +99,9 @@ pub(super) enum Waits {
     Joiner(usize),
     /// The end of an operation that changes the users of the global state of this number. In time it is proved.
     Users(usize),
-    /// The end of a close of the device that was under way. In time it is proved.
-    Close,
+    /// The end of a close of the device that was under way. In time it is proved, or by a close that began later where none of those
+    /// who have opened it since, so many, can have closed it.
+    Close(u32),
     /// The end of an operation that was under way and changes the files of the session of this id. In time it is proved.
     Files(u64),
     /// The end of an operation that was under way and makes or unmakes sessions. In time it is proved.
@@ -229,7 +230,7 @@ impl Court {
         if self.suspicions.is_empty() {
             return;
         }
-        for suspicion in std::mem::take(&mut self.suspicions) {
+        for mut suspicion in std::mem::take(&mut self.suspicions) {
             match suspicion.judge(state, scene) {
                 None => self.suspicions.push(suspicion),
                 Some(judgement) => self.pass(judgement, suspicion.finding, scene),
@@ -309,7 +310,7 @@ enum Judgement {
 }
 
 impl Suspicion {
-    fn judge(&self, state: &State, scene: &Scene) -> Option<Judgement> {
+    fn judge(&mut self, state: &State, scene: &Scene) -> Option<Judgement> {
         match self.waits {
             Waits::Release(serial) | Waits::GivingBack(serial) if scene.is_operation_on(serial) => {
                 let Some(start) = scene.moment.start else {
@@ -331,13 +332,26 @@ impl Suspicion {
             {
                 self.ends(scene)
             }
-            // One that began later proves nothing: the first opener's may still be under way beside it.
-            Waits::Close if matches!(scene.event.body, Body::DeviceRelease(_)) => {
-                self.ends(scene).or_else(|| self.settled(state))
-            }
+            Waits::Close(since) => self.close(since, state, scene),
             _ if self.is_touched(state, scene) => self.ends(scene).or_else(|| self.settled(state)),
             _ => self.settled(state),
         }
+    }
+
+    /// `since` have opened the device since the first opener, and may have it open.
+    fn close(&mut self, since: u32, state: &State, scene: &Scene) -> Option<Judgement> {
+        let judged = match &scene.event.body {
+            Body::DeviceOpen(p) if p.outcome.is_ok() => {
+                self.waits = Waits::Close(since.saturating_add(1));
+                None
+            }
+            Body::DeviceRelease(_) => self.ends(scene).or_else(|| {
+                self.waits = Waits::Close(since.saturating_sub(1));
+                (since == 0).then_some(Judgement::Proved)
+            }),
+            _ => None,
+        };
+        judged.or_else(|| self.settled(state))
     }
 
     /// Whether this may be the end of what it waits for, where any operation of a kind may be.
@@ -378,9 +392,12 @@ impl Suspicion {
     fn has_settled(&self, state: &State, at_end: bool) -> bool {
         let waited = state.now() >= self.since.saturating_add(SETTLE_NS);
         match self.waits {
-            Waits::Release(_) | Waits::Close | Waits::Files(_) | Waits::Sessions | Waits::Removal | Waits::Users(_) => {
-                waited
-            }
+            Waits::Release(_)
+            | Waits::Close(_)
+            | Waits::Files(_)
+            | Waits::Sessions
+            | Waits::Removal
+            | Waits::Users(_) => waited,
             Waits::GivingBack(_) => false,
             Waits::User(_) | Waits::Joiner(_) => state.is_idle() && (waited || at_end),
         }
