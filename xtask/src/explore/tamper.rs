@@ -46,10 +46,15 @@ impl Tampering {
         !faults.all(|name| MENDED.contains(&name))
     }
 
-    /// Whether it wants to be the only one with sessions: its fault is about the first or the last of them.
+    /// Whether it wants to be the only one with sessions: its fault is about the first or the last of them, or of the files that use
+    /// global state.
     pub(super) fn is_alone(&self) -> bool {
-        let reboots = |step: &Step| matches!(step, Step::Reboot(_));
-        self.crosses() || self.scenario.all_steps().any(reboots)
+        let wants = |step: &Step| match step {
+            Step::Reboot(_) => true,
+            Step::Fault(fault) => fault.name.starts_with("flb_"),
+            _ => false,
+        };
+        self.crosses() || self.scenario.all_steps().any(wants)
     }
 }
 
