@@ -85,9 +85,7 @@ impl Machines {
             contradictions,
         }
     }
-}
 
-impl Machines {
     /// What keeps boots from being joined; `given` are the places of the boots in their order.
     pub(super) fn strangers(&self, given: &[usize]) -> Vec<Stranger> {
         let place = |boot: usize| given.iter().position(|&place| place == boot).unwrap_or(boot);

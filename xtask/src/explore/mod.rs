@@ -96,13 +96,6 @@ pub(crate) fn command(args: Args) -> Result<()> {
         tamperings: &tamperings,
         again,
     };
-    let by_the_clock = || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs()
-    };
-    let first = args.seed.unwrap_or_else(by_the_clock);
     let begun = Instant::now();
     let until = begun + Duration::from_secs(60 * args.minutes);
     let mut figures = Figures::default();

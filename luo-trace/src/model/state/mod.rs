@@ -99,15 +99,6 @@ impl Serialized {
     }
 }
 
-impl State {
-    /// Whether this event ends a reboot whose freeze was undone as a whole: everything is as it was before.
-    pub(super) fn is_undone_by(&self, event: &Event) -> bool {
-        let returns = matches!(event.body, Body::KexecReturn(_));
-        let undone = |frozen: Frozen| frozen.undone && frozen.tid == event.header.pid;
-        returns && self.frozen.is_some_and(undone) && !self.sessions.values().any(|session| session.frozen)
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct State {
     now: u64,
@@ -288,6 +279,13 @@ impl State {
         let exists =
             |s: &&Session| s.direction == Direction::Outgoing && s.epoch == self.epoch && s.given_back.is_none();
         self.sessions.values().filter(exists)
+    }
+
+    /// Whether this event ends a reboot whose freeze was undone as a whole: everything is as it was before.
+    pub(super) fn is_undone_by(&self, event: &Event) -> bool {
+        let returns = matches!(event.body, Body::KexecReturn(_));
+        let undone = |frozen: Frozen| frozen.undone && frozen.tid == event.header.pid;
+        returns && self.frozen.is_some_and(undone) && !self.sessions.values().any(|session| session.frozen)
     }
 
     /// The session that a release is about: of two that had the id, the older one if the release began before the younger.
