@@ -182,6 +182,11 @@ fn prefix<T: FromBytes + IntoBytes>(bytes: &[u8]) -> T {
     value
 }
 
+/// When a record was written, in nanoseconds of `CLOCK_MONOTONIC`; `None` of what is too short for a record.
+pub fn sent_at(record: &[u8]) -> Option<u64> {
+    Header::read_from_prefix(record).ok().map(|(header, _)| header.ktime)
+}
+
 /// Writes an event as the kernel would have: what a journal holds, and what tests and generators feed in.
 pub fn encode(event: &Event) -> Vec<u8> {
     write(&event.body).map_or_else(Vec::new, |(kind, payload)| record(kind, event.header, payload))

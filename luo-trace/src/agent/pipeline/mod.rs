@@ -120,19 +120,22 @@ impl Pipeline {
         }
     }
 
-    /// Judges and hands on everything that `source` has now; gives whether there was anything.
+    /// Judges and hands on everything that `source` has now; gives whether there was anything. What is sent while this goes on may
+    /// be left: events can come faster than they are judged, and signals, orders and the clock are attended to between two drains.
     pub fn drain(&mut self, source: &mut impl Source) -> bool {
-        let mut any = false;
-        loop {
+        let began = host::monotonic_ns();
+        let (mut any, mut newest) = (false, 0);
+        while newest < began {
             if let Some(policy) = &mut self.policy {
                 policy.beat(host::monotonic_ns());
             }
             let mut batch = Records::default();
-            if source.take(BATCH, |record| batch.push(record)) == 0 {
-                if any && !self.jump_is_near {
-                    self.follow();
-                }
-                return any;
+            let taken = source.take(BATCH, |record| {
+                newest = decode::sent_at(record).unwrap_or(newest);
+                batch.push(record);
+            });
+            if taken == 0 {
+                break;
             }
             any = true;
             // In this order: see the beginning of this file. Close to a jump there is no time to ask: what was missed is
@@ -145,6 +148,10 @@ impl Pipeline {
             self.hand_on(records);
             self.note_all();
         }
+        if any && !self.jump_is_near {
+            self.follow();
+        }
+        any
     }
 
     /// Keeps this host by a policy from now on; these records tell how that began.

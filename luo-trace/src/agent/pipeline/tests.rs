@@ -374,3 +374,37 @@ fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
         "{metrics}"
     );
 }
+
+/// A kernel in which events come faster than they are judged.
+struct Deluge {
+    /// How often the ring may be looked at.
+    patience: u32,
+}
+
+impl Source for Deluge {
+    fn take(&mut self, limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+        self.patience = self.patience.checked_sub(1).expect("the ring is read for ever");
+        let mut event = unbalanced().remove(0);
+        event.header.ktime = host::monotonic_ns();
+        (0..limit).for_each(|_| consume(&encode(&event)));
+        limit
+    }
+
+    fn losses(&mut self) -> Losses {
+        Losses::default()
+    }
+}
+
+#[test]
+fn events_that_come_faster_than_they_are_judged_keep_the_agent_from_nothing_else() {
+    // Given a kernel whose ring is never empty,
+    let live = Arc::new(Live::new(&Flood::header()).unwrap());
+    let mut pipeline = Pipeline::new(live.clone(), Outputs::default(), 0);
+    let mut deluge = Deluge { patience: 100 };
+    // then each time the agent judges what was there when it began, and is free for orders and signals.
+    assert!(pipeline.drain(&mut deluge));
+    pipeline.tick(&mut deluge);
+    pipeline.finish("it was told to end", &mut deluge).unwrap();
+    let metrics = web::Source::metrics(&*live);
+    assert!(metrics.contains("luo_trace_events_total"), "{metrics}");
+}
