@@ -320,7 +320,7 @@ impl Boot {
                 }
             }
             Body::SessionRelease(p) if span.ok => self.release(p, span),
-            Body::FilePreserve(p) => self.preserve(p, span, id),
+            Body::FilePreserve(p) => self.preserve(p, span, event),
             Body::FileRetrieve(p) => self.retrieve(p, span, id),
             Body::FilesUnpreserve(p) if span.ok => {
                 self.known.changed = at;
@@ -472,14 +472,15 @@ impl Boot {
         }
     }
 
-    fn preserve(&mut self, p: &FileOp, span: Span, id: EventId) {
+    fn preserve(&mut self, p: &FileOp, span: Span, event: &Event) {
+        let id = event.id();
         if !span.ok {
             // Whether a file of this token is there is not this operation's to tell.
             match self.outgoing.known_file(&p.session, p.token) {
                 Some(file) => file.failures += 1,
                 None => {
                     if let Some(line) = self.outgoing.meet(&p.session, id) {
-                        line.refusals += 1;
+                        line.refuse(&event.header, p.outcome.result);
                     }
                 }
             }

@@ -4,10 +4,10 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use luo_trace_common::OWN_SESSION;
-use luo_trace_common::events::SessionRef;
-use luo_trace_common::text::{Compatible, SessionName};
+use luo_trace_common::events::{Header, SessionRef};
+use luo_trace_common::text::{Comm, Compatible, SessionName};
 
-use crate::event::EventId;
+use crate::event::{EventId, is_usual_refusal};
 
 /// More sessions than this in one direction are not followed, and counted instead: no kernel has a hundredth of them.
 const MOST_SESSIONS: usize = 1 << 16;
@@ -15,6 +15,9 @@ const MOST_SESSIONS: usize = 1 << 16;
 const MOST_FILES: usize = 1 << 20;
 /// How many sessions that were closed before any jump are kept, the first of them; the rest are only counted.
 const ABANDONED_KEPT: usize = 64;
+
+/// How many callers and errors are told apart of one session's refused files; the rest are only counted.
+const REFUSED_KEPT: usize = 16;
 
 /// A stretch of one boot's `CLOCK_MONOTONIC`, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct SessionLine {
     pub missed: Option<u64>,
     /// Operations on files that are not among its files, which failed.
     pub refusals: u32,
+    /// The files among these that were to be preserved.
+    pub refused: Vec<Refused>,
     /// Its files by token.
     pub files: BTreeMap<u64, FileLine>,
     /// The event that it was first known by.
@@ -70,6 +75,43 @@ impl SessionLine {
     /// Whether it has the name of the recorder's own, which is no session of a guest.
     pub fn is_own(&self) -> bool {
         self.name.as_bytes() == OWN_SESSION.as_bytes()
+    }
+
+    /// The kernel refused to preserve a file in it.
+    pub(super) fn refuse(&mut self, by: &Header, result: i64) {
+        self.refusals += 1;
+        let alike = |refused: &&mut Refused| (refused.tgid, refused.result) == (by.tgid, result);
+        if let Some(refused) = self.refused.iter_mut().find(alike) {
+            refused.files += 1;
+        } else if self.refused.len() < REFUSED_KEPT {
+            self.refused.push(Refused {
+                tgid: by.tgid,
+                comm: by.comm,
+                result,
+                files: 1,
+            });
+        }
+    }
+}
+
+/// Files that the kernel refused to preserve: they do not go over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Process id of the caller.
+    pub tgid: u32,
+    /// Its name.
+    pub comm: Comm,
+    /// The errno, negative.
+    pub result: i64,
+    /// How many there were.
+    pub files: u32,
+}
+
+impl Refused {
+    /// Whether this happens in every update: systemd, which is process 1, asks LUO to keep each descriptor that a service has
+    /// stored (systemd 262), and gets this error for those that no handler takes.
+    pub fn is_usual(&self) -> bool {
+        is_usual_refusal(self.tgid, self.result)
     }
 }
 

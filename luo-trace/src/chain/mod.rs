@@ -26,7 +26,7 @@ pub mod timeline;
 pub use account::{Files, Unclaimed};
 pub use boot::{Arrival, Attempt, Boot, FlbLine, Pages};
 pub use join::{Basis, Hole};
-pub use lines::{FileFate, FileLine, SessionLine, Sessions, Span};
+pub use lines::{FileFate, FileLine, Refused, SessionLine, Sessions, Span};
 pub use machines::{Hosts, Stranger};
 pub use policy::Policies;
 

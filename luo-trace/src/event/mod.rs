@@ -114,6 +114,13 @@ impl fmt::Display for Value {
     }
 }
 
+/// Whether a refused preserve is one that happens in every update: systemd, which is process 1, asks LUO to keep each descriptor
+/// that a service has stored (systemd 262), and the kernel has ENOENT for those that no handler takes.
+pub fn is_usual_refusal(tgid: u32, result: i64) -> bool {
+    const ENOENT: i64 = 2;
+    tgid == 1 && result == -ENOENT
+}
+
 impl Event {
     /// Which event of its record this is.
     pub fn id(&self) -> EventId {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use luo_trace_common::text::{Compatible, Name, SessionName};
 
 use super::json::{
-    Clock, Durations, File, Finding, Flb, Kernel, Phase, Policy, Report, Session, SessionFate, Stretch, Update, Verdict,
+    Clock, Durations, File, Finding, Flb, Kernel, Phase, Policy, Refused, Report, Session, SessionFate, Stretch,
+    Update, Verdict,
 };
 use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
@@ -13,6 +14,7 @@ use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Ses
 use crate::event::Event;
 use crate::model::{Invariant, Status};
 use crate::policy::tell;
+use crate::text::errno;
 
 impl Report {
     /// The report of a case.
@@ -130,6 +132,7 @@ fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -
         phases: course.phases.iter().map(phase).collect(),
         whole_ns: course.whole(),
         blackout_ns: course.blackout,
+        agent_ns: course.phase("attach"),
         last_heard_ns: course.last_heard.map(short),
         durations: durations(&sessions),
         sessions,
@@ -252,7 +255,17 @@ fn session<'a>(axis: &Axis, from: Option<Known<'a>>, to: Option<Known<'a>>) -> S
             .and_then(|(left, came)| blackout(axis, left, came)),
         bytes: files.iter().map(|file| file.bytes).fold(0, u64::saturating_add),
         refusals: lines().map(|line| line.refusals).fold(0, u32::saturating_add),
+        refused: lines().flat_map(|line| &line.refused).map(refused).collect(),
         files,
+    }
+}
+
+fn refused(by: &chain::Refused) -> Refused {
+    Refused {
+        process: format!("{} ({})", by.comm, by.tgid),
+        result: errno::result(by.result).into_owned(),
+        files: by.files,
+        usual: by.is_usual(),
     }
 }
 

@@ -4,7 +4,7 @@ use askama::Template;
 use time::OffsetDateTime;
 
 use super::Report;
-use super::json::{self, Durations, File, Flb, Session, Stretch, Update};
+use super::json::{self, Durations, File, Flb, Refused, Session, Stretch, Update};
 use crate::chain::Fate;
 use crate::chain::case::Outcome;
 use crate::model::Severity;
@@ -151,6 +151,7 @@ struct SessionView<'a> {
     retrieve: String,
     blackout: String,
     rows: Rows<FileView<'a>>,
+    refused: Vec<String>,
 }
 
 struct FileView<'a> {
@@ -434,6 +435,7 @@ impl<'a> SessionView<'a> {
             retrieve: total(|file| file.retrieve),
             blackout: session.blackout_ns.map_or("–".into(), span),
             rows: Rows::of(&session.files, FILES, FileView::of),
+            refused: session.refused.iter().map(Refused::describe).collect(),
         }
     }
 }

@@ -114,6 +114,9 @@ pub struct Update {
     pub whole_ns: Option<u64>,
     /// How long guests had no service: from the beginning of the freeze to the last file brought back.
     pub blackout_ns: Option<u64>,
+    /// How much of the blackout passed while the agent attached its hooks, where that phase is known by itself. Guests waited for it
+    /// where what brings them back waits until the agent is ready.
+    pub agent_ns: Option<u64>,
     /// When the kernel that left was last heard of after its freeze: the jump came later.
     pub last_heard_ns: Option<i64>,
     /// The sessions that left or arrived, by name.
@@ -188,8 +191,42 @@ pub struct Session {
     pub bytes: u64,
     /// How many operations on files that it does not have failed.
     pub refusals: u32,
+    /// Those of them that were to preserve a file, by caller and error.
+    pub refused: Vec<Refused>,
     /// Its files by token.
     pub files: Vec<File>,
+}
+
+/// Files that the kernel refused to preserve: they did not go over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// The caller's name and process id, escaped.
+    pub process: String,
+    /// The errno's name.
+    pub result: String,
+    /// How many there were.
+    pub files: u32,
+    /// Whether this happens in every update: a descriptor that a service has stored with systemd, and that no handler takes.
+    pub usual: bool,
+}
+
+impl Refused {
+    /// The same in words.
+    pub fn describe(&self) -> String {
+        let Self {
+            process,
+            result,
+            files,
+            usual,
+        } = self;
+        let files = count((*files).into(), "file");
+        match usual {
+            true => format!(
+                "not preserved: {files} of {process}, {result}, as usual: no handler takes such stored descriptors"
+            ),
+            false => format!("not preserved: {files} of {process}, {result}"),
+        }
+    }
 }
 
 /// What became of a session.
@@ -418,6 +455,13 @@ impl Update {
                 span(ns)
             )
         });
+        let agent = self.agent_ns.zip(self.blackout_ns).map(|(ns, blackout)| {
+            let share = u128::from(ns) * 100 / u128::from(blackout.max(1));
+            format!(
+                "Of the blackout, {} ({share} %) passed while the agent attached its hooks.",
+                span(ns)
+            )
+        });
         let clock = self.clock.map(|clock| {
             format!(
                 "Time between kernels: {}, ± {}.",
@@ -431,7 +475,8 @@ impl Update {
         let open = shutdown.filter(|_| self.to.is_none());
         let open =
             open.map(|_| "The shutdown is told up to the kernel's last sign of life; the jump came later.".into());
-        blackout.into_iter().chain(clock).chain(apart).chain(open).collect()
+        let notes = blackout.into_iter().chain(agent).chain(clock).chain(apart);
+        notes.chain(open).collect()
     }
 
     /// How many files its sessions have.

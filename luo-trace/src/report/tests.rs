@@ -14,7 +14,7 @@ use luo_trace_common::text::{Compatible, Name};
 use serde_json::Value;
 use zerocopy::FromZeros;
 
-use super::json::{File, Session, SessionFate, Stretch};
+use super::json::{File, Refused, Session, SessionFate, Stretch};
 use super::*;
 use crate::chain::Hosts;
 use crate::chain::case::Case;
@@ -233,6 +233,12 @@ fn an_update_is_told_with_its_phases_sessions_and_files() {
         [("cache", SessionFate::Unclaimed, 1), ("vm", SessionFate::Finished, 2)]
     );
     assert_eq!(update.bytes(), 4096 * (2 + 3 + 8));
+    // The tool's own share is told beside the whole.
+    let attach = update.phases.iter().find(|phase| phase.name == "attach").unwrap();
+    assert_eq!(update.agent_ns, Some(attach.duration_ns));
+    let share = attach.duration_ns * 100 / update.blackout_ns.unwrap();
+    let told = format!("({share} %) passed while the agent attached its hooks.");
+    assert!(update.notes()[1].ends_with(&told), "{:?}", update.notes());
 }
 
 #[test]
@@ -282,6 +288,38 @@ fn a_file_that_could_not_be_brought_back_was_asked_for() {
         notes,
         ["finished, never brought back, 1 refusal", "finished, never asked for"]
     );
+}
+
+#[test]
+fn what_the_kernel_refused_a_guest_is_told_apart_from_what_it_refuses_systemd_each_time() {
+    // Given a session in which systemd, process 1, hands over two descriptors that no handler takes and one that fails, and a
+    // guest's in which a file on huge pages meets the same error,
+    let mut story = Story::new();
+    let (stored, guest) = (session(1, "systemd"), session(2, "vm"));
+    story.orderly().by(1).create(stored);
+    for (token, errno) in [(1, 2), (2, 2), (3, 12)] {
+        story.failing(errno).preserve(stored, token, memfd(token));
+    }
+    story.by(812).create(guest).failing(2).preserve(guest, 1, memfd(4));
+    let report = Records::new().boot(0, &story).report();
+    // then only the two are called usual.
+    let sessions = &report.kernels[0].sessions;
+    let told = sessions
+        .iter()
+        .flat_map(|session| &session.refused)
+        .map(Refused::describe);
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            "not preserved: 2 files of vmm (1), ENOENT, as usual: no handler takes such stored descriptors",
+            "not preserved: 1 file of vmm (1), ENOMEM",
+            "not preserved: 1 file of vmm (812), ENOENT",
+        ]
+    );
+    let text = render(&report, STYLE);
+    assert_eq!(text.matches("\n    not preserved: ").count(), 3, "{text}");
+    let page = html(&report).unwrap();
+    assert_eq!(page.matches("not preserved: ").count(), 3, "{page}");
 }
 
 #[test]
@@ -441,14 +479,14 @@ fn the_json_form_keeps_its_keys() {
     );
     assert_eq!(
         keys(update),
-        "blackout_ns clock durations fate flbs from last_heard_ns number phases sessions to whole_ns"
+        "agent_ns blackout_ns clock durations fate flbs from last_heard_ns number phases sessions to whole_ns"
     );
     assert_eq!(keys(&update["clock"]), "basis promised uncertainty_ns");
     assert_eq!(keys(&update["phases"][0]), "blackout duration_ns kernel name start_ns");
     let session = &update["sessions"][1];
     assert_eq!(
         keys(session),
-        "blackout_ns bytes created_ns fate files finished_ns freeze incoming name outgoing refusals retrieved_ns"
+        "blackout_ns bytes created_ns fate files finished_ns freeze incoming name outgoing refusals refused retrieved_ns"
     );
     assert_eq!(
         keys(&session["files"][0]),

@@ -228,6 +228,11 @@ impl Page {
                     count((session.files.len() - FILES) as u64, "file")
                 );
             }
+            for refused in &session.refused {
+                let code = if refused.usual { "2" } else { "33" };
+                let text = self.paint(code, &refused.describe());
+                line!(self, "    {text}");
+            }
         }
         if sessions.len() > SESSIONS {
             line!(

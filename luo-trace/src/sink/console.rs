@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use luo_trace_common::policy::Decision;
 
-use crate::event::{Body, Event};
+use crate::event::{Body, Event, is_usual_refusal};
 use crate::model::Finding;
 use crate::text::errno;
 use crate::text::units::span;
@@ -186,6 +186,7 @@ fn text(line: &mut String, event: &Event, colour: bool) {
         (Body::PolicyDecision(_, decision, _), _) => decision.is_no().then_some(YELLOW),
         (Body::PolicyChange(_), _) => None,
         (_, Some(outcome)) if outcome.is_ok() => None,
+        (Body::FilePreserve(_), Some(outcome)) if is_usual_refusal(event.header.tgid, outcome.result) => Some(DIM),
         (_, Some(_)) => Some(YELLOW),
         (_, None) => Some(RED),
     };
