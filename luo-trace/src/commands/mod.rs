@@ -11,6 +11,7 @@ pub mod preflight;
 pub mod report;
 pub mod status;
 pub mod top;
+pub mod updates;
 pub mod watch;
 
 use std::io::{self, Read, StdoutLock, Write};
@@ -54,6 +55,8 @@ pub enum Command {
     Status(status::Args),
     /// The same, live in a terminal
     Top(top::Args),
+    /// Every recorded update of a host, a line each
+    Updates(updates::Args),
     /// Events and findings as they happen, one a line
     Watch(watch::Args),
 }
@@ -72,12 +75,17 @@ struct Journals {
 impl Journals {
     /// Judges them.
     fn case(&self) -> Result<Case> {
-        let hosts = match self.one_host {
-            true => Hosts::One,
-            false => Hosts::Told,
-        };
-        Ok(Case::of(&self.journals, hosts)?)
+        case(&self.journals, self.one_host)
     }
+}
+
+/// Judges journals, of `one_host` or of as many as they say.
+fn case(journals: &[PathBuf], one_host: bool) -> Result<Case> {
+    let hosts = match one_host {
+        true => Hosts::One,
+        false => Hosts::Told,
+    };
+    Ok(Case::of(journals, hosts)?)
 }
 
 impl Command {
@@ -99,6 +107,7 @@ impl Command {
             Self::Report(args) => report::run(args),
             Self::Status(args) => status::run(args),
             Self::Top(args) => top::run(args),
+            Self::Updates(args) => updates::run(args),
             Self::Watch(args) => watch::run(args),
         }
     }

@@ -1,7 +1,7 @@
-//! What `luo-trace report` and `luo-trace demo` tell of live updates.
+//! What `luo-trace report` and `luo-trace updates` tell of live updates.
 //!
 //! `gather` makes a [`Report`] of what the records hold, and the formats draw it: `text` for a terminal, `html` as one page,
-//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself.
+//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself. `updates` has a line for each update.
 
 mod gather;
 #[cfg(feature = "agent")]
@@ -10,6 +10,7 @@ pub mod json;
 mod otlp;
 mod perfetto;
 mod text;
+mod updates;
 
 #[cfg(feature = "agent")]
 pub use html::html;
@@ -17,6 +18,7 @@ pub use json::Report;
 pub use otlp::otlp;
 pub use perfetto::perfetto;
 pub use text::{Style, render};
+pub use updates::{Row, table, updates};
 
 #[cfg(test)]
 mod tests;

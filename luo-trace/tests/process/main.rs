@@ -72,6 +72,38 @@ fn a_directory_of_journals_is_judged_like_the_journals_in_it() {
 }
 
 #[test]
+fn every_update_of_a_host_is_a_line() {
+    // Given the records of an update from which all came back, and of one of which a session did not arrive,
+    let [whole, lossy] = [recorded(&[&leaves, &arrives]), recorded(&[&leaves, &arrives_empty])];
+    let lines = |place: &Path| {
+        let said = says(place, "updates .").ends(0);
+        said.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // then each is told with its outcome, and the second with what was lost.
+    let [header, update] = &lines(whole.path())[..] else {
+        panic!("one update, and a header")
+    };
+    assert!(
+        header.contains("when (UTC)") && update.contains("completed") && !update.contains("lost"),
+        "{update}"
+    );
+    let update = &lines(lossy.path())[1];
+    assert!(update.ends_with("sessions lost: 1, files lost: 1"), "{update}");
+    let json = says(lossy.path(), "updates . --format json").ends(0).stdout;
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&rows[0]["outcome"], &rows[0]["lost_sessions"]),
+        (&"completed".into(), &1.into())
+    );
+    // Where no update is recorded, it says that.
+    let none = recorded(&[&takes_a_token_twice]);
+    assert_eq!(
+        says(none.path(), "updates 1.luoj").ends(0).stdout,
+        "no live update is recorded\n"
+    );
+}
+
+#[test]
 fn a_token_that_is_taken_twice_is_a_violation() {
     let place = recorded(&[&takes_a_token_twice]);
     let said = says(place.path(), "check 1.luoj").ends(1);
@@ -124,6 +156,7 @@ fn a_file_that_is_not_there_is_told_by_name() {
     for line in [
         "check gone",
         "report gone",
+        "updates gone",
         "policy check gone",
         "policy test gone gone",
         "preflight --kernel gone",

@@ -1,0 +1,53 @@
+//! `luo-trace updates`: every recorded update of a host, a line each.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::case;
+use crate::exit::Exit;
+use crate::report::{Report, table, updates};
+
+/// Where the service keeps its journals.
+const JOURNALS: &str = "/var/lib/luo-trace";
+
+/// Options of `luo-trace updates`.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Journals, in any order: files, directories of them, or logs of a serial line that carried some
+    #[arg(value_name = "JOURNAL", default_value = JOURNALS)]
+    journals: Vec<PathBuf>,
+    /// All of them are of one machine, whatever they say of it
+    #[arg(long)]
+    one_host: bool,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A table for a person
+    #[default]
+    Table,
+    /// A JSON array with an object for each
+    Json,
+}
+
+/// Reads the journals, joins them, and prints the updates in their order.
+///
+/// # Errors
+/// Where a journal cannot be read.
+pub fn run(args: &Args) -> Result<Exit> {
+    let rows = updates(&Report::of(&case(&args.journals, args.one_host)?));
+    let text = match args.format {
+        Format::Table => table(&rows),
+        Format::Json => serde_json::to_string_pretty(&rows)? + "\n",
+    };
+    super::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot write to stdout")?;
+    Ok(Exit::Held)
+}
