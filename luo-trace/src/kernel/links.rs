@@ -123,7 +123,8 @@ impl Links {
     pub(super) fn attach_one(&mut self, programs: &Programs, name: &str, when: When, function: Function) -> Result<()> {
         let program = programs.load(name, when, To::One(function.id))?;
         let link = bpf::link_to_one(program.as_fd(), when, function);
-        self.links.push(link.with_context(|| format!("program {name}"))?);
+        self.links
+            .push(link.map_err(refusal).with_context(|| format!("program {name}"))?);
         self.programs.push(program);
         Ok(())
     }
@@ -151,7 +152,7 @@ impl Links {
                 }
                 let program = programs.load(end.dispatcher, end.when, To::Many)?;
                 self.link(program.as_fd(), end.when, &functions, &mut |(hook, id), error| {
-                    failures.add(hook, id, error.into());
+                    failures.add(hook, id, refusal(error));
                 });
                 self.programs.push(program);
             }
@@ -189,6 +190,18 @@ impl Links {
     /// The programs that are attached.
     pub(super) fn programs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.programs.iter().map(OwnedFd::as_fd)
+    }
+}
+
+/// Why a function takes no program. On x86-64 it has room for 38 (`BPF_MAX_TRAMP_LINKS` in `include/linux/bpf.h`, 7.3).
+fn refusal(error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::E2BIG) => {
+            anyhow!(
+                "other tracers have taken all the room for programs on it: end one of them, and start the agent anew"
+            )
+        }
+        _ => error.into(),
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Step {
     RemovePins(Nothing),
     /// Tries to detach every BPF link there is, as another root could: the kernel has to refuse each.
     DetachLinks(Nothing),
+    Crowd(Crowd),
+    /// Detaches what `crowd` attached.
+    Disperse(Nothing),
     FailNth(FailNth),
     Failing(Failing),
     Together(Together),
@@ -700,6 +703,14 @@ pub struct AgentSays {
 pub struct AgentThreads {
     /// Lines of `/proc/PID/status` that each thread has, by their names, as `CapEff`.
     pub status: BTreeMap<String, String>,
+}
+
+/// Attaches another tracer's programs to a function of the kernel until it has no room for one more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crowd {
+    /// Its name.
+    pub function: String,
 }
 
 /// Keeps the agent from running, by SIGSTOP: nobody empties its ring.

@@ -16,6 +16,7 @@ use testbed_guest::scenario::{
 };
 
 use crate::agent::{Agent, PATIENCE};
+use crate::crowd::Crowd;
 use crate::hands::Hands;
 use crate::{bench, bpf, callers, churn, faults, files, flood, guise, squat, sweep, system, without};
 
@@ -25,6 +26,7 @@ pub(crate) struct Driver<'a, 's> {
     agent: &'a mut Agent<'s>,
     bpf_at_boot: &'a bpf::Objects,
     hands: Hands,
+    crowds: Vec<Crowd>,
 }
 
 impl<'a, 's> Driver<'a, 's> {
@@ -35,6 +37,7 @@ impl<'a, 's> Driver<'a, 's> {
             agent,
             bpf_at_boot,
             hands: Hands::default(),
+            crowds: Vec::new(),
         }
     }
 
@@ -83,6 +86,14 @@ impl<'a, 's> Driver<'a, 's> {
             Step::WriteFile(step) => write(step),
             Step::RemovePins(_) => fs::remove_dir_all("/sys/fs/bpf/luo-trace").context("nothing is pinned"),
             Step::DetachLinks(_) => bpf::cannot_detach_links(),
+            Step::Crowd(step) => {
+                self.crowds.push(Crowd::on(&step.function)?);
+                Ok(())
+            }
+            Step::Disperse(_) => {
+                self.crowds.clear();
+                Ok(())
+            }
             Step::FailNth(step) => {
                 self.hands.device()?;
                 let device = self.hands.device.as_ref().context("the device is not open")?;

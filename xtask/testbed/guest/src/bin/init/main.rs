@@ -9,6 +9,7 @@ mod bench;
 mod bpf;
 mod callers;
 mod churn;
+mod crowd;
 mod driver;
 mod faults;
 mod files;
