@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
+use crate::bench;
 use crate::check;
 use crate::dashboards;
 use crate::kernel::{self, Flavour, Kernel, Request, Source};
@@ -92,7 +93,7 @@ impl Args {
 /// # Errors
 /// Something failed, or could not be run at all.
 pub(crate) fn command(args: &Args) -> Result<()> {
-    setup::ensure(&[&check::NEEDS[..], &[Need::Qemu, Need::KernelBuild]].concat())?;
+    setup::ensure(&[&check::NEEDS[..], &[Need::Qemu, Need::KernelBuild, Need::Valgrind]].concat())?;
     let mut tally = Tally::begin();
     let scenarios = vm::scenario::all()?;
     let runs = plan(&scenarios, &args.extent(), args.kernels().len(), args.shard);
@@ -132,6 +133,11 @@ fn machines(args: &Args, runs: &[Run<'_>], guest: &Guest, kernels: &[Kernel], ta
     let late = AtomicUsize::new(0);
     if let (true, Some(kernel)) = (args.is_first(), kernels.first()) {
         images(tally, kernel, guest);
+    }
+    if let (true, Some(agent)) = (args.is_first(), &guest.agent) {
+        tally.check("instructions an event takes in the agent", || {
+            bench::drain::compare(agent)
+        });
     }
     side_by_side(args, runs, kernels, guest, &late, tally);
     if args.scenario.is_none() && args.shard.is_none() {

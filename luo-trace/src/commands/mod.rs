@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod check;
 pub mod doctor;
+pub mod drain;
 pub mod hooks;
 pub mod invariants;
 pub mod metrics;
@@ -36,6 +37,9 @@ pub enum Command {
     Check(check::Args),
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),
+    /// Drain the records of a journal as an agent drains its ring: for measurements
+    #[command(hide = true)]
+    Drain(drain::Args),
     /// The kernel functions that are traced, and what each tells
     Hooks(hooks::Args),
     /// What is checked, why it matters, and what to do when it is violated
@@ -98,6 +102,7 @@ impl Command {
             Self::Agent(args) => agent::run(args),
             Self::Check(args) => check::run(args),
             Self::Doctor(args) => doctor::run(args),
+            Self::Drain(args) => drain::run(args),
             Self::Hooks(args) => hooks::run(args),
             Self::Invariants(args) => invariants::run(args),
             Self::Metrics => metrics::run().map_err(Into::into),

@@ -108,7 +108,7 @@ impl Store for Plain {
 }
 
 /// Writes a journal of so many legal events; gives its size in bytes.
-fn write(path: &Path, events: u64) -> Result<u64> {
+pub(super) fn write(path: &Path, events: u64) -> Result<u64> {
     let cannot = || format!("cannot write {}", path.display());
     let file = File::create(path).with_context(cannot)?;
     let mut writer =

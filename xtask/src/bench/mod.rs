@@ -4,6 +4,7 @@ mod attach;
 mod brake;
 mod check;
 mod closure;
+pub(crate) mod drain;
 mod month;
 mod overhead;
 mod table;
@@ -39,6 +40,8 @@ enum What {
     Brake(brake::Brake),
     /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
     Check(check::Args),
+    /// What an event costs the agent in instructions, in its pipeline and in `luo-trace check`, without a virtual machine
+    Drain(drain::Args),
     /// Whether memory and journals of an agent stay within their bounds over some thousand updates
     Month(month::Args),
 }
@@ -76,6 +79,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
         What::Attach(args) => attach::command(args),
         What::Brake(args) => brake::command(args),
         What::Check(args) => check::command(args),
+        What::Drain(args) => drain::command(&args),
         What::Month(args) => month::command(args),
     }
 }

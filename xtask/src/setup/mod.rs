@@ -28,13 +28,15 @@ pub(crate) enum Need {
     Fuzzer,
     /// What makes a disk with a Debian system on it.
     Disk,
+    /// Callgrind, which counts instructions.
+    Valgrind,
     /// cargo-deny, which looks at the licences and origins of crates.
     Deny,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
@@ -42,6 +44,7 @@ impl Need {
         Self::Bpftrace,
         Self::Fuzzer,
         Self::Disk,
+        Self::Valgrind,
         Self::Deny,
     ];
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use Brings::{Header, Program, Service};
-use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu};
+use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu, Valgrind};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -65,6 +65,7 @@ const PACKAGES: &[Package] = &[
     Package { need: Disk, brings: Program("mmdebstrap"), debian: "mmdebstrap", fedora: "mmdebstrap", arch: "mmdebstrap" },
     Package { need: Disk, brings: Program("mkfs.ext4"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
     Package { need: Disk, brings: Program("debugfs"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
+    Package { need: Valgrind, brings: Program("valgrind"), debian: "valgrind", fedora: "valgrind", arch: "valgrind" },
 ];
 
 impl Package {
