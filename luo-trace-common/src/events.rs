@@ -158,6 +158,13 @@ macro_rules! kinds {
             /// Every kind, in the order of the table.
             pub const ALL: &[Kind] = &[$($(Kind::$kind,)*)*];
 
+            /// The length of a table that has a place for each kind: one more than the highest.
+            pub const SPAN: usize = {
+                let mut span = 0;
+                $($(if span <= $value { span = $value + 1; })*)*
+                span
+            };
+
             /// The kind of this number, or `None` where this version knows none.
             pub const fn from_raw(raw: u16) -> Option<Self> {
                 match raw { $($($value => Some(Kind::$kind),)*)* _ => None }
@@ -899,6 +906,13 @@ macro_rules! calls {
         pub enum $ty { $($(#[$vdoc])* $call = $value,)* }
 
         impl $ty {
+            /// The length of a table that has a place for each: one more than the highest.
+            pub const SPAN: usize = {
+                let mut span = 0;
+                $(if span <= $value { span = $value + 1; })*
+                span
+            };
+
             /// The callback of this number, or `None` where this version knows none.
             pub const fn from_raw(raw: u32) -> Option<Self> {
                 match raw { $($value => Some($ty::$call),)* _ => None }

@@ -114,7 +114,11 @@ impl Live {
             self.metrics.set_hooks(&self.hooks(&state));
         }
         state.digest.observe(event);
-        let findings = state.model.apply(event).to_vec();
+        let findings = state.model.apply(event);
+        if findings.is_empty() {
+            return Vec::new();
+        }
+        let findings = findings.to_vec();
         self.keep(&mut state, &findings);
         findings
     }

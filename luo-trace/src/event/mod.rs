@@ -1,5 +1,6 @@
 //! An event as the rest of the agent knows it: checked, typed, and the same whether it came live or from a journal.
 
+mod by_name;
 pub mod decode;
 pub mod source;
 
@@ -11,6 +12,8 @@ use luo_trace_common::events::{
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::policy::{Condition, Mode};
 use serde::ser::{Serialize, SerializeMap, Serializer};
+
+pub use by_name::ByName;
 
 /// One thing that happened in the kernel, or a hole in the record of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

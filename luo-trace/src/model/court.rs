@@ -78,8 +78,8 @@ fn id<S: serde::Serializer>(invariant: &Invariant, serializer: S) -> Result<S::O
     serializer.serialize_str(invariant.id())
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Tally {
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Tally {
     ok: u64,
     violated: u64,
     undecidable: u64,
@@ -268,6 +268,12 @@ impl Court {
             let departure = &mut self.tallies[invariant as usize];
             departure.ok += std::mem::take(&mut departure.open);
         }
+    }
+
+    /// All that is decided and suspected, in numbers.
+    #[cfg(test)]
+    pub(super) fn account(&self) -> ([Tally; COUNT], usize, usize) {
+        (self.tallies, self.suspicions.len(), self.found.len())
     }
 
     pub(super) fn verdict(&self, invariant: Invariant) -> Verdict {

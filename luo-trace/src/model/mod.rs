@@ -45,7 +45,7 @@ pub(crate) use state::BLINK_NS;
 pub(crate) use walk::Walk;
 
 use court::Court;
-use invariants::Invariants;
+use invariants::Asked;
 use state::State;
 
 /// Keys are numbers and short names, and some of those who choose them may mean harm: the hasher is fast for such, and
@@ -123,12 +123,6 @@ fn bit(hook: Hook) -> u64 {
     1 << hook as u32
 }
 
-/// The invariants that can be decided with these hooks.
-fn decidable(coverage: &Coverage) -> Invariants {
-    let can_be = |invariant: &Invariant| invariant.needs().iter().all(|&hook| coverage.has(hook));
-    Invariant::of_one_boot().filter(can_be).collect()
-}
-
 /// LUO's state and the judgement of it, over one boot.
 #[derive(Debug)]
 pub struct Model {
@@ -137,7 +131,7 @@ pub struct Model {
     /// What the hooks tell all of while each that is attached sees.
     attached: Coverage,
     /// The invariants that can be decided with the hooks that see now.
-    decidable: Invariants,
+    asked: Asked,
 }
 
 impl Model {
@@ -147,7 +141,7 @@ impl Model {
             state: State::default(),
             court: Court::new(*coverage),
             attached: *coverage,
-            decidable: decidable(coverage),
+            asked: Asked::with(*coverage),
         }
     }
 
@@ -155,7 +149,7 @@ impl Model {
     /// be missing.
     fn blind(&mut self, hooks: u64, event: &Event) {
         let coverage = self.attached.but_for(hooks);
-        self.decidable = decidable(&coverage);
+        self.asked = Asked::with(coverage);
         self.court.see(coverage);
         self.court.lose();
         self.state.lose(event);
@@ -180,10 +174,13 @@ impl Model {
         let handler = self.state.meet(event);
         let scene = self.state.scene(event, handler);
         self.court.weigh(&self.state, &scene);
-        Invariant::judge(self.decidable, &self.state, &scene, &mut self.court);
+        self.asked.judge(&self.state, &scene, &mut self.court);
         let moment = scene.moment;
-        for opened in self.state.openings() {
-            self.court.open(opened);
+        if self.state.survey.is_some() {
+            self.state
+                .openings()
+                .into_iter()
+                .for_each(|opened| self.court.open(opened));
         }
         self.state.apply(event, moment, handler);
         &self.court.found

@@ -35,6 +35,17 @@ impl Records {
         self.ends.extend(more.ends.iter().map(|end| start + end));
     }
 
+    /// Forgets them, and keeps the room that they had.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// How many bytes there is room for.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -47,8 +58,10 @@ impl Records {
 
     /// The records, in the order they were pushed.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+        let mut start = 0;
+        self.ends
+            .iter()
+            .map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
     }
 }
 
@@ -65,6 +78,9 @@ enum Message {
     End(End),
 }
 
+/// How many written batches leave their room to later ones; more were a burst.
+const ROOMS: usize = 4;
+
 /// What the journal's thread tells of itself.
 #[derive(Debug, Default)]
 struct Health {
@@ -78,6 +94,8 @@ struct Health {
 #[derive(Debug)]
 pub struct JournalSink {
     queue: SyncSender<Message>,
+    /// Room that written batches had.
+    rooms: Receiver<Records>,
     thread: JoinHandle<io::Result<()>>,
     /// Records for which the queue had no room, at most `most_kept` of them.
     kept: Records,
@@ -106,11 +124,13 @@ impl JournalSink {
         S: Store + Send + 'static,
     {
         let (sender, receiver) = sync_channel(queue);
+        let (written, rooms) = sync_channel(ROOMS);
         let unwritten = Arc::new(AtomicU64::new(0));
         let health = Arc::<Health>::default();
         let worker = Worker {
             writer,
             tell,
+            written,
             failing: false,
             told_of: 0,
             is_removal_told: false,
@@ -122,6 +142,7 @@ impl JournalSink {
             .spawn(move || worker.run(receiver))?;
         Ok(Self {
             queue: sender,
+            rooms,
             thread,
             kept: Records::default(),
             most_kept,
@@ -131,6 +152,11 @@ impl JournalSink {
             unwritten,
             health,
         })
+    }
+
+    /// Room for records: that of a batch that is written, where there is one.
+    pub fn room(&mut self) -> Records {
+        self.rooms.try_recv().unwrap_or_default()
     }
 
     /// Hands over records, after those that were kept back; with none it only tries those again. `sync` asks that they be on
@@ -227,6 +253,7 @@ impl JournalSink {
 struct Worker<S, T> {
     writer: Writer<S>,
     tell: T,
+    written: SyncSender<Records>,
     failing: bool,
     /// Records that the sender dropped and counts itself.
     told_of: u64,
@@ -241,7 +268,17 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
         let mut ended = Ok(());
         for message in queue {
             let result = match message {
-                Message::Batch { records, dropped, sync } => self.batch(&records, dropped, sync),
+                Message::Batch {
+                    mut records,
+                    dropped,
+                    sync,
+                } => {
+                    let result = self.batch(&records, dropped, sync);
+                    records.clear();
+                    // Where there is room enough, this goes.
+                    _ = self.written.try_send(records);
+                    result
+                }
                 Message::Clock(clock) => self.writer.clock(&clock),
                 Message::Ping => {
                     self.health.done.fetch_add(1, Ordering::Relaxed);
@@ -543,6 +580,23 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "it does not come");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn the_room_of_a_batch_that_is_written_is_used_again() {
+        let mut stage = given_a_queue_of(8);
+        assert_eq!(stage.sink.room().capacity(), 0);
+        stage.allow.send(Ok(())).unwrap();
+        stage.sink.send(records(&["a"]), false);
+        let mut room = Records::default();
+        comes_true(|| {
+            room = stage.sink.room();
+            room.capacity() > 0
+        });
+        // Nothing of what was in it is still there.
+        assert!(room.is_empty());
+        stage.allow.send(Ok(())).unwrap();
+        stage.sink.end(End::default()).unwrap();
     }
 
     #[test]

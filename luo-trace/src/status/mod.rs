@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use luo_trace_common::events as abi;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Body, Event, image_name};
+use crate::event::{Body, ByName, Event, image_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 use crate::policy::tell::ImageVerdict;
@@ -280,7 +280,8 @@ pub struct Facts {
 /// What the events told that a model does not keep: how many there were of each, how fast they came, and what is loaded.
 #[derive(Debug, Default)]
 pub struct Digest {
-    ended: BTreeMap<&'static str, (u64, u64)>,
+    /// How often each operation succeeded, and failed.
+    ended: ByName<(u64, u64)>,
     /// Operations that ended in each of the last seconds in which any did.
     seconds: VecDeque<(u64, u64)>,
     image: Option<&'static str>,
@@ -324,7 +325,7 @@ impl Digest {
             _ => {}
         }
         let Some(outcome) = event.outcome() else { return };
-        let ended = self.ended.entry(event.name()).or_default();
+        let ended = self.ended.of(event);
         match outcome.is_ok() {
             true => ended.0 += 1,
             false => ended.1 += 1,
@@ -367,6 +368,12 @@ impl Digest {
     }
 
     fn count_at(&mut self, second: u64) {
+        if let Some((at, count)) = self.seconds.back_mut()
+            && *at == second
+        {
+            *count += 1;
+            return;
+        }
         // Events of several CPUs may come a little out of order.
         match self.seconds.iter_mut().rev().find(|(at, _)| *at == second) {
             Some((_, count)) => *count += 1,
@@ -409,17 +416,16 @@ impl Digest {
     }
 
     fn operations(&self, now_ns: u64) -> Operations {
+        let ended = self.ended.iter().map(|(op, &(ok, failed))| Operation {
+            op: op.into(),
+            ok,
+            failed,
+        });
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_by(|a, b| a.op.cmp(&b.op));
         Operations {
             per_second: self.per_second(now_ns),
-            ended: self
-                .ended
-                .iter()
-                .map(|(&op, &(ok, failed))| Operation {
-                    op: op.into(),
-                    ok,
-                    failed,
-                })
-                .collect(),
+            ended,
         }
     }
 }

@@ -23,10 +23,10 @@ use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Formats;
 use crate::journal::End;
-use crate::sink::journal::Records;
+use crate::sink::journal::{JournalSink, Records};
 
-use outputs::Line;
 pub use outputs::Outputs;
+use outputs::{Line, Lines};
 
 /// How many records are judged at a time.
 const BATCH: usize = 1024;
@@ -37,6 +37,8 @@ pub struct Pipeline {
     live: Arc<Live>,
     outputs: Outputs,
     lines: Vec<Line>,
+    /// Whether the lines of the batch at hand are shown anywhere.
+    shows: bool,
     last: EventHeader,
     missed: u64,
     /// The hooks that see nothing, as far as that was told.
@@ -54,13 +56,13 @@ pub struct Pipeline {
     told: Told,
 }
 
-/// What the metrics know already of counts that only ever grow.
+/// What the metrics know already of counts that only ever grow; `None`: not even that they are there.
 #[derive(Default)]
 struct Told {
-    errors: u64,
-    console: u64,
-    streams: u64,
-    journal: u64,
+    errors: Option<u64>,
+    console: Option<u64>,
+    streams: Option<u64>,
+    journal: Option<u64>,
     denied: u64,
 }
 
@@ -73,6 +75,7 @@ impl Pipeline {
             live,
             outputs,
             lines: Vec::new(),
+            shows: false,
             last: EventHeader::new_zeroed(),
             missed: 0,
             blind: HooksBlind::default(),
@@ -129,12 +132,13 @@ impl Pipeline {
             if let Some(policy) = &mut self.policy {
                 policy.beat(host::monotonic_ns());
             }
-            let mut batch = Records::default();
+            let mut batch = self.outputs.room();
             let taken = source.take(BATCH, |record| {
                 newest = decode::sent_at(record).unwrap_or(newest);
                 batch.push(record);
             });
             if taken == 0 {
+                self.outputs.give_back(batch);
                 break;
             }
             any = true;
@@ -198,7 +202,7 @@ impl Pipeline {
         let losses = source.losses();
         let records = self.judge(Records::default(), losses);
         if let Some(gap) = self.decoder.lost_is_now(losses.dropped, self.last) {
-            self.event(gap);
+            self.event(&gap);
         }
         self.hand_on(records);
         self.note_all();
@@ -280,23 +284,28 @@ impl Pipeline {
         if let Some(carried) = &mut self.outputs.carried {
             records.iter().for_each(|record| carried.record(record));
         }
+        self.shows = self.outputs.show();
         for record in records.iter() {
-            let (gap, event) = self.decoder.decode(record);
-            for event in gap.into_iter().chain(event) {
-                self.event(event);
+            // One that cannot be decoded is counted.
+            let Ok(event) = self.decoder.event(record) else {
+                continue;
+            };
+            if let Some(gap) = self.decoder.gap_before(&event) {
+                self.event(&gap);
             }
+            self.event(&event);
         }
         records
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: &Event) {
         self.last = event.header;
         self.foreign.observe(&event.body);
         if let Some(target) = &mut self.target {
             // First of all: the loader does not keep its file open for long.
-            target.observe(&event, self.jump_is_near);
+            target.observe(event, self.jump_is_near);
         }
-        match event.body {
+        match &event.body {
             Body::KexecEnter(_) => {
                 self.jump_is_near = true;
                 let clock = host::clock();
@@ -321,46 +330,59 @@ impl Pipeline {
             }
             _ => {}
         }
-        let findings = self.live.apply(&event);
+        let findings = self.live.apply(event);
         if let Some(policy) = &mut self.policy {
-            self.notes.extend(policy.observe(&event, &findings));
+            self.notes.extend(policy.observe(event, &findings));
         }
-        if !is_an_item(&event.body) {
-            self.lines.push(Line::Event(event));
+        if self.shows {
+            if !is_an_item(&event.body) {
+                self.lines.push(Line::Event(event.clone()));
+            }
+            self.lines.extend(findings.into_iter().map(Line::Finding));
         }
-        self.lines.extend(findings.into_iter().map(Line::Finding));
     }
 
     /// Hands on these records and what came of them.
     fn hand_on(&mut self, records: Records) {
-        let lines = std::mem::take(&mut self.lines);
-        if let Some(journal) = &mut self.outputs.journal {
-            journal.send(records, self.jump_is_near);
+        match &mut self.outputs.journal {
+            Some(journal) => journal.send(records, self.jump_is_near),
+            None => self.outputs.give_back(records),
         }
-        let lines = Arc::new(lines);
-        if let Some((streams, readers)) = &mut self.outputs.streams
-            && readers.any()
-        {
-            streams.send(&lines);
-        }
-        if let Some(console) = &mut self.outputs.console {
-            console.send(&lines);
-        }
+        self.outputs.send(std::mem::take(&mut self.lines));
         self.count_losses();
     }
 
     fn count_losses(&mut self) {
         let live = &self.live;
-        let rise = |told: &mut u64, now: u64| std::mem::replace(told, now).abs_diff(now);
-        live.undecodable(rise(&mut self.told.errors, self.decoder.errors()));
-        if let Some(console) = &self.outputs.console {
-            live.dropped("console", rise(&mut self.told.console, console.dropped()));
+        let rise = |told: &mut Option<u64>, now: u64| match told.replace(now) {
+            Some(before) => Some(now.abs_diff(before)).filter(|&rise| rise > 0),
+            None => Some(now),
+        };
+        if let Some(errors) = rise(&mut self.told.errors, self.decoder.errors()) {
+            live.undecodable(errors);
         }
-        if let Some((streams, _)) = &self.outputs.streams {
-            live.dropped("streams", rise(&mut self.told.streams, streams.dropped()));
-        }
-        if let Some(journal) = &self.outputs.journal {
-            live.dropped("journal", rise(&mut self.told.journal, journal.dropped()));
+        let Outputs {
+            console,
+            streams,
+            journal,
+            ..
+        } = &self.outputs;
+        for (sink, told, dropped) in [
+            ("console", &mut self.told.console, console.as_ref().map(Lines::dropped)),
+            (
+                "streams",
+                &mut self.told.streams,
+                streams.as_ref().map(|(lines, _)| lines.dropped()),
+            ),
+            (
+                "journal",
+                &mut self.told.journal,
+                journal.as_ref().map(JournalSink::dropped),
+            ),
+        ] {
+            if let Some(items) = dropped.and_then(|dropped| rise(told, dropped)) {
+                live.dropped(sink, items);
+            }
         }
     }
 
@@ -386,7 +408,9 @@ impl Pipeline {
     pub fn finish(mut self, reason: &str, source: &mut impl Source) -> Result<()> {
         self.tick(source);
         let last = self.live.finish();
-        self.lines.extend(last.into_iter().map(Line::Finding));
+        if self.outputs.show() {
+            self.lines.extend(last.into_iter().map(Line::Finding));
+        }
         self.hand_on(Records::default());
         if let Some((streams, _)) = self.outputs.streams {
             streams.finish();

@@ -12,7 +12,7 @@ use crate::model::Finding;
 use crate::sink::Feed;
 use crate::sink::console::{Console, Format, tell};
 use crate::sink::control::{Form, Readers, Streams};
-use crate::sink::journal::JournalSink;
+use crate::sink::journal::{JournalSink, Records};
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
@@ -101,6 +101,8 @@ pub struct Outputs {
     pub(super) streams: Option<(Lines, Readers)>,
     pub(super) journal: Option<JournalSink>,
     pub(super) carried: Option<Recorder<Mapping>>,
+    /// Room for a batch that no journal has.
+    spare: Records,
 }
 
 impl Outputs {
@@ -156,6 +158,43 @@ impl Outputs {
 }
 
 impl Outputs {
+    /// Room for the records of a batch: that of an earlier one, where it is back.
+    pub(super) fn room(&mut self) -> Records {
+        if let Some(journal) = &mut self.journal
+            && self.spare.capacity() == 0
+        {
+            return journal.room();
+        }
+        std::mem::take(&mut self.spare)
+    }
+
+    /// Takes back room that no journal needs.
+    pub(super) fn give_back(&mut self, mut room: Records) {
+        room.clear();
+        self.spare = room;
+    }
+
+    /// Whether lines are shown anywhere.
+    pub(super) fn show(&self) -> bool {
+        self.console.is_some() || self.streams.as_ref().is_some_and(|(_, readers)| readers.any())
+    }
+
+    /// Shows lines, wherever they are.
+    pub(super) fn send(&mut self, lines: Vec<Line>) {
+        if !self.show() {
+            return;
+        }
+        let lines = Arc::new(lines);
+        if let Some((streams, readers)) = &mut self.streams
+            && readers.any()
+        {
+            streams.send(&lines);
+        }
+        if let Some(console) = &mut self.console {
+            console.send(&lines);
+        }
+    }
+
     /// Why what is handed on does not get where it should: a sentence for each output.
     pub(super) fn troubles(&self) -> Vec<String> {
         let gone = |lines: Option<&Lines>, what: &str| {

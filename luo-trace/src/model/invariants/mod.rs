@@ -21,8 +21,8 @@ mod reboot;
 mod session;
 mod walk;
 
+pub(super) use catalogue::Asked;
 pub use catalogue::Invariant;
-pub(super) use catalogue::Invariants;
 
 /// Refusals of the kernel, as results: each proves that a promise was kept.
 const EEXIST: i64 = -17;

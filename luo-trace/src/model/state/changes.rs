@@ -72,8 +72,8 @@ impl State {
             frozen.undone = true;
         }
         // Told once: the update has failed, and what follows is a host that goes on.
-        self.frozen = self.frozen.filter(|frozen| !frozen.is_broken_by(event));
-        self.serialized = self.serialized.filter(|serialized| !serialized.is_broken_by(event));
+        self.frozen.take_if(|frozen| frozen.is_broken_by(event));
+        self.serialized.take_if(|serialized| serialized.is_broken_by(event));
         self.account(event, moment);
         match &event.body {
             Body::SessionCreate(p) if ok => {

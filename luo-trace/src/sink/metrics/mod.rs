@@ -5,15 +5,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use luo_trace_common::events::{ABI_VERSION, Kind};
+use luo_trace_common::events::{ABI_VERSION, KhoBalance, Kind};
 use luo_trace_common::policy::{Decision, Mode, Operation};
 use luo_trace_common::text::Compatible;
 use prometheus::core::{Atomic, GenericCounterVec, GenericGaugeVec};
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
-use crate::event::{Body, Event};
+use crate::event::{Body, ByName, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
 use crate::policy::tell::rule_name;
@@ -144,8 +147,83 @@ pub fn print(out: &mut impl std::io::Write) -> std::io::Result<()> {
 pub struct Metrics {
     registry: Registry,
     families: Families,
+    /// How many events there were, by kind; none of a number that is no kind.
+    events: Vec<Option<IntCounter>>,
+    operations: Mutex<ByName<Operated>>,
+    balance: OnceLock<Option<Balanced>>,
     /// Held while gauges are set anew and while all are rendered, so that no reader sees half of a state.
     names: Mutex<Names>,
+}
+
+/// The metrics of an operation that were looked up by their labels before: most events look up none.
+#[derive(Debug, Default)]
+struct Operated {
+    /// How it ended, by the result: 0 for every success, and errnos that have a name.
+    ended: Vec<(i64, IntCounter)>,
+    duration: Option<Histogram>,
+    pages: Option<IntCounter>,
+}
+
+impl Operated {
+    /// Counts an end with this result.
+    fn end(&mut self, families: &Families, op: &'static str, result: i64) {
+        let result = result.min(0);
+        if let Some((_, ended)) = self.ended.iter().find(|(known, _)| *known == result) {
+            return ended.inc();
+        }
+        let label = result_label(result);
+        if let Ok(ended) = families.operations.get_metric_with_label_values(&[op, label]) {
+            ended.inc();
+            if label != OTHER {
+                self.ended.push((result, ended));
+            }
+        }
+    }
+
+    fn took(&mut self, families: &Families, op: &'static str, nanoseconds: u64) {
+        if self.duration.is_none() {
+            self.duration = families.durations.get_metric_with_label_values(&[op]).ok();
+        }
+        if let Some(duration) = &self.duration {
+            duration.observe(nanoseconds as f64 / 1e9);
+        }
+    }
+
+    fn pages(&mut self, families: &Families, op: &'static str, pages: u64) {
+        if self.pages.is_none() {
+            self.pages = families.kho_pages.get_metric_with_label_values(&[op]).ok();
+        }
+        if let Some(metric) = &self.pages {
+            metric.inc_by(pages);
+        }
+    }
+}
+
+/// The metrics of what was done to KHO's keys, once any is told.
+#[derive(Debug)]
+struct Balanced {
+    pages: [IntCounter; 3],
+    failures: IntCounter,
+}
+
+impl Balanced {
+    fn of(families: &Families) -> Option<Self> {
+        let pages = |op| families.kho_pages.get_metric_with_label_values(&[op]).ok();
+        Some(Self {
+            pages: [pages("kho-key-add")?, pages("kho-key-del")?, pages("kho-restore-page")?],
+            failures: families
+                .kho_failures
+                .get_metric_with_label_values(&["kho-key-add"])
+                .ok()?,
+        })
+    }
+
+    fn count(&self, p: &KhoBalance) {
+        for (metric, keys) in self.pages.iter().zip([p.added, p.removed, p.restored]) {
+            metric.inc_by(keys.pages);
+        }
+        self.failures.inc_by(p.failures);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -183,15 +261,22 @@ impl Metrics {
     /// Where the table names a metric twice or in a way that Prometheus does not take; a test keeps it from that.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let families = Families::new(&registry)?;
+        let mut events = vec![None; Kind::SPAN];
+        for kind in Kind::ALL {
+            // What has not happened yet is there as 0, so that the first time shows as an increase.
+            events[*kind as usize] = Some(families.events.get_metric_with_label_values(&[kind.name()])?);
+        }
         let metrics = Self {
-            families: Families::new(&registry)?,
+            families,
             registry,
+            events,
+            operations: Mutex::default(),
+            balance: OnceLock::new(),
             names: Mutex::default(),
         };
         let f = &metrics.families;
         set(&f.build_info, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1);
-        // What has not happened yet is there as 0, so that the first time shows as an increase.
-        Kind::ALL.iter().for_each(|kind| add(&f.events, &[kind.name()], 0));
         Invariant::ALL.iter().for_each(|&invariant| violation(f, invariant, 0));
         add(&f.lost_events, &[], 0);
         add(&f.denied_loads, &[], 0);
@@ -214,40 +299,32 @@ impl Metrics {
         if let Body::Gap { lost } = event.body {
             add(&f.lost_events, &[], lost);
         }
-        if let Some(kind) = event.body.kind() {
-            add(&f.events, &[kind.name()], 1);
+        let kind = event.body.kind();
+        if let Some(events) = kind.and_then(|kind| self.events.get(kind as usize)?.as_ref()) {
+            events.inc();
         }
-        self.observe_kho(&event.body);
         if let Body::PolicyDecision(operation, decision, p) = &event.body {
             self.decided(rule_name(p), *operation, *decision, 1);
+        }
+        if let Body::KhoBalance(p) = &event.body
+            && let Some(balance) = self.balance.get_or_init(|| Balanced::of(f))
+        {
+            balance.count(p);
         }
         // The entry of an operation is not its end, and a sum is no operation.
         let Some(outcome) = event.outcome().filter(|_| is_operation(&event.body)) else {
             return;
         };
-        add(&f.operations, &[event.name(), &result_label(outcome.result)], 1);
-        if outcome.duration > 0
-            && let Ok(histogram) = f.durations.get_metric_with_label_values(&[event.name()])
-        {
-            histogram.observe(outcome.duration as f64 / 1e9);
+        let op = event.name();
+        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let operated = operations.of(event);
+        operated.end(f, op, outcome.result);
+        if outcome.duration > 0 {
+            operated.took(f, op, outcome.duration);
         }
-    }
-
-    fn observe_kho(&self, body: &Body) {
-        let f = &self.families;
-        match body {
-            Body::KhoOp(call, p) if p.outcome.is_ok() => add(&f.kho_pages, &[call.name()], p.pages),
-            Body::KhoOp(call, _) => add(&f.kho_failures, &[call.name()], 1),
-            Body::KhoBalance(p) => {
-                for (op, keys) in [
-                    ("kho-key-add", p.added),
-                    ("kho-key-del", p.removed),
-                    ("kho-restore-page", p.restored),
-                ] {
-                    add(&f.kho_pages, &[op], keys.pages);
-                }
-                add(&f.kho_failures, &["kho-key-add"], p.failures);
-            }
+        match &event.body {
+            Body::KhoOp(_, p) if outcome.is_ok() => operated.pages(f, op, p.pages),
+            Body::KhoOp(..) => add(&f.kho_failures, &[op], 1),
             _ => {}
         }
     }
@@ -404,11 +481,14 @@ fn is_operation(body: &Body) -> bool {
     !matches!(body, Body::KexecEnter(_) | Body::KhoBalance(_) | Body::KhoAnomaly(_))
 }
 
-/// `ok`, an errno's name where it is a known one, else `other`.
-fn result_label(result: i64) -> Cow<'static, str> {
+/// The label of what has no name of its own.
+const OTHER: &str = "other";
+
+/// `ok`, an errno's name where it is a known one, else [`OTHER`].
+fn result_label(result: i64) -> &'static str {
     match errno::result(result) {
-        known @ Cow::Borrowed(_) => known,
-        Cow::Owned(_) => Cow::Borrowed("other"),
+        Cow::Borrowed(known) => known,
+        Cow::Owned(_) => OTHER,
     }
 }
 
