@@ -1,7 +1,7 @@
 //! Variables of the kernel that the programs read.
 //!
 //! Like the offsets of [`crate::fields`], their addresses differ from kernel to kernel, and from boot to boot: the agent
-//! looks each up in `/proc/kallsyms` and hands the addresses over before the programs are loaded. 0 stands for a variable
+//! looks each up among the kernel's symbols and hands the addresses over before the programs are loaded. 0 stands for a variable
 //! that this kernel does not have.
 
 macro_rules! variables {

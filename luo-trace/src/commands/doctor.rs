@@ -1,6 +1,5 @@
 //! `luo-trace doctor`: can this host be traced, and if not, why and what to do.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,7 +15,7 @@ use super::policy::left_in_force;
 use crate::exit::Exit;
 use crate::host::{self, loading::Loading};
 use crate::journal::HookState;
-use crate::kernel::preflight::{self, Check, Obstacle, VMLINUX_BTF};
+use crate::kernel::preflight::{self, Check, Obstacle, Types};
 use crate::kernel::{AttachError, Tracer, Way, prospects};
 use crate::sink::control::client;
 
@@ -117,11 +116,12 @@ fn left(socket: &Path) -> Vec<String> {
 }
 
 fn diagnose(detail: KhoDetail, way: Option<Way>) -> Diagnosis {
-    if let Some(obstacle) = preflight::obstacle() {
+    let types = Types::read();
+    if let Some(obstacle) = types.obstacle() {
         return Diagnosis::new(Some(obstacle.to_string()), Some(obstacle), &prospects());
     }
-    let attached = fs::read(VMLINUX_BTF)
-        .map_err(Into::into)
+    let attached = types
+        .btf()
         .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail, way));
     match attached {
         Ok(tracer) => Diagnosis {

@@ -5,7 +5,9 @@
 //! bytes: what does not fit ends in an error.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
+use ahash::RandomState;
 use anyhow::{Context, Result, bail};
 use luo_trace_common::fields::{ABSENT, Field};
 
@@ -48,11 +50,14 @@ pub struct Btf<'a> {
     layout: &'a [u8],
     /// Where each type begins in `types`; type ids begin at 1.
     offsets: Vec<u32>,
-    structures: HashMap<&'a [u8], u32>,
+    structures: Ids<'a>,
     /// Structures without a name.
     anonymous: Vec<u32>,
-    functions: HashMap<&'a [u8], u32>,
+    functions: Ids<'a>,
 }
+
+/// The first type of each name.
+type Ids<'a> = HashMap<&'a [u8], u32, RandomState>;
 
 /// One type: its kind, the number of what follows, and its size or the type it refers to.
 #[derive(Clone, Copy)]
@@ -92,24 +97,36 @@ impl<'a> Btf<'a> {
                 section(24)?
             },
             offsets: vec![0],
-            structures: HashMap::new(),
+            structures: Ids::with_hasher(hasher()),
             anonymous: Vec::new(),
-            functions: HashMap::new(),
+            functions: Ids::with_hasher(hasher()),
         };
+        let (mut structures, mut functions) = (Vec::new(), Vec::new());
         let mut at = 0;
         while at < btf.types.len() {
             let ty = btf.type_at(at)?;
             let id = u32::try_from(btf.offsets.len()).context("too many types")?;
             match ty.kind {
                 KIND_STRUCT if ty.name == 0 => btf.anonymous.push(id),
-                KIND_STRUCT => _ = btf.structures.entry(btf.string(ty.name)).or_insert(id),
-                KIND_FUNC => _ = btf.functions.entry(btf.string(ty.name)).or_insert(id),
+                KIND_STRUCT => structures.push((ty.name, id)),
+                KIND_FUNC => functions.push((ty.name, id)),
                 _ => {}
             }
             btf.offsets.push(u32::try_from(at).context("BTF is too large")?);
             at = ty.rest.checked_add(btf.rest_len(&ty)?).context("BTF is too large")?;
         }
+        btf.structures = btf.ids(&structures);
+        btf.functions = btf.ids(&functions);
         Ok(btf)
+    }
+
+    /// Indexes types by the names that lie at these places.
+    fn ids(&self, named: &[(u32, u32)]) -> Ids<'a> {
+        let mut ids = Ids::with_capacity_and_hasher(named.len(), hasher());
+        for &(name, id) in named {
+            ids.entry(self.string(name)).or_insert(id);
+        }
+        ids
     }
 
     /// Type information that has nothing but these functions, under the same ids, and is small and quick to search for that.
@@ -194,19 +211,28 @@ impl<'a> Btf<'a> {
         let Some(&structure) = self.structures.get(argument.as_bytes()) else {
             return Vec::new();
         };
+        // Many functions are of one type: each type is looked at once.
+        let takes: Vec<bool> = (0..self.offsets.len() as u32)
+            .map(|id| self.takes_only(id, structure))
+            .collect();
+        let is_callback = |&(_, &id): &(&&[u8], &u32)| {
+            let ty = self.get(id).map_or(0, |function| function.size_or_type);
+            takes.get(ty as usize) == Some(&true)
+        };
         let mut found: Vec<&str> = self
             .functions
             .iter()
-            .filter(|&(_, &id)| self.takes_only(id, structure))
+            .filter(is_callback)
             .filter_map(|(name, _)| std::str::from_utf8(name).ok())
             .collect();
         found.sort_unstable();
         found
     }
 
-    fn takes_only(&self, function: u32, structure: u32) -> bool {
+    /// Whether this is the type of functions whose one parameter points to this structure.
+    fn takes_only(&self, proto: u32, structure: u32) -> bool {
         let one_parameter = || {
-            let proto = self.get(self.get(function)?.size_or_type)?;
+            let proto = self.get(proto)?;
             if proto.kind != KIND_FUNC_PROTO || proto.len != 1 {
                 return None;
             }
@@ -261,14 +287,16 @@ impl<'a> Btf<'a> {
     }
 
     fn type_at(&self, at: usize) -> Result<Type> {
-        let info = word(self.types, at + 4)?;
+        let words = self.types.get(at..).and_then(|tail| tail.as_chunks().0.first_chunk());
+        let words: &[[u8; 4]; 3] = words.context(CUT_OFF)?;
+        let [name, info, size_or_type] = words.map(u32::from_le_bytes);
         Ok(Type {
-            name: word(self.types, at)?,
+            name,
             // Before 7.1 there were 5 bits and 16, and the others were 0.
             kind: info >> 24 & 0x7f,
             len: (info & 0x00ff_ffff) as usize,
             bitfields: info >> 31 != 0,
-            size_or_type: word(self.types, at + 8)?,
+            size_or_type,
             rest: at + 12,
         })
     }
@@ -296,7 +324,8 @@ impl<'a> Btf<'a> {
 
     fn string(&self, offset: u32) -> &'a [u8] {
         let tail = self.strings.get(offset as usize..).unwrap_or_default();
-        tail.split(|&b| b == 0).next().unwrap_or_default()
+        let len = memchr::memchr(0, tail).unwrap_or(tail.len());
+        &tail[..len]
     }
 }
 
@@ -304,8 +333,18 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
     let bytes = bytes
         .get(at..)
         .and_then(|tail| tail.first_chunk::<4>())
-        .context("BTF ends in the middle of a type")?;
+        .context(CUT_OFF)?;
     Ok(u32::from_le_bytes(*bytes))
+}
+
+const CUT_OFF: &str = "BTF ends in the middle of a type";
+
+/// How names are hashed: quickly, and with numbers that nobody knows, since an image's maker chooses them.
+fn hasher() -> RandomState {
+    // Of the standard library, as for the words of an image: what comes with `ahash` may open a device.
+    let random = std::hash::RandomState::new();
+    let [a, b, c, d] = [0_u64, 1, 2, 3].map(|number| random.hash_one(number));
+    RandomState::with_seeds(a, b, c, d)
 }
 
 #[cfg(test)]
@@ -433,7 +472,10 @@ pub(super) mod tests {
         // then that one is found under the same id, and there is nothing else.
         let btf = Btf::parse(&small).expect("parses");
         let name: &[u8] = b"memfd_luo_preserve";
-        assert_eq!(btf.functions, HashMap::from([(name, whole.functions[name])]));
+        assert_eq!(
+            btf.functions.into_iter().collect::<Vec<_>>(),
+            [(name, whole.functions[name])]
+        );
         assert!(btf.structures.is_empty());
     }
 }

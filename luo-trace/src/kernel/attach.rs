@@ -11,6 +11,7 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
+use super::index;
 use super::kallsyms::Symbols;
 use super::links::{self, Links, Wish};
 use super::lsm::{Brake, BrakeError};
@@ -77,19 +78,18 @@ impl Tracer {
     ///
     /// # Errors
     /// An [`AttachError`] where a required hook failed, any other error where nothing could be loaded at all.
-    pub fn attach(vmlinux_btf: &[u8], ring_bytes: u32, detail: KhoDetail, way: Option<Way>) -> Result<Self> {
+    pub fn attach(btf: &Btf<'_>, ring_bytes: u32, detail: KhoDetail, way: Option<Way>) -> Result<Self> {
         let _held = HeldSignals::hold();
         let way = way.unwrap_or_else(Way::best);
-        let btf = Btf::parse(vmlinux_btf)?;
         let offsets = btf.offsets();
         // Without the list of symbols no variable is read, which those who need one tell.
-        let symbols = Symbols::find(&wanted(&btf)).ok();
+        let symbols = index::look_up(&wanted(btf)).ok();
         let variables = symbols.as_ref().map_or([0; Variable::COUNT], Symbols::variables);
         let plans: Vec<_> = Hook::ALL
             .iter()
             .map(|&hook| match hook.detail() > detail {
                 true => Plan::SwitchedOff,
-                false => plan(hook, way, &btf, &offsets, &variables, symbols.as_ref()),
+                false => plan(hook, way, btf, &offsets, &variables, symbols.as_ref()),
             })
             .collect();
         let plans = without_doubtful(plans);
@@ -106,9 +106,9 @@ impl Tracer {
         let mut wanted = links::programs();
         wanted.insert(sight::COUNTER);
         let programs = Programs::read(super::OBJECT, &ebpf, &wanted)?;
-        let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, &btf)?;
+        let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, btf)?;
         let symbols = symbols.unwrap_or_default();
-        sight::count_switches(&mut links, &programs, &btf);
+        sight::count_switches(&mut links, &programs, btf);
         let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = super::arrival::load(&mut ebpf);

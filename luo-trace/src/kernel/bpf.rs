@@ -18,6 +18,12 @@ const LINK_CREATE: libc::c_int = 28;
 
 /// `BPF_PROG_TYPE_TRACING`.
 const TRACING: u32 = 26;
+/// `BPF_PROG_TYPE_SYSCALL`: a program that is attached to nothing, and may do what a system call does.
+const SYSCALL: u32 = 31;
+/// `BPF_F_SLEEPABLE`, which the kernel wants of such a program.
+const SLEEPABLE: u32 = 1 << 4;
+/// `BPF_FUNC_kallsyms_lookup_name`.
+const LOOKUP_NAME: i32 = 179;
 /// How much is kept of what the verifier says of a program that it refuses, in bytes: the end of it.
 const LOG_LEN: usize = 64 << 10;
 /// How much of `struct bpf_prog_info` (7.3) is asked for, in words of 8 bytes: up to `recursion_misses`.
@@ -97,6 +103,17 @@ struct Load {
     attach_id: u32,
 }
 
+impl Load {
+    fn of(license: &CStr, instructions: &[bpf_insn]) -> Self {
+        Self {
+            instructions_len: instructions.len() as u32,
+            instructions: instructions.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            ..Self::default()
+        }
+    }
+}
+
 /// Length of a `struct bpf_func_info`.
 const FUNCTION_SIZE: usize = 8;
 
@@ -107,15 +124,12 @@ const FUNCTION_SIZE: usize = 8;
 pub(super) fn load(program: &Program<'_>, when: When, to: To) -> Result<OwnedFd, Refused> {
     let mut attributes = Load {
         kind: TRACING,
-        instructions_len: program.instructions.len() as u32,
-        instructions: program.instructions.as_ptr() as u64,
-        license: program.license.as_ptr() as u64,
         attach_type: attach_type(when, to),
         attach_id: match to {
             To::One(id) => id,
             To::Many => 0,
         },
-        ..Load::default()
+        ..Load::of(program.license, program.instructions)
     };
     // The last byte stays the NUL.
     for (to, byte) in attributes.name[..15].iter_mut().zip(program.name.bytes()) {
@@ -239,23 +253,101 @@ pub(super) fn link_to_many(program: BorrowedFd<'_>, when: When, functions: &[Fun
     unsafe { descriptor(LINK_CREATE, &mut attributes) }
 }
 
+/// Instructions: a register takes a number, or another one; a number is added to it; a helper is called; the end.
+const SET: u8 = 0xb7;
+const COPY: u8 = 0xbf;
+const ADD: u8 = 0x07;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+const fn instruction(code: u8, to: u8, from: u8, number: i32) -> bpf_insn {
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: aya_obj::generated::__BindgenBitfieldUnit::new([to | from << 4]),
+        off: 0,
+        imm: number,
+    }
+}
+
+/// A question that [`Lookup`] answers, as its program has it.
+#[repr(C)]
+struct Question {
+    address: u64,
+    name: [u8; NAME_LEN],
+}
+
+/// How long a name can be that is looked up, with its NUL.
+const NAME_LEN: usize = 128;
+
+/// Looks symbols up by their names, where the kernel has them in an index. Its list, `/proc/kallsyms`, is made up anew for each reader.
+pub(super) struct Lookup(OwnedFd);
+
+impl Lookup {
+    /// Loads the program that asks.
+    ///
+    /// # Errors
+    /// Where the kernel has no such programs.
+    pub(super) fn load() -> io::Result<Self> {
+        let address_at = std::mem::offset_of!(Question, address) as i32;
+        let name_at = std::mem::offset_of!(Question, name) as i32;
+        // The helper takes the name in register 1, its length in 2, no flags in 3, and where to put the address in 4.
+        let instructions = [
+            instruction(COPY, 4, 1, 0),
+            instruction(ADD, 4, 0, address_at),
+            instruction(ADD, 1, 0, name_at),
+            instruction(SET, 2, 0, NAME_LEN as i32),
+            instruction(SET, 3, 0, 0),
+            instruction(CALL, 0, 0, LOOKUP_NAME),
+            instruction(EXIT, 0, 0, 0),
+        ];
+        let mut attributes = Load {
+            kind: SYSCALL,
+            flags: SLEEPABLE,
+            ..Load::of(c"GPL", &instructions)
+        };
+        // SAFETY: what the attributes point to lives longer than the call, and is only read.
+        unsafe { descriptor(PROG_LOAD, &mut attributes) }.map(Self)
+    }
+
+    /// The address of a symbol, of the first one of this name that the kernel has, else of a module's; 0 where there is none.
+    ///
+    /// # Errors
+    /// Where the name is too long, or the kernel does not tell addresses.
+    pub(super) fn address(&self, name: &str) -> io::Result<u64> {
+        let mut question = Question {
+            address: 0,
+            name: [0; NAME_LEN],
+        };
+        // The last byte stays the NUL.
+        let place = question.name[..NAME_LEN - 1].get_mut(..name.len());
+        place
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .copy_from_slice(name.as_bytes());
+        let mut attributes = TestRun {
+            fd: self.0.as_raw_fd().unsigned_abs(),
+            context_sizes: [size_of::<Question>() as u32, 0],
+            context: [&raw mut question as u64, 0],
+            ..TestRun::default()
+        };
+        // SAFETY: the kernel reads and writes the question, which is as long as the attributes say, and lives through the call.
+        unsafe { bpf(PROG_TEST_RUN, &mut attributes) }?;
+        match (attributes.result as i32).checked_neg() {
+            Some(0) => Ok(question.address),
+            Some(libc::ENOENT) => Ok(0),
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Err(io::ErrorKind::Other.into()),
+        }
+    }
+}
+
 /// Whether the kernel has links to many functions at once: it has no word against a program for them, and of a link to no function at
 /// all it says that it makes no sense, where one without such links says that there are none. Nothing is attached for that.
 pub(super) fn has_links_to_many() -> bool {
-    const fn instruction(code: u8) -> bpf_insn {
-        bpf_insn {
-            code,
-            _bitfield_align_1: [],
-            _bitfield_1: aya_obj::generated::__BindgenBitfieldUnit::new([0]),
-            off: 0,
-            imm: 0,
-        }
-    }
-    // `r0 = 0; exit`.
     let program = Program {
         name: "probe",
         license: c"GPL",
-        instructions: &[instruction(0xb7), instruction(0x95)],
+        instructions: &[instruction(SET, 0, 0, 0), instruction(EXIT, 0, 0, 0)],
         functions: &[],
         types: None,
     };
@@ -311,27 +403,28 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
     info[INFO_WORDS - 1]
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    fd: u32,
+    result: u32,
+    data_sizes: [u32; 2],
+    data: [u64; 2],
+    repeat: u32,
+    duration: u32,
+    context_sizes: [u32; 2],
+    context: [u64; 2],
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    padding: u32,
+}
+
 /// Runs a program that is attached to nothing, without any argument.
 ///
 /// # Errors
 /// Where the kernel does not run it.
 pub(super) fn run(program: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct TestRun {
-        fd: u32,
-        result: u32,
-        data_sizes: [u32; 2],
-        data: [u64; 2],
-        repeat: u32,
-        duration: u32,
-        context_sizes: [u32; 2],
-        context: [u64; 2],
-        flags: u32,
-        cpu: u32,
-        batch: u32,
-        padding: u32,
-    }
     let mut attributes = TestRun {
         fd: program.as_raw_fd().unsigned_abs(),
         ..TestRun::default()

@@ -1,4 +1,4 @@
-//! Where the running kernel keeps its variables: `/proc/kallsyms`.
+//! Where the running kernel keeps its variables and functions, as `/proc/kallsyms` lists them. `index` asks the kernel itself.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -8,7 +8,6 @@ use luo_trace_common::variables::Variable;
 
 /// Where the kernel lists its symbols.
 const KALLSYMS: &str = "/proc/kallsyms";
-
 /// Some of the kernel's symbols, by name. Symbols of modules are not looked at.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, Found>);
@@ -22,7 +21,22 @@ struct Found {
 }
 
 impl Symbols {
-    /// Looks these symbols up in the running kernel, in one pass over its list.
+    /// Symbols with their addresses, of which there is one each.
+    pub(super) fn at(found: impl IntoIterator<Item = (String, u64)>) -> Self {
+        let only = |(name, address)| {
+            let is_one_of_many = false;
+            (
+                name,
+                Found {
+                    address,
+                    is_one_of_many,
+                },
+            )
+        };
+        Self(found.into_iter().map(only).collect())
+    }
+
+    /// Looks these symbols up in the running kernel's list, in one pass, which takes no privilege.
     ///
     /// # Errors
     /// Where the list cannot be read.

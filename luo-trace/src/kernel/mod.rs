@@ -8,6 +8,7 @@ mod attach;
 mod bpf;
 mod drive;
 mod facts;
+mod index;
 pub mod kallsyms;
 mod links;
 #[cfg(feature = "bpf-log")]

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::host::{self, proc};
@@ -73,10 +75,10 @@ struct Need {
     obstacle: Obstacle,
     /// What it is, in words.
     what: &'static str,
-    is_there: fn() -> bool,
+    is_there: fn(Option<&Btf<'_>>) -> bool,
 }
 
-const fn need(obstacle: Obstacle, what: &'static str, is_there: fn() -> bool) -> Need {
+const fn need(obstacle: Obstacle, what: &'static str, is_there: fn(Option<&Btf<'_>>) -> bool) -> Need {
     Need {
         obstacle,
         what,
@@ -86,31 +88,35 @@ const fn need(obstacle: Obstacle, what: &'static str, is_there: fn() -> bool) ->
 
 /// All of it, in the order in which an operator would see to it.
 const NEEDS: &[Need] = &[
-    need(Obstacle::NoPrograms, "this binary carries the eBPF programs", || {
+    need(Obstacle::NoPrograms, "this binary carries the eBPF programs", |_| {
         !super::OBJECT.is_empty()
     }),
-    need(Obstacle::NoPrivilege, "this process may load eBPF programs", privileged),
+    need(Obstacle::NoPrivilege, "this process may load eBPF programs", |_| {
+        privileged()
+    }),
     need(
         Obstacle::LockedDown,
         "the kernel lets eBPF programs read its memory",
-        || !is_confidential(host::loading::lockdown().as_deref()),
+        |_| !is_confidential(host::loading::lockdown().as_deref()),
     ),
-    need(Obstacle::NoBpf, "the kernel has bpf(2)", has_bpf),
-    need(Obstacle::NoBtf, "the kernel carries type information", || {
+    need(Obstacle::NoBpf, "the kernel has bpf(2)", |_| has_bpf()),
+    need(Obstacle::NoBtf, "the kernel carries type information", |_| {
         Path::new(VMLINUX_BTF).exists()
     }),
     need(
         Obstacle::UnknownBtf,
         "the kernel's type information can be read",
-        btf_is_known,
+        |btf| btf.is_some(),
     ),
-    need(Obstacle::NoLuo, "the Live Update Orchestrator is built in", has_luo),
+    need(Obstacle::NoLuo, "the Live Update Orchestrator is built in", |btf| {
+        btf.is_some_and(|btf| btf.has_function("luo_preserve_file"))
+    }),
     need(
         Obstacle::KhoFailed,
         "the kernel has not switched off what its command line switches on",
-        || Path::new(DEVICE).exists() || !asks_for_luo(&fs::read("/proc/cmdline").unwrap_or_default()),
+        |_| Path::new(DEVICE).exists() || !asks_for_luo(&fs::read("/proc/cmdline").unwrap_or_default()),
     ),
-    need(Obstacle::LuoOff, "the Live Update Orchestrator is switched on", || {
+    need(Obstacle::LuoOff, "the Live Update Orchestrator is switched on", |_| {
         Path::new(DEVICE).exists()
     }),
 ];
@@ -126,17 +132,46 @@ pub struct Check {
 
 /// Everything that tracing needs of a host, and whether it is there.
 pub fn checks() -> Vec<Check> {
+    let types = Types::read();
+    let btf = types.btf().ok();
     let check = |need: &Need| Check {
         what: need.what,
-        ok: (need.is_there)(),
+        ok: (need.is_there)(btf.as_ref()),
     };
     NEEDS.iter().map(check).collect()
 }
 
 /// The first obstacle there is; `None` where tracing can work.
 pub fn obstacle() -> Option<Obstacle> {
-    let missing = NEEDS.iter().find(|need| !(need.is_there)());
-    missing.map(|need| need.obstacle)
+    Types::read().obstacle()
+}
+
+/// The running kernel's type information, as it lies there: reading it costs the kernel a copy of some megabytes.
+pub struct Types(io::Result<Vec<u8>>);
+
+impl Types {
+    /// Reads it.
+    pub fn read() -> Self {
+        Self(fs::read(VMLINUX_BTF))
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// Where it could not be read, or is not understood.
+    pub fn btf(&self) -> Result<Btf<'_>> {
+        match &self.0 {
+            Ok(bytes) => Btf::parse(bytes),
+            Err(error) => bail!("cannot read {VMLINUX_BTF}: {error}"),
+        }
+    }
+
+    /// The first obstacle there is to tracing the kernel with these types; `None` where it can work.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let btf = self.btf().ok();
+        let missing = NEEDS.iter().find(|need| !(need.is_there)(btf.as_ref()));
+        missing.map(|need| need.obstacle)
+    }
 }
 
 /// Whether a kernel with this command line switches LUO on. Mirrors `kho_reserve_scratch` in
@@ -150,15 +185,6 @@ fn asks_for_luo(line: &[u8]) -> bool {
 /// Mirrors `LOCKDOWN_BPF_READ_KERNEL` in `kernel/bpf/helpers.c` (7.3), which comes with the stricter of the two modes.
 fn is_confidential(lockdown: Option<&str>) -> bool {
     lockdown == Some("confidentiality")
-}
-
-fn btf_is_known() -> bool {
-    fs::read(VMLINUX_BTF).is_ok_and(|bytes| Btf::parse(&bytes).is_ok())
-}
-
-fn has_luo() -> bool {
-    let has_luo = |bytes: Vec<u8>| Btf::parse(&bytes).is_ok_and(|btf| btf.has_function("luo_preserve_file"));
-    fs::read(VMLINUX_BTF).is_ok_and(has_luo)
 }
 
 const CAP_SYS_ADMIN: u32 = 21;

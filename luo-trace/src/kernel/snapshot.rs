@@ -12,6 +12,7 @@ use luo_trace_common::snapshot::BELIEVE;
 use luo_trace_common::variables::Variable;
 
 use super::drive::{drive, repeat};
+use super::index;
 use super::kallsyms::{self, Symbols};
 use super::preflight::VMLINUX_BTF;
 use super::signals::HeldSignals;
@@ -92,7 +93,7 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
     let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
     let offsets = Btf::parse(&btf)?.offsets();
     drop(btf);
-    let symbols = Symbols::find(&kallsyms::variables()).context("cannot read the kernel's list of symbols")?;
+    let symbols = index::look_up(&kallsyms::variables()).context("cannot read the kernel's list of symbols")?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)
         .override_global("FIELDS", &offsets[..], true)

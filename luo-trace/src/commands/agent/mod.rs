@@ -38,7 +38,7 @@ use crate::host::lock::{self, Lock, Refusal};
 use crate::host::privileges;
 use crate::image::Formats;
 use crate::journal::{Clock, Header, Keep, Limits};
-use crate::kernel::preflight::{self, VMLINUX_BTF};
+use crate::kernel::preflight::Types;
 use crate::kernel::{self, Ring, Tracer};
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Request};
@@ -170,7 +170,8 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let file = policy::File::new(args.policy.as_deref());
     let loaded = file.read()?;
     let port = args.port.prepare()?;
-    if let Some(obstacle) = preflight::obstacle() {
+    let types = Types::read();
+    if let Some(obstacle) = types.obstacle() {
         tell(obstacle);
         return Ok(Exit::CannotWork);
     }
@@ -182,7 +183,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes, (file, loaded), port, end))
+    runtime.block_on(trace(args, ring_bytes, types, (file, loaded), port, end))
 }
 
 impl Args {
@@ -218,6 +219,7 @@ fn ring_bytes(kib: u32) -> Option<u32> {
 async fn trace(
     args: &Args,
     ring_bytes: u32,
+    types: Types,
     (file, loaded): (policy::File, Option<Loaded>),
     port: Option<port::Prepared>,
     end: impl AsyncFnOnce(Arc<Live>),
@@ -249,7 +251,7 @@ async fn trace(
         }
         taken => taken,
     };
-    let mut agent = match Agent::begin(args, ring_bytes, file, loaded, control)? {
+    let mut agent = match Agent::begin(args, ring_bytes, types, file, loaded, control)? {
         Ok(agent) => agent,
         Err(exit) => return Ok(exit),
     };
@@ -307,14 +309,16 @@ impl Agent {
     fn begin(
         args: &Args,
         ring_bytes: u32,
+        types: Types,
         file: policy::File,
         loaded: Option<Loaded>,
         control: Option<Control>,
     ) -> Result<Result<Self, Exit>> {
         let started = host::clock();
-        let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
+        let btf = types.btf()?;
         let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho, args.attach.way)?;
         drop(btf);
+        drop(types);
         let brake = match &loaded {
             Some(loaded) => match policy::attach(&mut tracer, loaded)? {
                 Ok(attached) => Some(attached),
