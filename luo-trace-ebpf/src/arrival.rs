@@ -71,7 +71,7 @@ struct Course {
     lost: u64,
     /// Not 0: something is not as it should be, and not everything was read.
     broken: u32,
-    /// [`ARRIVAL_TOO_LATE`] or [`ARRIVAL_NOTHING`] where there is nothing to walk.
+    /// [`ARRIVAL_TOO_LATE`] where there is nothing left to walk.
     flags: u32,
 }
 
@@ -131,11 +131,7 @@ impl Course {
         self.flags = 0;
         self.lost = lost();
         if !incoming_is_active() {
-            // An update without a session is no less one.
-            match update_number() {
-                Some(1..) => self.begin_flbs(),
-                _ => self.flags = ARRIVAL_NOTHING,
-            }
+            self.begin_flbs();
         } else if incoming_is_unread() {
             self.begin_sessions();
         } else {
@@ -369,6 +365,29 @@ fn first_block() -> Option<u64> {
 #[inline(always)]
 fn update_number() -> Option<u64> {
     Address::of(Variable::Luo).and_then(|luo| luo.read::<u64>(Field::LuoUpdateNumber))
+}
+
+/// Whether the previous kernel left nothing, which stays so. An update without a session is no less one.
+#[inline(always)]
+fn is_nothing() -> bool {
+    !incoming_is_active() && update_number().unwrap_or(0) == 0
+}
+
+/// What is run instead of [`arrival`] where there was no live update: the verifier takes long over a whole walk. It says that it has
+/// walked where there is nothing to walk, and tells so at the end.
+// Written out, like `snapshot`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn no_arrival(ctx: *mut c_void) -> u32 {
+    if RawTracePointContext::new(ctx).arg::<u64>(0) != FINISH {
+        return if is_nothing() { WALKED } else { 0 };
+    }
+    // SAFETY: helper without preconditions.
+    emit(Kind::Arrival, unsafe { bpf_ktime_get_ns() }, |event: &mut Arrival| {
+        event.update_number = update_number().unwrap_or(u64::MAX);
+        event.flags = ARRIVAL_NOTHING;
+    });
+    0
 }
 
 /// Runs a part of the walk. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
     BPF_RINGBUF_HDR_SZ,
 };
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ringbuf_query};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_probe_read_kernel, bpf_ringbuf_query};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Header, Kind};
@@ -76,13 +76,21 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     entry.submit(wake_up(kind));
 }
 
-/// Fills what lies there with zeros, 8 bytes at a time. What the compiler calls for it takes five instructions for each byte.
+/// Up to how many bytes are filled with zeros one after the other. More of them take the verifier long, and the program.
+const FEW: usize = 512;
+
+/// Fills what lies there with zeros.
 ///
 /// # Safety
 /// `place` is valid for writes, and zeros are valid there.
 #[inline(always)]
 pub unsafe fn zero<T>(place: *mut T) {
     const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && align_of::<T>() == align_of::<u64>()) };
+    if size_of::<T>() > FEW {
+        // SAFETY: within it. Nothing can be read at this address, and where nothing can be read the helper writes zeros.
+        unsafe { bpf_probe_read_kernel(place.cast(), size_of::<T>() as u32, ptr::null()) };
+        return;
+    }
     for i in 0..size_of::<T>() / size_of::<u64>() {
         // SAFETY: within it, and aligned. Volatile, lest the compiler make one call of all.
         unsafe { ptr::write_volatile(place.cast::<u64>().add(i), 0) };

@@ -1,7 +1,9 @@
 //! Files of a session, and their handlers' callbacks: `kernel/liveupdate/luo_file.c`.
 
+use core::ffi::{c_long, c_void};
+
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::bpf_get_func_ip;
+use aya_ebpf::helpers::generated::{bpf_get_func_ip, bpf_loop};
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
 use luo_trace_common::events::{FileCall, FileCallback, FileOp, FilesOp, Kind, Outcome, TOKEN_KNOWN};
@@ -44,10 +46,10 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
     0
 }
 
-/// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
 /// How many files a set is searched through for the one retrieved; a file further back is reported without its handler.
 const SEARCH: u32 = 64;
 
+/// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
 #[fexit]
 pub fn file_retrieve(ctx: FExitContext) -> u32 {
     let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.result::<i32>()));
@@ -64,22 +66,51 @@ pub fn file_retrieve(ctx: FExitContext) -> u32 {
     0
 }
 
+/// A search through a set of files.
+struct Search {
+    token: u64,
+    head: Address,
+    /// What is looked at next.
+    link: Address,
+    found: Option<Address>,
+}
+
 /// The file of a token. The session's mutex, which the caller of the traced function holds, keeps the list as it is.
 #[inline(always)]
 fn find_file(set: u64, token: u64) -> Option<Address> {
     let head = Address(set).member(Field::FileSetList)?;
-    let mut link = head.follow(Field::ListNext)?;
-    for _ in 0..SEARCH {
-        if link == head {
-            return None;
-        }
-        let luo_file = link.container(Field::LuoFileList)?;
-        if luo_file.read::<u64>(Field::LuoFileToken) == Some(token) {
-            return Some(luo_file);
-        }
-        link = link.follow(Field::ListNext)?;
+    let mut search = Search {
+        token,
+        head,
+        link: head.follow(Field::ListNext)?,
+        found: None,
+    };
+    // SAFETY: the callback has the signature that the helper calls, and its context outlives the loop. The verifier goes through it
+    // once, where it would go through a loop of its own for each file.
+    unsafe { bpf_loop(SEARCH, look_at_file as *mut c_void, (&raw mut search).cast(), 0) };
+    search.found
+}
+
+/// Looks at one file; gives 0 where there is another to look at.
+#[inline(never)]
+extern "C" fn look_at_file(_index: u32, search: *mut c_void) -> c_long {
+    // SAFETY: the context that `find_file` gives, which nobody else has.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    if search.link == search.head {
+        return 1;
     }
-    None
+    let Some(luo_file) = search.link.container(Field::LuoFileList) else {
+        return 1;
+    };
+    if luo_file.read::<u64>(Field::LuoFileToken) == Some(search.token) {
+        search.found = Some(luo_file);
+        return 1;
+    }
+    let Some(next) = search.link.follow(Field::ListNext) else {
+        return 1;
+    };
+    search.link = next;
+    0
 }
 
 /// Both take the set of files, and the token.

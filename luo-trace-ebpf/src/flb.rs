@@ -1,8 +1,10 @@
 //! Global state that files share (FLB), and its owners' callbacks: `kernel/liveupdate/luo_flb.c`.
 
 use core::ffi::{c_long, c_void};
+use core::ptr;
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_get_func_ip, bpf_loop};
 use aya_ebpf::macros::{fentry, fexit, kprobe, kretprobe};
 use aya_ebpf::programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext};
@@ -51,8 +53,8 @@ pub fn flb_file_exit(ctx: FExitContext) -> u32 {
 /// `void luo_flb_serialize(void)` (7.3)
 #[fexit]
 pub fn flb_serialize(_ctx: FExitContext) -> u32 {
+    emit_records();
     let ended = task::leave(Hook::FlbSerialize, 0);
-    emit_records(ended.at);
     emit(Kind::FlbSerialize, ended.at, |event: &mut Plain| {
         event.outcome = ended.outcome
     });
@@ -62,45 +64,32 @@ pub fn flb_serialize(_ctx: FExitContext) -> u32 {
 /// How many FLBs can be written for the next kernel: `LUO_FLB_MAX` (7.3), one page of them.
 const MOST_RECORDS: u64 = 63;
 
-/// Where in the records a loop over them is.
-struct Records {
-    at: u64,
-    next: Address,
-    /// Size of one.
-    size: u64,
-}
-
 /// What has been written for the next kernel. The machine is about to jump, and nobody registers FLBs any more.
 #[inline(always)]
-fn emit_records(at: u64) {
-    let Some(flbs) = Address::of(Variable::Flbs) else {
-        return;
-    };
-    let count = flbs
-        .follow(Field::FlbGlobalHeader)
+fn emit_records() {
+    let count = Address::of(Variable::Flbs)
+        .and_then(|flbs| flbs.follow(Field::FlbGlobalHeader))
         .and_then(|header| header.read::<u64>(Field::FlbHeaderCount))
         .unwrap_or(0);
-    let Some(next) = flbs.follow(Field::FlbGlobalRecords) else {
-        return;
-    };
-    let Some(size) = size(Field::FlbRecord) else { return };
-    let mut records = Records { at, next, size };
     let count = count.min(MOST_RECORDS) as u32;
-    // SAFETY: the callback has the signature that the helper calls, and its context outlives the loop.
-    unsafe { bpf_loop(count, emit_record as *mut c_void, (&raw mut records).cast(), 0) };
+    // SAFETY: the callback has the signature that the helper calls, and takes no context: one on the stack takes the verifier long.
+    unsafe { bpf_loop(count, emit_record as *mut c_void, ptr::null_mut(), 0) };
 }
 
 #[inline(never)]
-extern "C" fn emit_record(_index: u32, records: *mut c_void) -> c_long {
-    // SAFETY: the context that `emit_records` gives, which nobody else has.
-    let records = unsafe { &mut *records.cast::<Records>() };
-    let record = records.next;
-    emit(Kind::FlbRecord, records.at, |event: &mut FlbRecord| {
+extern "C" fn emit_record(index: u32, _ctx: *mut c_void) -> c_long {
+    let records = Address::of(Variable::Flbs).and_then(|flbs| flbs.follow(Field::FlbGlobalRecords));
+    let (Some(records), Some(size)) = (records, size(Field::FlbRecord)) else {
+        return 1;
+    };
+    let record = Address(records.0.wrapping_add(u64::from(index) * size));
+    // SAFETY: helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    emit(Kind::FlbRecord, now, |event: &mut FlbRecord| {
         record.read_name(Field::FlbRecordName, &mut event.name);
         event.data = record.read::<u64>(Field::FlbRecordData).unwrap_or(0);
         event.users = record.read::<u64>(Field::FlbRecordCount).unwrap_or(0);
     });
-    records.next = Address(record.0.wrapping_add(records.size));
     0
 }
 

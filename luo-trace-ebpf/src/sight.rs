@@ -1,9 +1,11 @@
 //! Reading what tells whether hooks still see, and counting what switches them off.
 
-use core::ffi::c_void;
+use core::ffi::{c_long, c_void};
+use core::ptr;
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::Array;
+use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::{btf_map, fentry};
 use aya_ebpf::programs::FEntryContext;
 use luo_trace_common::sight::{PLACES, Place, TEXT};
@@ -29,20 +31,26 @@ const FTRACE: u32 = 1;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
 pub fn sight(_ctx: *mut c_void) -> u32 {
-    for i in 0..PLACES as u32 {
-        let Some(place) = PLACES_TO_READ.get_ptr_mut(i) else {
-            break;
-        };
-        // SAFETY: a slot of the map, whose address the agent does not change while it runs the program.
-        let place = unsafe { &mut *place };
-        if place.address == 0 {
-            break;
-        }
-        let text = Address(place.address).read_here::<[u8; TEXT]>();
-        place.read = u64::from(text.is_some());
-        if let Some(text) = text {
-            place.text = text;
-        }
+    // A loop that the verifier goes through once, where it would go through one of its own for each place.
+    // SAFETY: the callback has the signature that the helper calls, and takes no context.
+    unsafe { bpf_loop(PLACES as u32, read_place as *mut c_void, ptr::null_mut(), 0) };
+    0
+}
+
+#[inline(never)]
+extern "C" fn read_place(i: u32, _ctx: *mut c_void) -> c_long {
+    let Some(place) = PLACES_TO_READ.get_ptr_mut(i) else {
+        return 1;
+    };
+    // SAFETY: a slot of the map, whose address the agent does not change while it runs the program.
+    let place = unsafe { &mut *place };
+    if place.address == 0 {
+        return 1;
+    }
+    let text = Address(place.address).read_here::<[u8; TEXT]>();
+    place.read = u64::from(text.is_some());
+    if let Some(text) = text {
+        place.text = text;
     }
     0
 }

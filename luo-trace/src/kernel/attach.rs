@@ -11,6 +11,7 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
+use super::arrival::Arrival;
 use super::index;
 use super::kallsyms::Symbols;
 use super::links::{self, Links, Wish};
@@ -64,7 +65,7 @@ pub struct Tracer {
     sight: Option<Sight>,
     snapshots: Result<Snapshots>,
     /// Whether the program that looks through what the previous kernel left is loaded.
-    arrival: Result<()>,
+    arrival: Result<Arrival>,
     /// What the programs were told of this kernel.
     offsets: [u32; Field::COUNT],
     variables: [u64; Variable::COUNT],
@@ -111,7 +112,7 @@ impl Tracer {
         sight::count_switches(&mut links, &programs, btf);
         let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
-        let arrival = super::arrival::load(&mut ebpf);
+        let arrival = Arrival::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
@@ -169,7 +170,7 @@ impl Tracer {
     /// Where the kernel does not run the program.
     pub fn arrival(&mut self, drain: impl FnMut() -> bool) -> Result<()> {
         match &self.arrival {
-            Ok(()) => super::arrival::take(&mut self.ebpf, drain),
+            Ok(arrival) => arrival.take(&mut self.ebpf, drain),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         }
     }

@@ -58,7 +58,8 @@ pub(super) fn repeat(
     Ok(())
 }
 
-fn run(program: &RawTracePoint, what: u64, how: u64) -> Result<u32> {
+/// Has a program do one part of a walk; gives what it answers.
+pub(super) fn run(program: &RawTracePoint, what: u64, how: u64) -> Result<u32> {
     let mut options = RawTracePointRunOptions::new();
     options.args[0] = what;
     options.args[1] = how;

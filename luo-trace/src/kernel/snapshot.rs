@@ -11,6 +11,7 @@ use luo_trace_common::events::SNAPSHOT_CHANGED;
 use luo_trace_common::snapshot::BELIEVE;
 use luo_trace_common::variables::Variable;
 
+use super::arrival::Arrival;
 use super::drive::{drive, repeat};
 use super::index;
 use super::kallsyms::{self, Symbols};
@@ -104,7 +105,7 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
         .load(super::OBJECT)
         .context("the kernel refuses luo-trace's maps")?;
     let mut snapshots = Snapshots::load(&mut ebpf, &symbols).context("LUO's lists cannot be walked")?;
-    super::arrival::load(&mut ebpf).context("what the previous kernel left cannot be read")?;
+    let arrival = Arrival::load(&mut ebpf).context("what the previous kernel left cannot be read")?;
     let ring = ebpf.take_map("EVENTS").context("the binary lacks the ring buffer")?;
     let mut ring = RingBuf::<MapData>::try_from(ring)?;
     let mut decoder = Decoder::default();
@@ -121,7 +122,7 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
     if let Ok(facts) = super::facts::read(&mut ebpf) {
         super::facts::fill(&facts, header);
     }
-    super::arrival::take(&mut ebpf, &mut drain)?;
+    arrival.take(&mut ebpf, &mut drain)?;
     snapshots.take(&ebpf, drain, || walks.borrow_mut().settled())?;
     walks.into_inner().events()
 }
