@@ -3,15 +3,15 @@
 //! The kernel patches the beginnings of many functions as quickly as that of one. Where it has links to many functions at once
 //! (`BPF_LINK_TYPE_TRACING_MULTI`: 7.2 and later, where BPF's trampolines share one user of ftrace), one program of each family is
 //! attached to all functions that are entered, and one to all that return. They go on with the program of the hook, which the cookie
-//! tells, by an array of programs: see `luo-trace-ebpf/src/dispatch.rs`. Where it has none, each function has the hook's program itself.
+//! tells, by an array of programs: see `luo-trace-ebpf/src/dispatch.rs`. What runs for each page has no time for that: such a hook has
+//! a link of its own. Where the kernel has no such links, each function has the hook's program itself.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow};
 use aya::Ebpf;
-use luo_trace_common::hooks::{Family, Hook};
+use luo_trace_common::hooks::{Family, Hook, KhoDetail};
 
 use super::bpf::{self, Function, To, When};
 use super::programs::{Programs, descriptor};
@@ -136,12 +136,17 @@ impl Links {
         wishes: &[Wish],
         failures: &mut Failures,
     ) -> Result<()> {
+        let (of_pages, of_calls): (Vec<&Wish>, Vec<&Wish>) =
+            wishes.iter().partition(|wish| wish.hook.detail() == KhoDetail::Keys);
         for end in &ENDS {
-            fill(ebpf, programs, end, wishes, failures)?;
+            fill(ebpf, programs, end, &of_calls, failures)?;
+            for wish in &of_pages {
+                self.attach_alone(programs, end, wish, failures);
+            }
         }
         for family in FAMILIES {
             for end in &ENDS {
-                let functions: Vec<_> = wishes
+                let functions: Vec<_> = of_calls
                     .iter()
                     .filter(|wish| wish.hook.family() == family && (end.program)(wish.hook).is_some())
                     .flat_map(|wish| wish.targets.iter().map(|&(_, id)| (wish.hook, id)))
@@ -151,24 +156,32 @@ impl Links {
                     continue;
                 }
                 let program = programs.load(end.dispatcher, end.when, To::Many)?;
-                self.link(program.as_fd(), end.when, &functions, &mut |(hook, id), error| {
-                    failures.add(hook, id, refusal(error));
-                });
-                self.programs.push(program);
+                self.link(program, end.when, &functions, failures);
             }
         }
         Ok(())
     }
 
+    /// Attaches a hook's own program to its functions.
+    fn attach_alone(&mut self, programs: &Programs, end: &End, wish: &Wish, failures: &mut Failures) {
+        let Some(name) = (end.program)(wish.hook) else { return };
+        let functions: Vec<_> = wish.targets.iter().map(|&(_, id)| (wish.hook, id)).collect();
+        match programs.load(name, end.when, To::Many) {
+            Ok(program) => self.link(program, end.when, &functions, failures),
+            Err(error) => functions
+                .iter()
+                .for_each(|&(hook, id)| failures.add(hook, id, anyhow!("{error:#}"))),
+        }
+    }
+
+    fn link(&mut self, program: OwnedFd, when: When, functions: &[(Hook, u32)], failures: &mut Failures) {
+        self.link_some(program.as_fd(), when, functions, failures);
+        self.programs.push(program);
+    }
+
     /// Attaches a program to these functions. The kernel takes all or none, and does not tell which one it has something against: where
     /// it does not take them, they are tried by halves, until it is known.
-    fn link(
-        &mut self,
-        program: BorrowedFd<'_>,
-        when: When,
-        functions: &[(Hook, u32)],
-        fail: &mut dyn FnMut((Hook, u32), io::Error),
-    ) {
+    fn link_some(&mut self, program: BorrowedFd<'_>, when: When, functions: &[(Hook, u32)], failures: &mut Failures) {
         let all: Vec<_> = functions
             .iter()
             .map(|&(hook, id)| Function {
@@ -178,11 +191,11 @@ impl Links {
             .collect();
         match (bpf::link_to_many(program, when, &all), functions) {
             (Ok(link), _) => self.links.push(link),
-            (Err(error), &[function]) => fail(function, error),
+            (Err(error), &[(hook, id)]) => failures.add(hook, id, refusal(error)),
             (Err(_), _) => {
                 let (some, others) = functions.split_at(functions.len() / 2);
-                self.link(program, when, some, fail);
-                self.link(program, when, others, fail);
+                self.link_some(program, when, some, failures);
+                self.link_some(program, when, others, failures);
             }
         }
     }
@@ -194,7 +207,7 @@ impl Links {
 }
 
 /// Why a function takes no program. On x86-64 it has room for 38 (`BPF_MAX_TRAMP_LINKS` in `include/linux/bpf.h`, 7.3).
-fn refusal(error: io::Error) -> anyhow::Error {
+fn refusal(error: std::io::Error) -> anyhow::Error {
     match error.raw_os_error() {
         Some(libc::E2BIG) => {
             anyhow!(
@@ -206,7 +219,7 @@ fn refusal(error: io::Error) -> anyhow::Error {
 }
 
 /// Puts the hooks' programs for one end where the dispatcher finds them. Many hooks have the same.
-fn fill(ebpf: &Ebpf, programs: &Programs, end: &End, wishes: &[Wish], failures: &mut Failures) -> Result<()> {
+fn fill(ebpf: &Ebpf, programs: &Programs, end: &End, wishes: &[&Wish], failures: &mut Failures) -> Result<()> {
     let array = descriptor(
         ebpf.map(end.programs)
             .context("the binary lacks an array of programs")?,
