@@ -290,6 +290,12 @@ fields! {
     UserNamespaceLevel "user_namespace" "level";
     /// A task's number in each pid namespace.
     TaskPid "task_struct" "thread_pid";
+    /// A task's number.
+    TaskThread "task_struct" "pid";
+    /// The number of the process that it belongs to.
+    TaskProcess "task_struct" "tgid";
+    /// Its command name.
+    TaskComm "task_struct" "comm";
     /// How many pid namespaces lie above the one that it was made in; 0: that is the first.
     PidLevel "pid" "level";
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use luo_trace_common::fields::Field;
 
-use crate::kernel::Address;
+use crate::kernel::{Address, Trusted};
 
 /// `CAP_SYS_BOOT` of `include/uapi/linux/capability.h` (7.3).
 pub const CAP_SYS_BOOT: u32 = 22;
@@ -12,7 +12,7 @@ pub const CAP_SYS_BOOT: u32 = 22;
 /// `security/commoncap.c` (7.3), asked about the first user namespace. A task whose rights cannot be read is let through.
 #[inline(always)]
 pub fn may_boot() -> bool {
-    let Some(cred) = current().follow(Field::TaskCred) else {
+    let Some(cred) = address().follow(Field::TaskCred) else {
         return true;
     };
     let has = cred
@@ -33,12 +33,18 @@ pub fn is_first_user_namespace(namespace: Address) -> bool {
 /// `kernel/pid_namespace.c` (7.3).
 #[inline(always)]
 pub fn is_in_first_pid_namespace() -> bool {
-    let pid = current().follow(Field::TaskPid);
+    let pid = address().follow(Field::TaskPid);
     pid.and_then(|pid| pid.read::<u32>(Field::PidLevel)).unwrap_or(0) == 0
 }
 
+/// The task that runs, whose type the verifier knows.
 #[inline(always)]
-fn current() -> Address {
+pub fn current() -> Trusted {
     // SAFETY: helper without preconditions.
-    Address(unsafe { bpf_get_current_task_btf() } as u64)
+    Trusted(unsafe { bpf_get_current_task_btf() }.cast())
+}
+
+#[inline(always)]
+fn address() -> Address {
+    Address(current().0 as u64)
 }

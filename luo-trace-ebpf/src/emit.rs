@@ -8,11 +8,14 @@ use aya_ebpf::bindings::{
     BPF_RINGBUF_HDR_SZ,
 };
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_probe_read_kernel, bpf_ringbuf_query};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_ringbuf_query};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Header, Kind};
+use luo_trace_common::fields::Field;
 use luo_trace_common::text::Comm;
+
+use crate::caller::current;
 
 /// The ring buffer; the agent sets its size in bytes.
 #[btf_map]
@@ -58,7 +61,6 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
         zero(record);
         &mut *record
     };
-    let task = bpf_get_current_pid_tgid();
     // One by one: of a whole header the compiler makes a call that takes five instructions for each byte of the name.
     let header = &mut record.header;
     header.kind = kind as u16;
@@ -68,12 +70,24 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     header.seq = seq;
     header.lost = lost();
     header.ktime = at;
-    header.pid = task as u32;
-    header.tgid = (task >> 32) as u32;
-    // SAFETY: the helper writes the name's whole buffer.
-    unsafe { bpf_get_current_comm(header.comm.0.as_mut_ptr().cast(), size_of::<Comm>() as u32) };
+    note_task(header);
     fill(&mut record.payload);
     entry.submit(wake_up(kind));
+}
+
+/// Notes which task it is.
+#[inline(always)]
+fn note_task(header: &mut Header) {
+    let task = current();
+    header.pid = task.get(Field::TaskThread, 0);
+    header.tgid = task.get(Field::TaskProcess, 0);
+    let name = [
+        task.get::<u64>(Field::TaskComm, 0),
+        task.get(Field::TaskComm, size_of::<u64>() as u32),
+    ];
+    const { assert!(size_of::<Comm>() == size_of::<[u64; 2]>()) };
+    // SAFETY: the name's whole buffer, wherever it lies.
+    unsafe { header.comm.0.as_mut_ptr().cast::<[u64; 2]>().write_unaligned(name) };
 }
 
 /// Up to how many bytes are filled with zeros one after the other. More of them take the verifier long, and the program.

@@ -152,10 +152,17 @@ impl Trusted {
     pub fn load_further<T: Copy>(&self, field: Field, further: u32) -> Option<T> {
         match offset(field) {
             ABSENT => None,
-            // SAFETY: the verifier lets programs read members of this object only. Volatile, so that it is read here, by one
-            // instruction of this size.
-            offset => Some(unsafe { ptr::read_volatile(self.0.add((offset + further) as usize).cast()) }),
+            _ => Some(self.get(field, further)),
         }
+    }
+
+    /// Reads what lies so many bytes after the beginning of a member that every kernel has.
+    #[inline(always)]
+    pub fn get<T: Copy>(&self, field: Field, further: u32) -> T {
+        let place = self.0.wrapping_add((offset(field).wrapping_add(further)) as usize);
+        // SAFETY: the verifier lets programs read members of this object only. Volatile, so that it is read here, by one instruction of
+        // this size.
+        unsafe { ptr::read_volatile(place.cast()) }
     }
 }
 

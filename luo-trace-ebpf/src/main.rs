@@ -29,6 +29,7 @@ mod registers;
 mod session;
 mod sight;
 mod snapshot;
+mod storage;
 mod task;
 
 /// The helpers that read kernel memory are for GPL-compatible programs only.

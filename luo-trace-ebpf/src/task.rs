@@ -3,14 +3,14 @@
 //! LUO's operations nest (a release unpreserves files, which calls a handler, which takes down global state), but no
 //! operation contains another of its own hook: one slot per hook and task is enough.
 
-use aya_ebpf::btf_maps::{Array, LruHashMap};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{Keys, Outcome, SessionRelease};
 use luo_trace_common::hooks::{Family, Hook};
 
 use crate::emit::{count_loss, zero};
 use crate::kho;
+use crate::storage::TaskStorage;
 
 /// How deep LUO's operations nest, and one more; a power of two.
 const DEPTH: usize = 4;
@@ -79,13 +79,9 @@ pub struct Account {
     pub in_scratch: u64,
 }
 
-/// Notes by thread id. Least recently used, so that a task that died in an operation leaves nothing behind.
+/// Notes of each task, which go with it: one that died in an operation leaves nothing behind.
 #[btf_map]
-static TASKS: LruHashMap<u32, Task, 2048> = LruHashMap::new();
-
-/// A task's notes before it began anything: too large for a program's stack.
-#[btf_map]
-static BLANK: Array<Task, 1> = Array::new();
+static TASKS: TaskStorage<Task> = TaskStorage::new();
 
 impl Task {
     /// Whether this hook's function is under way.
@@ -193,21 +189,15 @@ const INNER: u64 = bit(Hook::SessionDeserialize)
 /// The current task's notes, if it has any.
 #[inline(always)]
 pub fn current() -> Option<&'static mut Task> {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    // SAFETY: a map's value; only programs of this same task use this slot, and they do not run at the same time.
-    TASKS.get_ptr_mut(tid).map(|task| unsafe { &mut *task })
+    // SAFETY: a map's value; only programs of this same task use it, and they do not run at the same time.
+    TASKS.of_current().map(|task| unsafe { &mut *task })
 }
 
 /// The current task's notes; blank ones, if it has none yet.
 #[inline(always)]
 pub fn current_or_new() -> Option<&'static mut Task> {
-    if let Some(task) = current() {
-        return Some(task);
-    }
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let blank = BLANK.get(0)?;
-    TASKS.insert(tid, blank, 0).ok()?;
-    current()
+    // SAFETY: as above, and zeros are valid there.
+    TASKS.of_current_or_new().map(|task| unsafe { &mut *task })
 }
 
 /// Notes that the current task entered a hook's function.

@@ -102,6 +102,8 @@ impl Tracer {
             .override_global("TARGETS", &targets[..], true)
             .override_global("PAGE_SHIFT", &page_shift(), true)
             .map_max_entries("EVENTS", ring_bytes)
+            // What belongs to tasks.
+            .allow_unsupported_maps()
             .load(super::OBJECT)
             .context("the kernel refuses luo-trace's maps")?;
         let mut wanted = links::programs();

@@ -100,8 +100,8 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
         .override_global("FIELDS", &offsets[..], true)
         .override_global("VARIABLES", &symbols.variables()[..], true)
         .map_max_entries("EVENTS", LOOK_RING)
-        // Of the hooks that are not there.
-        .map_max_entries("TASKS", 1)
+        // What belongs to tasks.
+        .allow_unsupported_maps()
         .load(super::OBJECT)
         .context("the kernel refuses luo-trace's maps")?;
     let mut snapshots = Snapshots::load(&mut ebpf, &symbols).context("LUO's lists cannot be walked")?;
