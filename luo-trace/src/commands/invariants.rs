@@ -48,6 +48,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     writeln!(out, "\n{}", invariant.statement().trim())?;
     writeln!(out, "\nWhy it matters: {}", invariant.why())?;
     writeln!(out, "When it is violated: {}", invariant.advice())?;
+    writeln!(out, "What shows a violation: {}", invariant.witness())?;
     if invariant.needs_chain() {
         writeln!(
             out,

@@ -126,7 +126,12 @@ fn the_catalogue_is_complete_and_its_ids_are_distinct() {
             invariant.id()
         );
         assert!(!invariant.needs().is_empty());
-        for text in [invariant.statement(), invariant.why(), invariant.advice()] {
+        for text in [
+            invariant.statement(),
+            invariant.why(),
+            invariant.advice(),
+            invariant.witness(),
+        ] {
             assert!(text.ends_with('.') && !text.contains("  "), "{text}");
         }
     }
