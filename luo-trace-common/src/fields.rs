@@ -56,6 +56,8 @@ fields! {
     LuoFileData "luo_file" "serialized_data";
     /// The file's token.
     LuoFileToken "luo_file" "token";
+    /// The variable that a number of sysctl is kept in.
+    CtlTableData "ctl_table" "data";
     /// Previous element of a list; of a head, the last.
     ListPrev "list_head" "prev";
     /// Next element of a list; of a head, the first.

@@ -8,6 +8,7 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::{btf_map, fentry};
 use aya_ebpf::programs::FEntryContext;
+use luo_trace_common::fields::Field;
 use luo_trace_common::sight::{PLACES, Place, TEXT};
 
 use crate::call::Call;
@@ -18,12 +19,12 @@ use crate::kernel::Address;
 #[btf_map]
 static PLACES_TO_READ: Array<Place, PLACES, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// How often a switch was turned that makes hooks blind, or lets them see again: of kprobes, and of ftrace. The number of the counter is
-/// the cookie.
+/// How often a switch was turned that makes hooks blind, or lets them see again: of kprobes, and of ftrace.
 #[btf_map]
 static SWITCHED: Array<u64, 2, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Which counter is that of ftrace.
+/// Which counter is whose.
+const KPROBES: u32 = 0;
 const FTRACE: u32 = 1;
 
 /// Reads the places. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.
@@ -56,18 +57,28 @@ extern "C" fn read_place(i: u32, _ctx: *mut c_void) -> c_long {
 }
 
 /// `ssize_t write_enabled_file_bool(struct file *, const char __user *, size_t, loff_t *)`, kernel/kprobes.c (7.3): a write to
-/// `kprobes/enabled` in debugfs.
-/// `int ftrace_enable_sysctl(const struct ctl_table *, int write, void *, size_t *, loff_t *)`, kernel/trace/ftrace.c (7.3):
-/// `kernel.ftrace_enabled` is read or written. Switching it on is not seen, since this program is then blind itself.
+/// `kprobes/enabled` in debugfs. The cookie is 0.
+///
+/// `int proc_dointvec(const struct ctl_table *table, int write, void *, size_t *, loff_t *)`, kernel/sysctl.c (7.3): a number of
+/// sysctl is read or written. The cookie is the address of `ftrace_enabled`. What is called for that one alone lies in kernel/trace, of
+/// which nothing can be traced. Switching it on is not seen, since this program is then blind itself.
 #[fentry]
 pub fn switched(ctx: FEntryContext) -> u32 {
-    let counter = ctx.cookie() as u32;
-    if counter == FTRACE && ctx.argument::<i32>(1) == 0 {
-        return 0;
-    }
+    let counter = match ctx.cookie() {
+        0 => KPROBES,
+        variable if is_written(&ctx, variable) => FTRACE,
+        _ => return 0,
+    };
     if let Some(counter) = SWITCHED.get_ptr_mut(counter) {
         // SAFETY: a slot of the map that is touched by atomic adds alone.
         unsafe { add_one(counter) };
     }
     0
+}
+
+/// Whether `proc_dointvec` is called to write this variable.
+#[inline(always)]
+fn is_written(ctx: &FEntryContext, variable: u64) -> bool {
+    let table = Address(ctx.argument(0));
+    ctx.argument::<i32>(1) != 0 && table.read::<u64>(Field::CtlTableData) == Some(variable)
 }

@@ -70,8 +70,8 @@ struct Switch {
 /// The program that counts when a switch is turned.
 pub(super) const COUNTER: &str = "switched";
 
-/// The functions that turn switches, in the order of their counters.
-const COUNTERS: [&str; 2] = ["write_enabled_file_bool", "ftrace_enable_sysctl"];
+/// How many counters it has: of kprobes, and of ftrace.
+const COUNTERS: usize = 2;
 
 /// The symbols that are looked up for it, besides the functions of the hooks.
 pub(super) fn variables() -> [&'static str; SWITCHES.len()] {
@@ -131,7 +131,7 @@ pub(super) struct Sight {
     places: Shared,
     switched: Shared,
     /// How often switches had been turned at the last reading.
-    turned: [u64; COUNTERS.len()],
+    turned: [u64; COUNTERS],
     switches: Vec<&'static Switch>,
     /// Of each function, the hook that it belongs to, and whether it is watched.
     functions: Vec<(Hook, bool)>,
@@ -161,7 +161,7 @@ impl Sight {
             return Ok(None);
         }
         let places = Shared::take(ebpf, "PLACES_TO_READ", PLACES * size_of::<Place>())?;
-        let switched = Shared::take(ebpf, "SWITCHED", COUNTERS.len() * size_of::<u64>())?;
+        let switched = Shared::take(ebpf, "SWITCHED", COUNTERS * size_of::<u64>())?;
         let addresses = switches.iter().filter_map(|switch| symbols.address(switch.variable));
         for (i, address) in addresses
             .chain(functions.iter().map(|&(_, address)| address))
@@ -182,7 +182,7 @@ impl Sight {
         let mut sight = Self {
             program,
             places,
-            turned: [0; COUNTERS.len()],
+            turned: [0; COUNTERS],
             switched,
             switches,
             functions: Vec::new(),
@@ -245,7 +245,7 @@ impl Sight {
         }
     }
 
-    fn counts(&self) -> [u64; COUNTERS.len()] {
+    fn counts(&self) -> [u64; COUNTERS] {
         std::array::from_fn(|i| self.switched.words()[i].load(Ordering::Acquire))
     }
 
@@ -267,9 +267,10 @@ fn attached(hooks: &[HookState]) -> impl Iterator<Item = (Hook, &HookState)> {
 }
 
 /// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.
-pub(super) fn count_switches(links: &mut Links, programs: &Programs, btf: &Btf<'_>) {
-    for (cookie, name) in (0..).zip(COUNTERS) {
-        if let Some(id) = btf.function(name) {
+pub(super) fn count_switches(links: &mut Links, programs: &Programs, btf: &Btf<'_>, symbols: &Symbols) {
+    let ftrace = symbols.address("ftrace_enabled");
+    for (name, cookie) in [("write_enabled_file_bool", Some(0)), ("proc_dointvec", ftrace)] {
+        if let Some((id, cookie)) = btf.function(name).zip(cookie) {
             // The switch is then read only, as on a kernel that lacks the function.
             _ = links.attach_one(programs, COUNTER, When::Enter, Function { id, cookie });
         }
