@@ -339,7 +339,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32> {
 
 const CUT_OFF: &str = "BTF ends in the middle of a type";
 
-/// How names are hashed: quickly, and with numbers that nobody knows, since an image's maker chooses them.
+/// How names are hashed: quickly, and from random numbers on, since it is the maker of an image who chooses the names.
 fn hasher() -> RandomState {
     // Of the standard library, as for the words of an image: what comes with `ahash` may open a device.
     let random = std::hash::RandomState::new();
