@@ -148,6 +148,8 @@ fn crates(tally: &mut Tally) -> Result<()> {
         run(command.arg("--hide-inclusion-graph").args(what))
     };
     tally.check("licences and origins of crates", || {
+        // Those of other systems as well, which no build here has fetched.
+        run(&mut cargo(&["fetch", "--locked", "--quiet"]))?;
         check(&["licenses", "bans", "sources"])
     });
     let own = || Some(std::env::home_dir()?.join(".cargo"));
