@@ -7,7 +7,7 @@ use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{Header, SessionRef};
 use luo_trace_common::text::{Comm, Compatible, SessionName};
 
-use crate::event::{EventId, is_usual_refusal};
+use crate::event::EventId;
 
 /// More sessions than this in one direction are not followed, and counted instead: no kernel has a hundredth of them.
 const MOST_SESSIONS: usize = 1 << 16;
@@ -105,14 +105,6 @@ pub struct Refused {
     pub result: i64,
     /// How many there were.
     pub files: u32,
-}
-
-impl Refused {
-    /// Whether this happens in every update: systemd, which is process 1, asks LUO to keep each descriptor that a service has
-    /// stored (systemd 262), and gets this error for those that no handler takes.
-    pub fn is_usual(&self) -> bool {
-        is_usual_refusal(self.tgid, self.result)
-    }
 }
 
 /// What happened to one file in one boot.

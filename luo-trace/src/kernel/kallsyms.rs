@@ -8,6 +8,7 @@ use luo_trace_common::variables::Variable;
 
 /// Where the kernel lists its symbols.
 const KALLSYMS: &str = "/proc/kallsyms";
+
 /// Some of the kernel's symbols, by name. Symbols of modules are not looked at.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, Found>);
@@ -23,17 +24,12 @@ struct Found {
 impl Symbols {
     /// Symbols with their addresses, of which there is one each.
     pub(super) fn at(found: impl IntoIterator<Item = (String, u64)>) -> Self {
-        let only = |(name, address)| {
-            let is_one_of_many = false;
-            (
-                name,
-                Found {
-                    address,
-                    is_one_of_many,
-                },
-            )
+        let is_one_of_many = false;
+        let only = |address| Found {
+            address,
+            is_one_of_many,
         };
-        Self(found.into_iter().map(only).collect())
+        Self(found.into_iter().map(|(name, address)| (name, only(address))).collect())
     }
 
     /// Looks these symbols up in the running kernel's list, in one pass, which takes no privilege.

@@ -47,7 +47,7 @@ const SWITCHES: [Switch; 3] = [
     },
     // `int`, kernel/trace/ftrace.c (7.3), as is the next.
     Switch {
-        variable: "ftrace_enabled",
+        variable: FTRACE_ENABLED,
         bytes: 4,
         is_off: |number| number == 0,
         cause: BLIND_FTRACE_OFF,
@@ -59,6 +59,8 @@ const SWITCHES: [Switch; 3] = [
         cause: BLIND_FTRACE_DEAD,
     },
 ];
+
+const FTRACE_ENABLED: &str = "ftrace_enabled";
 
 struct Switch {
     variable: &'static str,
@@ -268,7 +270,7 @@ fn attached(hooks: &[HookState]) -> impl Iterator<Item = (Hook, &HookState)> {
 
 /// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.
 pub(super) fn count_switches(links: &mut Links, programs: &Programs, btf: &Btf<'_>, symbols: &Symbols) {
-    let ftrace = symbols.address("ftrace_enabled");
+    let ftrace = symbols.address(FTRACE_ENABLED);
     for (name, cookie) in [("write_enabled_file_bool", Some(0)), ("proc_dointvec", ftrace)] {
         if let Some((id, cookie)) = btf.function(name).zip(cookie) {
             // The switch is then read only, as on a kernel that lacks the function.

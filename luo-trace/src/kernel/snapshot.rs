@@ -1,7 +1,6 @@
 //! What LUO's lists hold now: the walks of the program `snapshot`, which needs no hook.
 
 use std::cell::RefCell;
-use std::fs;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::{MapData, RingBuf};
@@ -15,12 +14,11 @@ use super::arrival::Arrival;
 use super::drive::{drive, repeat};
 use super::index;
 use super::kallsyms::{self, Symbols};
-use super::preflight::VMLINUX_BTF;
+use super::preflight::Types;
 use super::signals::HeldSignals;
 use super::verifier::explain;
 use crate::event::decode::Decoder;
 use crate::event::{Body, Event};
-use crate::image::btf::Btf;
 use crate::journal::Header;
 
 const PROGRAM: &str = "snapshot";
@@ -91,9 +89,7 @@ impl Snapshots {
 /// better.
 pub fn look(header: &mut Header) -> Result<Vec<Event>> {
     let _held = HeldSignals::hold();
-    let btf = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
-    let offsets = Btf::parse(&btf)?.offsets();
-    drop(btf);
+    let offsets = Types::read().btf()?.offsets();
     let symbols = index::look_up(&kallsyms::variables()).context("cannot read the kernel's list of symbols")?;
     let mut ebpf = EbpfLoader::new()
         .btf(None)

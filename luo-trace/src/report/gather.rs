@@ -11,7 +11,7 @@ use super::json::{
 use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
 use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
-use crate::event::Event;
+use crate::event::{Event, is_usual_refusal};
 use crate::model::{Invariant, Status};
 use crate::policy::tell;
 use crate::text::errno;
@@ -265,7 +265,7 @@ fn refused(by: &chain::Refused) -> Refused {
         process: format!("{} ({})", by.comm, by.tgid),
         result: errno::result(by.result).into_owned(),
         files: by.files,
-        usual: by.is_usual(),
+        usual: is_usual_refusal(by.tgid, by.result),
     }
 }
 

@@ -15,10 +15,16 @@ use crate::text::units::span;
 /// One live update.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
+    /// The number, as it is shown.
+    #[serde(skip)]
+    label: String,
+    /// The way from the one release to the other, as it is shown.
+    #[serde(skip)]
+    way: String,
     /// LUO's number of it.
     pub number: Option<u64>,
-    /// When it began to freeze, in nanoseconds since 1970 by the wall clock of the kernel that left; where that has no record, when the
-    /// next kernel's clock began.
+    /// When it began to freeze, in nanoseconds since 1970 by the wall clock of the kernel that left. Where that is not known, when the
+    /// first phase that is known began; where none is, when the next kernel's clock did.
     pub time_unix_ns: Option<u64>,
     /// The release of the kernel that left.
     pub from: Option<String>,
@@ -51,6 +57,8 @@ impl Row {
         let begins = freeze.or(update.phases.first()).map(|phase| phase.start_ns);
         let arrives = || Some(report.kernels.get(update.to?)?.start_ns);
         Self {
+            label: update.label(),
+            way: report.way(update),
             number: update.number,
             time_unix_ns: begins.or_else(arrives).and_then(|at| report.unix(update, at)),
             from,
@@ -104,14 +112,7 @@ pub fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no live update is recorded\n".into();
     }
-    let way = |row: &Row| {
-        let name = |release: &Option<String>| release.clone().unwrap_or("?".into());
-        match row.outcome {
-            "aborted" => name(&row.from),
-            _ => format!("{} → {}", name(&row.from), name(&row.to)),
-        }
-    };
-    let widest = rows.iter().map(|row| way(row).chars().count()).max().unwrap_or(0);
+    let widest = rows.iter().map(|row| row.way.chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
     _ = writeln!(
@@ -122,9 +123,9 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         let line = format!(
             "{:>6}  {:<20}  {:<widest$}  {:<9}  {:>9}  {:>8}  {:>6}  {}",
-            row.number.map_or("?".into(), |number| number.to_string()),
+            row.label,
             row.time_unix_ns.map_or("?".into(), when),
-            way(row),
+            row.way,
             row.outcome,
             row.blackout_ns.map_or("-".into(), span),
             row.sessions,

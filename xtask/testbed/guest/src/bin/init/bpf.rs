@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -96,19 +97,15 @@ pub(crate) fn cannot_detach_links() -> Result<()> {
     // `BPF_LINK_GET_FD_BY_ID` and `BPF_LINK_DETACH` of the same header.
     const FD_BY_ID: libc::c_long = 30;
     const DETACH: libc::c_long = 34;
-    let call = |command: libc::c_long, argument: u32| {
-        let attr = [argument, 0, 0];
-        // SAFETY: the size given is that of `attr`, which the kernel only reads.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const attr, size_of_val(&attr)) };
-        u32::try_from(result).map_err(|_| io::Error::last_os_error())
-    };
+    // SAFETY: the kernel only reads the attributes.
+    let of_link = |command, link: u32| unsafe { call(command, &mut [link, 0, 0]) };
     let (mut id, mut tried) = (0, 0);
     while let Some(next) = next_id(NEXT_LINK, id)? {
         id = next;
-        let fd = call(FD_BY_ID, id)?;
-        let detached = call(DETACH, fd);
+        let fd = of_link(FD_BY_ID, id)?;
+        let detached = of_link(DETACH, fd);
         // SAFETY: a descriptor that the kernel has just made for this, and that is used no more.
-        unsafe { libc::close(fd as libc::c_int) };
+        drop(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) });
         match detached {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => tried += 1,
             Err(error) => return Err(error.into()),
@@ -125,13 +122,20 @@ pub(crate) fn cannot_detach_links() -> Result<()> {
 fn next_id(command: libc::c_long, id: u32) -> io::Result<Option<u32>> {
     // `union bpf_attr` begins, for these commands, with start_id, next_id and open_flags.
     let mut attr = [id, 0, 0];
-    // SAFETY: the size given is that of `attr`, which the kernel reads, and whose second word it writes.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of_val(&attr)) };
-    if result == 0 {
-        return Ok(Some(attr[1]));
+    // SAFETY: the kernel writes the second word.
+    match unsafe { call(command, &mut attr) } {
+        Ok(_) => Ok(Some(attr[1])),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        error => Err(error),
-    }
+}
+
+/// bpf(2) with the beginning of what `union bpf_attr` has for the command.
+///
+/// # Safety
+/// Whatever the attributes point to is there for as long as the call lasts, and may be read and written as the command does.
+pub(crate) unsafe fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<u32> {
+    // SAFETY: the size given is that of the attributes; the rest is the caller's.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    u32::try_from(result).map_err(|_| io::Error::last_os_error())
 }

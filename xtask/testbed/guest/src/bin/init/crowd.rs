@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::bpf;
+
 /// Commands of bpf(2) and what they are given, from `include/uapi/linux/bpf.h` (7.3).
 const PROG_LOAD: libc::c_long = 5;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
@@ -62,7 +64,7 @@ fn load(function: u32) -> io::Result<OwnedFd> {
     // `r0 = 0` and `exit`.
     let instructions: [u64; 2] = [0xb7, 0x95];
     let license: &CStr = c"GPL";
-    let attributes = Load {
+    let mut attributes = Load {
         kind: TRACING,
         instructions_len: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
@@ -71,24 +73,26 @@ fn load(function: u32) -> io::Result<OwnedFd> {
         attach_id: function,
         ..Load::default()
     };
-    call(PROG_LOAD, &attributes)
+    // SAFETY: instructions and licence are only read, and live longer than the call.
+    unsafe { descriptor(PROG_LOAD, &mut attributes) }
 }
 
 fn attach(program: &OwnedFd) -> io::Result<OwnedFd> {
     // No name: the program knows its function.
-    let attributes = (0_u64, u64::from(program.as_raw_fd().unsigned_abs()));
-    call(RAW_TRACEPOINT_OPEN, &attributes)
+    let mut attributes = [0, u64::from(program.as_raw_fd().unsigned_abs())];
+    // SAFETY: they point to nothing.
+    unsafe { descriptor(RAW_TRACEPOINT_OPEN, &mut attributes) }
 }
 
 /// A command that gives a descriptor.
-fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the size given is that of the attributes, which the kernel only reads, as all they point to.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    match libc::c_int::try_from(fd) {
-        // SAFETY: the kernel has just made it for this.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+///
+/// # Safety
+/// As for [`bpf::call`].
+unsafe fn descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's.
+    let fd = unsafe { bpf::call(command, attributes) }?;
+    // SAFETY: the kernel has just made it for this.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
 /// The id of a function in type information: its place among the types, from 1.
