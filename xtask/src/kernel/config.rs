@@ -1,4 +1,4 @@
-//! The testbed's kernel configuration: one fragment, two flavours, and a check that a kernel took it.
+//! The testbed's kernel configuration: one fragment, its flavours, and a check that a kernel took it.
 
 use std::{
     collections::HashSet,
@@ -14,6 +14,8 @@ use super::Flavour;
 
 /// What the testbed needs of a kernel, merged onto the smallest configuration there is.
 const TESTBED: &str = include_str!("../../testbed/kernel/testbed.config");
+/// What a kernel that checks itself has besides.
+const DEBUG: &str = include_str!("../../testbed/kernel/debug.config");
 
 /// What all options of LUO begin with, and the option on which they depend.
 const LUO: &str = "CONFIG_LIVEUPDATE";
@@ -22,13 +24,18 @@ const MEMFD: &str = "CONFIG_LIVEUPDATE_MEMFD";
 
 /// The fragment for a build.
 pub(super) fn fragment(flavour: Flavour, build: Build) -> String {
-    let optimisation = match flavour {
-        Flavour::O2 => "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y",
+    let speed = "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y";
+    let (own, checks) = match flavour {
+        Flavour::O2 => (speed, ""),
+        Flavour::Debug => (speed, DEBUG),
         // Packed functions begin at odd addresses, too, and 7.2 and 7.3 take such an address of ftrace's own for a marked
         // one: a kprobe that shares its function with another user of ftrace then runs into the middle of nowhere.
-        Flavour::Os => "CONFIG_CC_OPTIMIZE_FOR_SIZE=y\nCONFIG_DEBUG_FORCE_FUNCTION_ALIGN_64B=y",
+        Flavour::Os => (
+            "CONFIG_CC_OPTIMIZE_FOR_SIZE=y\nCONFIG_DEBUG_FORCE_FUNCTION_ALIGN_64B=y",
+            "",
+        ),
     };
-    let fragment = format!("{TESTBED}{optimisation}\n");
+    let fragment = format!("{TESTBED}{own}\n{checks}");
     match build {
         Build::Testbed | Build::OtherAbi => fragment,
         Build::WithoutLuo => without(&fragment, LUO),
@@ -62,7 +69,7 @@ pub(super) fn verify(fragment: &str, config: &str, tree: &Path) -> Result<Vec<St
         .partition(|line| known.contains(symbol(line)));
     if !lost.is_empty() {
         bail!(
-            "this kernel knows these options of xtask/testbed/kernel/testbed.config but did not take them; \
+            "this kernel knows these options of xtask/testbed/kernel/*.config but did not take them; \
              add what they depend on: {}",
             lost.join(", ")
         );
@@ -138,6 +145,14 @@ mod tests {
             "CONFIG_DEBUG_FORCE_FUNCTION_ALIGN_64B=y",
         ];
         assert_eq!(only_os, HashSet::from(expected));
+    }
+
+    #[test]
+    fn a_kernel_that_checks_itself_has_its_checks_and_all_of_the_usual_one() {
+        let usual = fragment(Flavour::O2, Build::Testbed);
+        let checks = fragment(Flavour::Debug, Build::Testbed);
+        let checks = checks.strip_prefix(&usual).unwrap();
+        assert!(checks.contains("CONFIG_KASAN=y\n") && checks.contains("CONFIG_PROVE_LOCKING=y\n"));
     }
 
     #[test]

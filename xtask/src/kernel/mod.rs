@@ -21,7 +21,7 @@ use crate::setup::{self, Need};
 pub(crate) struct Request {
     /// Where it comes from.
     pub source: Source,
-    /// How it is optimised; means nothing for a ready image.
+    /// How it is built; means nothing for a ready image.
     pub flavour: Flavour,
 }
 
@@ -54,7 +54,7 @@ impl std::str::FromStr for Source {
     }
 }
 
-/// How the compiler optimises a kernel. The two inline different functions.
+/// How a kernel is built. The compiler inlines other functions in each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub(crate) enum Flavour {
     /// For speed, `-O2`, as the distributions do.
@@ -62,6 +62,18 @@ pub(crate) enum Flavour {
     O2,
     /// For size, `-Os`.
     Os,
+    /// For speed, with the kernel's own checks: KASAN, lockdep, lists, objects. It takes several times as long.
+    Debug,
+}
+
+impl Flavour {
+    /// How many times as long as on the usual one a scenario may take.
+    pub(crate) fn slowness(self) -> u32 {
+        match self {
+            Self::O2 | Self::Os => 1,
+            Self::Debug => 4,
+        }
+    }
 }
 
 impl fmt::Display for Flavour {
@@ -69,6 +81,7 @@ impl fmt::Display for Flavour {
         f.write_str(match self {
             Self::O2 => "o2",
             Self::Os => "os",
+            Self::Debug => "debug",
         })
     }
 }
@@ -80,7 +93,7 @@ pub(crate) struct Kernel {
     pub image: PathBuf,
     /// Its release, such as `7.3.4`.
     pub version: String,
-    /// How it was optimised, unless it came ready.
+    /// How it was built, unless it came ready.
     pub flavour: Option<Flavour>,
     /// The source tree, unless it came ready.
     tree: Option<source::Tree>,
@@ -137,7 +150,7 @@ pub(crate) struct Args {
     /// A source tree, a tar file of one, or a package such as linux-source-7.3 [default: the newest package with LUO]
     #[arg(long, value_name = "DIR|TAR|PACKAGE")]
     source: Option<Source>,
-    /// Optimise for speed (o2) or for size (os)
+    /// Optimise for speed (o2) or for size (os), or have the kernel check itself (debug: KASAN, lockdep)
     #[arg(long, default_value_t, value_enum)]
     flavour: Flavour,
     /// Take a ready bzImage instead of building one

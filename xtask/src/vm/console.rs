@@ -37,7 +37,7 @@ enum Trouble {
 }
 
 /// How each trouble begins, after the kernel's time stamp; the first that fits names it.
-const BEGINNINGS: [(&str, Trouble); 14] = [
+const BEGINNINGS: [(&str, Trouble); 15] = [
     ("Kernel panic - not syncing", Trouble::Panic),
     ("BUG: ", Trouble::Oops),
     ("Oops", Trouble::Oops),
@@ -52,6 +52,7 @@ const BEGINNINGS: [(&str, Trouble); 14] = [
     ("rcu: INFO: ", Trouble::Stall),
     ("INFO: rcu_", Trouble::Stall),
     ("WARNING: ", Trouble::Warning),
+    ("INFO: trying to register non-static key", Trouble::Warning),
 ];
 
 impl Trouble {

@@ -28,7 +28,7 @@ use luo_trace::journal::serial::Log;
 use testbed_guest::scenario::{Root, Scenario, changed_words};
 
 use crate::cache;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Flavour, Kernel};
 use crate::setup::{self, Need};
 
 use console::{End, Watch};
@@ -248,6 +248,7 @@ fn empty(directory: PathBuf) -> Result<PathBuf> {
 /// It could not be run. A scenario that ran and failed is an [`Outcome`].
 pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
     let first = &kernel.built(scenario.kernel)?;
+    let slowness = kernel.flavour.map_or(1, Flavour::slowness);
     let boot = options.output.join("boot");
     fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
     fs::create_dir_all(options.output.join("journal"))?;
@@ -275,7 +276,8 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         share: &options.output,
         accel: options.accel,
         by_turns: !scenario.policies().is_empty(),
-        memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20),
+        // A kernel that checks itself keeps an account of its memory in the memory.
+        memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20) + 1024 * u64::from(slowness > 1),
         cpus: options.cpus,
         serial: scenario.serial_journal.then_some(&serial),
         log: options.output.join("qemu.log"),
@@ -284,7 +286,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let mut stopwatch = Stopwatch::start(Stage::Boot);
     let mut starts = 1;
     let end = loop {
-        match watch(scenario, machine.start()?, options, &mut stopwatch)? {
+        match watch(scenario, machine.start()?, options, slowness, &mut stopwatch)? {
             None if starts < STARTS => starts += 1,
             None => break End::Late(format!("the first kernel hung in {STARTS} boots, before its init ran")),
             Some(end) => break end,
@@ -364,9 +366,16 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
 }
 
 /// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
-/// Nothing, where the first kernel hangs before its init runs.
-fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Stopwatch) -> Result<Option<End>> {
-    let deadline = Instant::now() + Duration::from_secs(scenario.deadline_seconds);
+/// Nothing, where the first kernel hangs before its init runs. On a kernel that is so many times as slow everything may take as much longer.
+fn watch(
+    scenario: &Scenario,
+    qemu: Qemu,
+    options: &Options,
+    slowness: u32,
+    stopwatch: &mut Stopwatch,
+) -> Result<Option<End>> {
+    let seconds = scenario.deadline_seconds * u64::from(slowness);
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
     let mut watch = Watch::new(scenario);
     let mut progress = String::new();
@@ -375,7 +384,7 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Sto
         let booting = watch.stage() == Stage::Boot;
         let patience = match () {
             () if watch.in_trouble() => left.min(TROUBLE_ENDS),
-            () if booting => left.min(BOOT_HANGS),
+            () if booting => left.min(BOOT_HANGS * slowness),
             () => left,
         };
         let end = match qemu.lines().recv_timeout(patience) {
@@ -388,7 +397,7 @@ fn watch(scenario: &Scenario, qemu: Qemu, options: &Options, stopwatch: &mut Sto
             Err(RecvTimeoutError::Timeout) if watch.in_trouble() => watch.quiet(),
             Err(RecvTimeoutError::Timeout) if booting => return Ok(None),
             Err(RecvTimeoutError::Timeout) => {
-                let end = watch.late(scenario.deadline_seconds);
+                let end = watch.late(seconds);
                 return Ok(Some(with(end, "QEMU's threads", &qemu.threads())));
             }
             Err(RecvTimeoutError::Disconnected) => Some(watch.closed()),
