@@ -63,6 +63,7 @@ pub(crate) fn all(tally: &mut Tally) -> Result<()> {
     // This and Prometheus's name no package, as the tests do not: cargo would build the library anew for the features of one.
     schedules(tally);
     tally.check("rules of the dashboards", dashboards::rules);
+    tally.check("Prometheus takes a backfill", dashboards::backfill);
     tally.check("Prometheus scrapes by TLS", || {
         let scrapes = "dashboards::tests::prometheus";
         run(cargo(&["test", "--quiet", "--bins", "--", "--ignored", scrapes]))

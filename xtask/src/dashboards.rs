@@ -3,6 +3,8 @@
 //! A little HTTP server plays the agent and serves the file; Prometheus scrapes it on loopback and answers the queries.
 
 use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::check;
 use crate::run;
 use crate::setup::{self, Need};
 
@@ -55,6 +58,40 @@ pub(crate) fn rules() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Has Prometheus take the metrics that `luo-trace replay` makes of a recording.
+///
+/// # Errors
+/// One of the two cannot be run, or does not take what the other made.
+pub(crate) fn backfill() -> Result<()> {
+    let promtool = setup::ensure(&[Need::Prometheus])?.program("promtool")?;
+    let place = env::temp_dir().join(format!("xtask-backfill-{}", std::process::id()));
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    let [log, metrics, blocks] = ["recording.log", "metrics.txt", "blocks"].map(|name| place.join(name));
+    let agent = |words: &[&OsStr]| {
+        let mut command = check::cargo(&["run", "--quiet", "--bin", "luo-trace", "--"]);
+        run::output(command.args(words)).map(drop)
+    };
+    let taken = agent(&["demo".as_ref(), "--save".as_ref(), log.as_ref()])
+        .and_then(|()| {
+            agent(&[
+                "replay".as_ref(),
+                log.as_ref(),
+                "--openmetrics".as_ref(),
+                metrics.as_ref(),
+            ])
+        })
+        .and_then(|()| {
+            let mut command = Command::new(promtool);
+            run::output(
+                command
+                    .args(["tsdb", "create-blocks-from", "openmetrics"])
+                    .args([&metrics, &blocks]),
+            )
+        });
+    fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
+    taken.map(drop)
 }
 
 /// Checks the dashboard and the rules in `dashboards/` against `metrics_file`, as scraped from an agent.

@@ -1,38 +1,94 @@
 //! `cargo xtask demo`: one real live update, traced in both kernels, and the report of it.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use luo_trace::journal::{Reader, serial::Serial};
 
-use crate::kernel::{self, Flavour, Request, Source};
+use crate::kernel::{self, Flavour, Kernel, Request, Source};
 use crate::setup::{self, Need};
-use crate::vm::{self, Agent, Options, guest};
+use crate::vm::{self, Agent, Guest, Options, guest};
 
 /// The scenario that is shown.
 const SCENARIO: &str = "demo";
 
-/// From whatever machine this is to the report.
+/// The recordings that are built into the agent, for `luo-trace demo`: each one's name, and the scenario that it shows.
+const RECORDINGS: [(&str, &str); 5] = [
+    ("clean", SCENARIO),
+    ("lost-session", "next-legacy"),
+    ("failed-freeze", "freeze-fails"),
+    ("left-behind", "left-behind"),
+    ("leaked-memory", "fault-kho-leak"),
+];
+
+/// The options of `cargo xtask demo`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// Make the recordings anew that are built into the agent, for `luo-trace demo`
+    #[arg(long)]
+    record: bool,
+}
+
+/// From whatever machine this is to the report, or to the recordings.
 ///
 /// # Errors
 /// Something that is needed cannot be got, or the update does not come through.
-pub(crate) fn command() -> Result<()> {
+pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Bpf, Need::Qemu, Need::KernelBuild])?;
     let kernel = kernel::ensure(&Request {
         source: Source::Newest,
         flavour: Flavour::O2,
     })?;
     let guest = guest::build(&Agent::Built)?;
+    match args.record {
+        true => RECORDINGS
+            .iter()
+            .try_for_each(|(name, scenario)| record(name, scenario, &kernel, &guest)),
+        false => show(&kernel, guest),
+    }
+}
+
+/// Runs a scenario, and keeps its journals in the form in which they go through a serial line: it is text, packed, and holds all of
+/// them in one file.
+fn record(name: &str, scenario: &str, kernel: &Kernel, guest: &Guest) -> Result<()> {
+    let path = guest::workspace().join(format!("luo-trace/recordings/{name}.log"));
+    let cannot = || format!("cannot write {}", path.display());
+    let (output, _lock) = vm::fresh(scenario, kernel)?;
+    let outcome = vm::run(
+        &vm::scenario::find(scenario)?,
+        kernel,
+        &Options::new(guest.clone(), output.clone()),
+    )?;
+    if !outcome.failures.is_empty() {
+        bail!("{scenario} did not go as it should:\n{}", outcome.failures.join("\n"));
+    }
+    let mut journals = journals(&output.join("journal"))?;
+    // By the boots that they name they would come in any order.
+    let begun = |path: &PathBuf| Reader::open(path).map(|reader| reader.header().clock.realtime_ns);
+    journals.sort_by_key(|path| begun(path).unwrap_or_default());
+    let mut log = Vec::new();
+    for journal in journals {
+        let bytes = fs::read(&journal).with_context(|| format!("cannot read {}", journal.display()))?;
+        Serial::new(&mut log).write_all(&bytes).with_context(cannot)?;
+    }
+    fs::write(&path, &log).with_context(cannot)?;
+    println!("{}: {} bytes", path.display(), log.len());
+    Ok(())
+}
+
+fn show(kernel: &Kernel, guest: Guest) -> Result<()> {
     let agent = guest.agent.clone().context("no agent was built")?;
     let scenario = vm::scenario::find(SCENARIO)?;
-    let (output, _lock) = vm::fresh(SCENARIO, &kernel)?;
+    let (output, _lock) = vm::fresh(SCENARIO, kernel)?;
     eprintln!("booting Linux {kernel} in QEMU: {}", scenario.summary);
     let options = Options {
         talk: true,
         ..Options::new(guest, output.clone())
     };
-    let outcome = vm::run(&scenario, &kernel, &options)?;
+    let outcome = vm::run(&scenario, kernel, &options)?;
     eprintln!();
     let journals = journals(&output.join("journal"))?;
     let report = Command::new(&agent)

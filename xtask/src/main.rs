@@ -35,7 +35,7 @@ enum Verb {
     /// Boot the testbed's kernel and run a scenario on it
     Vm(vm::Args),
     /// Show a real live update, traced in both kernels
-    Demo,
+    Demo(demo::Args),
     /// Measure what luo-trace costs
     Bench(bench::Args),
     /// Feed made-up bytes to everything that reads bytes from outside
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::command(),
         Verb::Kernel(args) => kernel::command(args),
         Verb::Vm(args) => vm::command(args),
-        Verb::Demo => demo::command(),
+        Verb::Demo(args) => demo::command(&args),
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Explore(args) => explore::command(args),

@@ -3,6 +3,7 @@
 //! One task writes, between two waits for the ring; readers come in between, so no reader waits long for the lock.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -16,7 +17,7 @@ use crate::model::{Finding, Model};
 use crate::policy::orders::{Entry, Standing};
 use crate::sink::metrics::Metrics;
 use crate::sink::{self, web};
-use crate::status::{self, Digest, Losses, Status};
+use crate::status::{self, Digest, Facts, Losses, Status};
 
 /// How many findings are kept for the page.
 const FINDINGS: usize = 50;
@@ -33,7 +34,16 @@ pub struct Live {
     troubles: Vec<String>,
     hooks: Vec<HookState>,
     attach: Option<String>,
+    place: Place,
     state: Mutex<State>,
+}
+
+/// Where and when it all happens.
+enum Place {
+    /// On this host, now.
+    Here,
+    /// On a host of this name, at this time of its `CLOCK_MONOTONIC`, in nanoseconds: in a recording.
+    Recorded(String, AtomicU64),
 }
 
 struct State {
@@ -58,6 +68,48 @@ impl Live {
     /// # Errors
     /// Where the metrics' table is wrong, which a test rules out.
     pub fn new(header: &Header) -> Result<Self> {
+        Self::at(Place::Here, header)
+    }
+
+    /// The same of a recording, at its beginning: see [`Live::is_now`].
+    ///
+    /// # Errors
+    /// As [`Live::new`].
+    pub fn recorded(header: &Header) -> Result<Self> {
+        let now = AtomicU64::new(header.clock.monotonic_ns);
+        Self::at(Place::Recorded(header.host.name.clone(), now), header)
+    }
+
+    /// So late it is in the recording, in nanoseconds of its `CLOCK_MONOTONIC`.
+    pub fn is_now(&self, time: u64) {
+        if let Place::Recorded(_, now) = &self.place {
+            now.store(time, Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        match &self.place {
+            Place::Here => host::monotonic_ns(),
+            Place::Recorded(_, now) => now.load(Ordering::Relaxed),
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let (kernel, boot_id) = (self.kernel.clone(), self.boot_id.clone());
+        match &self.place {
+            Place::Here => host::facts(kernel, boot_id),
+            Place::Recorded(host, _) => Facts {
+                host: host.clone(),
+                kernel,
+                boot_id,
+                now_ns: self.now(),
+                ..Facts::default()
+            },
+        }
+    }
+
+    fn at(place: Place, header: &Header) -> Result<Self> {
+        let foreign = matches!(place, Place::Here) && host::namespace::is_foreign();
         let metrics = Metrics::new().context("the metrics cannot be set up")?;
         metrics.set_hooks(&header.hooks);
         if let Some(number) = header.update_number {
@@ -82,10 +134,11 @@ impl Live {
                         hook.reason.as_deref().unwrap_or("not attached")
                     )
                 })
-                .chain(host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned()))
+                .chain(foreign.then(|| host::namespace::FOREIGN.to_owned()))
                 .collect(),
             hooks: header.hooks.clone(),
             attach: header.attach.clone(),
+            place,
             state: Mutex::new(State {
                 model: Model::new(&header.coverage()),
                 digest: Digest::default(),
@@ -193,7 +246,7 @@ impl Live {
     /// What of them keeps the agent from seeing, or from telling what it sees.
     fn blind(&self, state: &State) -> Vec<String> {
         let missing = self.troubles.iter().cloned();
-        let blind = state.blind.as_ref().map(|blind| blind.trouble(host::monotonic_ns()));
+        let blind = state.blind.as_ref().map(|blind| blind.trouble(self.now()));
         // A policy's programs hang on functions of the kernel as the hooks do; kprobes alone are no matter to them.
         let off = |blind: &&Blind| blind.what.cause == abi::BLIND_FTRACE_OFF && state.policy.is_some();
         let brake = state.blind.as_ref().filter(off).map(|_| BRAKE_OFF.to_owned());
@@ -295,9 +348,13 @@ impl State {
 
 impl sink::Source for Live {
     fn status(&self) -> Status {
-        let facts = host::facts(self.kernel.clone(), self.boot_id.clone());
+        let facts = self.facts();
         let state = self.state();
-        let status = Status::new("agent", facts, &state.model, &state.digest);
+        let source = match self.place {
+            Place::Here => "agent",
+            Place::Recorded(..) => "recording",
+        };
+        let status = Status::new(source, facts, &state.model, &state.digest);
         let losses = state.losses.clone();
         let troubles = self.troubles(&state);
         let hooks = self.hooks(&state);
@@ -325,12 +382,11 @@ impl sink::Source for Live {
 impl web::Source for Live {
     fn metrics(&self) -> String {
         let state = self.state();
-        self.metrics
-            .set_counts(&state.model.counts_of_others(), host::monotonic_ns());
+        self.metrics.set_counts(&state.model.counts_of_others(), self.now());
         self.metrics.set_verdicts(&state.model.verdicts());
         self.metrics.set_image(state.digest.image_word());
         if let Some((_, standing)) = &state.policy {
-            let now = host::monotonic_ns();
+            let now = self.now();
             let left = |order: Option<&Entry>| order.map_or(0, |order| order.until().saturating_sub(now));
             let (held, allowed) = (left(standing.hold.as_ref()), left(standing.allowance.as_ref()));
             self.metrics.set_orders(held > 0, allowed);

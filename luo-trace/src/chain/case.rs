@@ -63,27 +63,29 @@ impl Case {
         for (place, path) in journals.iter().enumerate() {
             // A serial log is one machine's, whatever its kernels say.
             let log = path.as_ref().is_file().then_some(place);
-            unreadable.extend(each(path.as_ref(), |Source { name, events }| {
-                let mut boot = Boot::new(events.header());
-                boot.log = log;
-                let judgement = judge(events, |event| boot.apply(event));
-                boot.late_clock = judgement.summary.clock;
-                boot.resume(&judgement.header);
-                let journal = name;
-                read.push((boot, Record { journal, judgement }));
-            })?);
+            unreadable.extend(each(path.as_ref(), |source| read.push(judged(source, log)))?);
         }
+        Ok(Self::join(read, unreadable, hosts))
+    }
+
+    /// Judges what one machine recorded.
+    pub fn of_one(journals: Vec<Source>) -> Self {
+        let read = journals.into_iter().map(|source| judged(source, Some(0)));
+        Self::join(read.collect(), Vec::new(), Hosts::One)
+    }
+
+    fn join(read: Vec<(Boot, Record)>, unreadable: Vec<Unreadable>, hosts: Hosts) -> Self {
         let (read, repeated) = without_repetition(read);
         let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();
         let chain = Chain::join(boots, hosts);
         let mut records: Vec<_> = records.into_iter().map(Some).collect();
         let taken = chain.given.iter().filter_map(|&place| records.get_mut(place)?.take());
-        Ok(Self {
+        Self {
             records: taken.collect(),
             chain,
             repeated,
             unreadable,
-        })
+        }
     }
 
     /// Everything that was found: in each boot, and over them.
@@ -116,6 +118,17 @@ impl Case {
         }
         doubts
     }
+}
+
+/// What a journal says of its boot, and proves; `log` is which serial log it was in.
+fn judged(Source { name, events }: Source, log: Option<usize>) -> (Boot, Record) {
+    let mut boot = Boot::new(events.header());
+    boot.log = log;
+    let judgement = judge(events, |event| boot.apply(event));
+    boot.late_clock = judgement.summary.clock;
+    boot.resume(&judgement.header);
+    let journal = name;
+    (boot, Record { journal, judgement })
 }
 
 /// Of several journals of one boot the one that tells the most, and the others' paths.

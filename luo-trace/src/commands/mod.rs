@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod check;
+pub mod demo;
 pub mod doctor;
 pub mod drain;
 pub mod hooks;
@@ -9,6 +10,7 @@ pub mod invariants;
 pub mod metrics;
 pub mod policy;
 pub mod preflight;
+pub mod replay;
 pub mod report;
 pub mod status;
 pub mod top;
@@ -35,6 +37,8 @@ pub enum Command {
     Agent(agent::Args),
     /// Check recorded updates against LUO's invariants
     Check(check::Args),
+    /// Show a real live update, from a recording that is built in
+    Demo(demo::Args),
     /// Can this host be traced, and if not, why and what to do
     Doctor(doctor::Args),
     /// Drain the records of a journal as an agent drains its ring: for measurements
@@ -53,6 +57,8 @@ pub enum Command {
     /// Read the kernel image at standard input, in a process without privilege: for luo-trace itself
     #[command(name = image_reader::COMMAND, hide = true)]
     ReadImage,
+    /// Play recorded updates as if they happened now, with metrics and the page
+    Replay(replay::Args),
     /// Tell the story of a recorded update, over both kernels
     Report(report::Args),
     /// What LUO holds now: sessions, files, global state, memory, verdicts
@@ -101,6 +107,7 @@ impl Command {
         match self {
             Self::Agent(args) => agent::run(args),
             Self::Check(args) => check::run(args),
+            Self::Demo(args) => demo::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Drain(args) => drain::run(args),
             Self::Hooks(args) => hooks::run(args),
@@ -109,6 +116,7 @@ impl Command {
             Self::Policy(args) => policy::run(args),
             Self::Preflight(args) => preflight::run(args),
             Self::ReadImage => image_reader::run().map(|()| Exit::Held),
+            Self::Replay(args) => replay::run(args),
             Self::Report(args) => report::run(args),
             Self::Status(args) => status::run(args),
             Self::Top(args) => top::run(args),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::Journals;
+use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::report::{Report, Style, html, otlp, perfetto, render};
 
@@ -29,7 +30,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For a terminal
     #[default]
     Text,
@@ -48,15 +49,19 @@ enum Format {
 /// # Errors
 /// Where a journal cannot be read, or the report cannot be written. Nothing is written in the first case.
 pub fn run(args: &Args) -> Result<Exit> {
-    let report = Report::of(&args.journals.case()?);
-    let text = draw(&report, args.format, args.output.is_none())?;
-    match &args.output {
-        Some(path) => write(path, text.as_bytes())?,
+    tell(&args.journals.case()?, args.format, args.output.as_deref())?;
+    Ok(Exit::Held)
+}
+
+/// Writes the report of a case to a file, or to stdout.
+pub(super) fn tell(case: &Case, format: Format, output: Option<&Path>) -> Result<()> {
+    let text = draw(&Report::of(case), format, output.is_none())?;
+    match output {
+        Some(path) => write(path, text.as_bytes()),
         None => super::stdout()
             .write_all(text.as_bytes())
-            .context("cannot write to stdout")?,
+            .context("cannot write to stdout"),
     }
-    Ok(Exit::Held)
 }
 
 fn draw(report: &Report, format: Format, stdout: bool) -> Result<String> {
@@ -80,7 +85,7 @@ fn pretty(value: &impl serde::Serialize) -> Result<String> {
 }
 
 /// Writes a file as a whole: a reader sees the old one or the new one. What is no plain file is written as it is.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let cannot = || format!("cannot write {}", path.display());
     let there = fs::metadata(path);
     match &there {

@@ -47,7 +47,7 @@ pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
-pub use source::{Source, Unreadable, each};
+pub use source::{Source, Unreadable, each, recordings};
 #[cfg(feature = "agent")]
 pub use tty::Tty;
 pub use writer::{Store, Writer};

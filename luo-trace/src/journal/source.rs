@@ -1,8 +1,7 @@
 //! Where journals are read from: files, directories of them, and serial logs that hold some.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufRead, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -101,13 +100,17 @@ fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
             let name = path.to_owned();
             Ok(vec![Source { name, events }])
         }
-        Err(OpenError::Foreign) => log(path, files.remove(0).1),
+        Err(OpenError::Foreign) => recordings(path, files.remove(0).1),
         Err(error) => Err(error),
     }
 }
 
-fn log(path: &Path, file: BufReader<File>) -> Result<Vec<Source>, OpenError> {
-    let log = Log::read(file)?;
+/// The recordings in a serial log; `path` is what they are named by.
+///
+/// # Errors
+/// Where the log has none, or one without its beginning.
+pub fn recordings(path: &Path, log: impl BufRead) -> Result<Vec<Source>, OpenError> {
+    let log = Log::read(log)?;
     let source = |(name, recording): (PathBuf, Recording)| {
         Ok(Source {
             name,

@@ -26,7 +26,8 @@ const WINDOW: u64 = 10;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// Who says so: `agent`, which has watched since it was attached, or `look`, which saw the kernel's lists once.
+    /// Who says so: `agent`, which has watched since it was attached, `look`, which saw the kernel's lists once, or `recording`, which
+    /// is played again.
     pub source: Cow<'static, str>,
     /// The host's name.
     pub host: String,

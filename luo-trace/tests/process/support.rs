@@ -106,6 +106,18 @@ fn record(place: &Path, number: u64, events: &[Event]) -> PathBuf {
     path
 }
 
+/// The journal of a boot of this name, on a host of this id.
+pub fn record_of(place: &Path, boot: &str, host: &str, events: &[Event]) {
+    let mut header = header(0);
+    header.boot_id = boot.into();
+    header.host.given = Some(host.into());
+    let (mut writer, _) = Writer::open(place, &header).unwrap();
+    for event in events {
+        writer.append([encode(event).as_slice()]).unwrap();
+    }
+    writer.end(&End::default()).unwrap();
+}
+
 /// A kernel that preserves a session with a file, and leaves with it.
 pub fn leaves(story: &mut Story) {
     let vm = session(1, "vm");

@@ -3,6 +3,8 @@
 //! Labels are bounded. Sessions' names, tokens and process ids are never labels; the names of handlers and FLBs come from
 //! the kernel and are cut off after [`NAMES`] different ones, the rest together being `other`.
 
+mod backfill;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,6 +17,8 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+pub use backfill::Backfill;
 
 use crate::event::{Body, ByName, Event};
 use crate::journal::HookState;
