@@ -52,6 +52,8 @@ struct State {
     findings: VecDeque<Finding>,
     /// Why the journal is not carried over a kexec, where it should be.
     carry_trouble: Option<String>,
+    /// Why the settings that are in the file now are not the agent's.
+    settings_trouble: Option<String>,
     /// Why what the agent sees does not get where it should: to the journal, or to another output.
     output_troubles: Vec<String>,
     /// The policy with an operator's orders, where there is one.
@@ -144,6 +146,7 @@ impl Live {
                 digest: Digest::default(),
                 findings: VecDeque::new(),
                 carry_trouble: None,
+                settings_trouble: None,
                 output_troubles: Vec::new(),
                 policy: None,
                 losses: Losses::default(),
@@ -205,6 +208,12 @@ impl Live {
         self.state().carry_trouble = trouble;
     }
 
+    /// The file of settings was read again and cannot be used, and why; `None`: it can.
+    pub fn set_settings_trouble(&self, trouble: Option<String>) {
+        self.metrics.set_settings_refused(trouble.is_some());
+        self.state().settings_trouble = trouble;
+    }
+
     /// What the agent sees does not get where it should, and why: a sentence for each output.
     pub fn set_output_troubles(&self, troubles: Vec<String>) {
         self.state().output_troubles = troubles;
@@ -240,6 +249,7 @@ impl Live {
     fn troubles(&self, state: &State) -> Vec<String> {
         let mut troubles = self.blind(state);
         troubles.extend(state.carry_trouble.clone());
+        troubles.extend(state.settings_trouble.clone());
         troubles
     }
 

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod drain;
@@ -12,6 +13,7 @@ pub mod policy;
 pub mod preflight;
 pub mod replay;
 pub mod report;
+pub mod settings;
 pub mod status;
 pub mod top;
 pub mod updates;
@@ -21,6 +23,7 @@ use std::io::{self, Read, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 
 use crate::agent::image_reader;
 use crate::chain::Hosts;
@@ -28,6 +31,18 @@ use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::input;
 use crate::sink::control;
+
+/// Watch Linux live updates from inside the kernel, and say whether they kept their promises
+///
+/// Exit status: 0 held; 1 violated, denied or an expectation failed; 2 usage or internal error; 3 inconclusive;
+/// 4 cannot work here.
+#[derive(Debug, Parser)]
+#[command(name = "luo-trace", version)]
+pub struct Cli {
+    /// What is to be done.
+    #[command(subcommand)]
+    pub command: Command,
+}
 
 /// What is to be done.
 #[derive(Debug, clap::Subcommand)]
@@ -37,6 +52,9 @@ pub enum Command {
     Agent(agent::Args),
     /// Check recorded updates against LUO's invariants
     Check(check::Args),
+    /// The agent's settings: what its file says, and where each value is from
+    #[command(subcommand)]
+    Config(config::Args),
     /// Show a real live update, from a recording that is built in
     Demo(demo::Args),
     /// Can this host be traced, and if not, why and what to do
@@ -107,6 +125,7 @@ impl Command {
         match self {
             Self::Agent(args) => agent::run(args),
             Self::Check(args) => check::run(args),
+            Self::Config(args) => config::run(args),
             Self::Demo(args) => demo::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Drain(args) => drain::run(args),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its files fails")]
 
 mod replay;
+mod settings;
 mod support;
 
 use std::collections::BTreeSet;
@@ -33,7 +34,9 @@ fn subcommands(of: &str) -> Vec<String> {
 fn every_subcommand_explains_itself_on_stdout() {
     let mut names = subcommands("");
     assert!(names.len() > 10, "{names:?}");
-    names.extend(subcommands("policy").iter().map(|name| format!("policy {name}")));
+    for group in ["config", "policy"] {
+        names.extend(subcommands(group).iter().map(|name| format!("{group} {name}")));
+    }
     for name in names {
         let said = says(Path::new("."), &format!("{name} --help")).ends(0);
         assert!(said.stdout.contains(&format!("luo-trace {name}")), "{}", said.stdout);

@@ -5,6 +5,7 @@ mod descriptors;
 mod outputs;
 mod policy;
 mod port;
+mod reload;
 mod snapshots;
 mod wakeups;
 mod watchdog;
@@ -46,6 +47,7 @@ use crate::text::units::bytes;
 
 use carry::Carrying;
 use outputs::{Socket, journal, outputs, serial_line};
+use reload::Reload;
 use snapshots::{Looks, arrive};
 use wakeups::Rest;
 use watchdog::Watchdog;
@@ -56,6 +58,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// Options of `luo-trace agent`.
 #[derive(Debug, Default, ClapArgs)]
 pub struct Args {
+    /// Take what neither an option nor the environment says from this file: `luo-trace config show` lists its keys, which are the
+    /// options' names [default: /etc/luo-trace/agent.toml, where it is there]
+    #[arg(long, value_name = "FILE", env = "LUO_TRACE_CONFIG")]
+    config: Option<PathBuf>,
     /// Record everything into DIR/BOOT-ID.luoj, or as lines of text through a serial line: serial:/dev/ttyS1
     #[arg(long, value_name = "DIR|serial:LINE", env = "LUO_TRACE_JOURNAL")]
     journal: Option<PathBuf>,
@@ -383,7 +389,9 @@ impl Agent {
 
     /// Attends to everything that comes, until told to end; gives by what.
     async fn attend(&mut self, mut signals: Signals, end: impl Future<Output = ()>) -> Result<&'static str> {
+        let mut reload = Reload::new();
         let Self {
+            live,
             pipeline,
             ring,
             tracer,
@@ -409,7 +417,8 @@ impl Agent {
                 () = rest.over(), if rest.is_on() => rest.attend(ring, pipeline),
                 Some(look) = self.looked_into.recv() => pipeline.looked_into(look),
                 _ = signals.look_again.recv() => looks.look(tracer, ring, pipeline),
-                _ = signals.read_again.recv() => file.read_again(),
+                _ = signals.read_again.recv() => reload.begin(),
+                read = reload.again(), if reload.is_read() => reload.take(read, file, live),
                 // A change of policy takes its time, and a jump has none to give.
                 read = file.again(), if file.is_read() && !pipeline.jump_is_near() => policy::swap(read, pipeline),
                 request = policy::next(&mut self.orders) => policy::carry_out(request, left, pipeline),

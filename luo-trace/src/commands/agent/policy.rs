@@ -51,11 +51,14 @@ impl File {
         Ok(Some(loaded(path, read(path)?)))
     }
 
+    /// Whether the agent has a policy.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// Begins to read it again. Elsewhere: whatever the file is, nothing here waits for it.
     pub(super) fn read_again(&mut self) {
-        let Some(path) = self.path.clone() else {
-            return tell("there is no policy to read again: start the agent with --policy FILE");
-        };
+        let Some(path) = self.path.clone() else { return };
         let (sender, receiver) = oneshot::channel();
         // The agent does not wait for this thread when it ends, either. What another thread reads may be older than what is wanted.
         std::thread::spawn(move || sender.send(read(&path)));

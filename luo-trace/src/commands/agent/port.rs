@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
 use crate::sink::console::tell;
@@ -19,16 +19,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR", env = "LUO_TRACE_LISTEN")]
     listen: Option<SocketAddr>,
     /// TLS and passwords of that port, in the YAML of Prometheus' exporters; it is read again when it changes
-    #[arg(long, value_name = "FILE", env = "LUO_TRACE_WEB_CONFIG", requires = "listen")]
+    #[arg(long, value_name = "FILE", env = "LUO_TRACE_WEB_CONFIG")]
     web_config: Option<PathBuf>,
     /// A name under which that port may be asked for, beside addresses, localhost and this host's name; may be repeated
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "LUO_TRACE_WEB_HOST",
-        value_delimiter = ',',
-        requires = "listen"
-    )]
+    #[arg(long, value_name = "NAME", env = "LUO_TRACE_WEB_HOST", value_delimiter = ',')]
     web_host: Vec<String>,
 }
 
@@ -45,6 +39,12 @@ impl Args {
     /// # Errors
     /// Where the file, or one that it names, cannot be used: a port that was to be protected is never open without that.
     pub(super) fn prepare(&self) -> Result<Option<Prepared>> {
+        let of_a_port = self.web_config.is_some() || !self.web_host.is_empty();
+        if self.listen.is_none() && of_a_port {
+            bail!(
+                "--web-config and --web-host are of a port, and none is opened: give its address with --listen, or leave them out"
+            );
+        }
         let access = Access::open(self.web_config.as_deref()).context("--web-config cannot be used")?;
         let prepare = |address| Prepared {
             address,

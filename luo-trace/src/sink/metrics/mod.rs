@@ -118,6 +118,7 @@ metrics! {
     policy_held: IntGaugeVec = "luo_policy_held" [] "Whether an operator holds this host: 1 or 0.";
     policy_allowed: GaugeVec = "luo_policy_allowed_seconds" [] "For how long an operator's allowance still lets everything pass; 0: there is none.";
     policy_troubles: IntGaugeVec = "luo_policy_troubles" [] "Why not everything is as the policy's file says, or another agent's policy is in force without one: how many reasons status gives.";
+    settings_refused: IntGaugeVec = "luo_trace_settings_refused" [] "Whether the file of settings had a mistake when it was last read again, so that the old ones stay: 1 or 0.";
     build_info: IntGaugeVec = "luo_trace_build_info" ["version" "abi"] "Always 1; the labels tell the agent's version and that of its event ABI.";
     hook_attached: IntGaugeVec = "luo_trace_hook_attached" ["hook"] "Whether a hook tells all it has to: 1, or 0 where it could not be attached. Those switched off are left out.";
     events: IntCounterVec = "luo_trace_events_total" ["kind"] "Events that came from the kernel.";
@@ -289,6 +290,7 @@ impl Metrics {
         metrics.set_policy(Mode::Off, &[]);
         metrics.set_orders(false, 0);
         metrics.set_policy_troubles(0);
+        metrics.set_settings_refused(false);
         Ok(metrics)
     }
 
@@ -413,6 +415,11 @@ impl Metrics {
     /// Tells how many reasons there are why not everything is as the policy's file says.
     pub fn set_policy_troubles(&self, reasons: usize) {
         set(&self.families.policy_troubles, &[], signed(reasons as u64));
+    }
+
+    /// Tells whether the file of settings could not be used when it was last read again.
+    pub fn set_settings_refused(&self, refused: bool) {
+        set(&self.families.settings_refused, &[], refused.into());
     }
 
     /// Tells what is known about the invariants.
