@@ -47,6 +47,8 @@ enum Format {
     Junit,
     /// Annotations of GitHub Actions
     Github,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
 }
 
 /// Checks every journal and prints what came of it.
@@ -105,6 +107,12 @@ pub fn run(args: &Args) -> Result<Exit> {
         }
         Format::Ktap => formats::ktap(&mut out, &checks)?,
         Format::Junit => formats::junit(&mut out, &checks)?,
+        Format::Sarif => {
+            let place = args.expect.as_ref().or(args.journals.journals.first());
+            let place = place.map(|path| path.to_string_lossy()).unwrap_or_default();
+            serde_json::to_writer_pretty(&mut out, &formats::sarif(&checks, &place))?;
+            writeln!(out)?;
+        }
         Format::Github => {
             let file = args.expect.as_deref().map(|path| path.display().to_string());
             formats::github(&mut out, &checks, file.as_deref())?;

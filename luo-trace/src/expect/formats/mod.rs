@@ -6,6 +6,7 @@ mod github;
 #[cfg(feature = "agent")]
 mod junit;
 mod ktap;
+mod sarif;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ pub use github::github;
 #[cfg(feature = "agent")]
 pub use junit::junit;
 pub use ktap::ktap;
+pub use sarif::sarif;
 
 use serde::Serialize;
 

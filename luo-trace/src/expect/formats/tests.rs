@@ -52,6 +52,27 @@ fn the_worst_answer_counts() {
 }
 
 #[test]
+fn sarif_has_a_result_with_a_rule_and_a_place_for_what_is_not_as_it_should_be() {
+    let sarif = sarif(&checks(), "expect.toml");
+    let run = &sarif["runs"][0];
+    let results = run["results"].as_array().unwrap();
+    let told: Vec<_> = results
+        .iter()
+        .map(|result| {
+            let place = &result["locations"][0]["physicalLocation"];
+            let rule = &run["tool"]["driver"]["rules"][result["ruleIndex"].as_u64().unwrap() as usize];
+            assert_eq!(rule["id"], result["ruleId"]);
+            assert_eq!(place["artifactLocation"]["uri"], "expect.toml");
+            (
+                result["level"].as_str().unwrap(),
+                place["region"]["startLine"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("warning", 1), ("error", 7)]);
+}
+
+#[test]
 fn ktap_has_a_plan_and_one_point_for_each_check_whatever_the_texts_hold() {
     let text = text(|out| ktap(out, &checks()));
     let lines: Vec<_> = text.lines().collect();
