@@ -68,7 +68,11 @@ fn build(path: &OsString) -> PathBuf {
     let var = |name| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let target_dir = Path::new(&var("OUT_DIR")).join("bpf");
     // v3 has atomic adds that give the value before, and 32-bit arithmetic: Linux 5.12, long before LUO.
+    let root = Path::new(&var("CARGO_MANIFEST_DIR")).join("..");
+    let root = root.canonicalize().unwrap_or(root);
     let flags = [
+        // What the programs' types tell of where their source lay is the same everywhere.
+        format!("--remap-path-prefix={}=luo-trace", root.display()),
         format!("--cfg=bpf_target_arch=\"{}\"", var("CARGO_CFG_TARGET_ARCH")),
         "-Ctarget-cpu=v3".into(),
         "-Cdebuginfo=2".into(),

@@ -6,6 +6,7 @@ mod cache;
 mod check;
 mod dashboards;
 mod demo;
+mod dist;
 mod docs;
 mod explore;
 mod fuzz;
@@ -36,6 +37,8 @@ enum Verb {
     Vm(vm::Args),
     /// Show a real live update, traced in both kernels
     Demo(demo::Args),
+    /// Build a release: static binary, archive, Debian package, checksums, bill of materials
+    Dist(dist::Args),
     /// Measure what luo-trace costs
     Bench(bench::Args),
     /// Feed made-up bytes to everything that reads bytes from outside
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Kernel(args) => kernel::command(args),
         Verb::Vm(args) => vm::command(args),
         Verb::Demo(args) => demo::command(&args),
+        Verb::Dist(args) => dist::command(&args),
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Explore(args) => explore::command(args),

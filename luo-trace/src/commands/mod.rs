@@ -2,12 +2,14 @@
 
 pub mod agent;
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod drain;
 pub mod hooks;
 pub mod invariants;
+pub mod man;
 pub mod metrics;
 pub mod policy;
 pub mod preflight;
@@ -52,6 +54,8 @@ pub enum Command {
     Agent(agent::Args),
     /// Check recorded updates against LUO's invariants
     Check(check::Args),
+    /// What a shell needs to complete this command line
+    Completions(completions::Args),
     /// The agent's settings: what its file says, and where each value is from
     #[command(subcommand)]
     Config(config::Args),
@@ -66,6 +70,9 @@ pub enum Command {
     Hooks(hooks::Args),
     /// What is checked, why it matters, and what to do when it is violated
     Invariants(invariants::Args),
+    /// Write the manual pages into a directory: for packages
+    #[command(hide = true)]
+    Man(man::Args),
     /// What is measured
     Metrics,
     /// What may pass on this host, and what a policy would have refused
@@ -125,12 +132,14 @@ impl Command {
         match self {
             Self::Agent(args) => agent::run(args),
             Self::Check(args) => check::run(args),
+            Self::Completions(args) => completions::run(args),
             Self::Config(args) => config::run(args),
             Self::Demo(args) => demo::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Drain(args) => drain::run(args),
             Self::Hooks(args) => hooks::run(args),
             Self::Invariants(args) => invariants::run(args),
+            Self::Man(args) => man::run(args),
             Self::Metrics => metrics::run().map_err(Into::into),
             Self::Policy(args) => policy::run(args),
             Self::Preflight(args) => preflight::run(args),

@@ -339,6 +339,18 @@ fn every_form_of_the_checks_can_be_read_by_its_readers() {
     }
     assert!(names.contains("testcase") && names.contains("failure"), "{names:?}");
     assert!(form("ktap").starts_with("KTAP version 1\n"));
+    let sarif: Value = serde_json::from_str(&form("sarif")).unwrap();
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    for result in results {
+        let rule = &rules[result["ruleIndex"].as_u64().unwrap() as usize];
+        assert_eq!(rule["id"], result["ruleId"]);
+    }
+    assert!(
+        results
+            .iter()
+            .any(|result| { result["ruleId"] == "invariant/kexec-sessions-conserved" && result["level"] == "error" })
+    );
     assert!(form("github").lines().any(|line| line.starts_with("::error")));
 }
 
@@ -574,4 +586,19 @@ fn an_option_is_stronger_than_its_environment() {
     };
     doctor(&[]).ends(2).refuses(&["sometimes"]);
     assert_ne!(doctor(&["--kho", "off"]).status, 2);
+}
+
+#[test]
+fn a_package_gets_a_page_for_each_command_and_a_script_for_each_shell() {
+    let place = tempfile::tempdir().unwrap();
+    says(place.path(), "man pages").ends(0);
+    for name in subcommands("") {
+        let page = fs::read_to_string(place.path().join(format!("pages/luo-trace-{name}.1"))).unwrap();
+        assert!(page.starts_with(".ie") || page.contains(".TH"), "{page}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = says(place.path(), &format!("completions {shell}")).ends(0).stdout;
+        assert!(script.contains("luo-trace") && script.contains("preflight"), "{shell}");
+    }
+    says(place.path(), "completions dash").ends(2).refuses(&["bash"]);
 }

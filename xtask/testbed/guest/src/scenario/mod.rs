@@ -17,9 +17,9 @@ pub use steps::{
     AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateMisnamed, CreateSession,
     DeniedThroughout, DeviceFile, FailNth, Failing, FailingOperation, Fault, Finish, Load, LoadByI386, MakeAsStranger,
     ManySessions, Memfd, MountBpffs, Nothing, Open, PauseAgent, PortFloodedThroughout, Preserve, PreserveAgain,
-    PreserveDevice, PreserveOther, Product, Reboot, Refill, RefusedThroughout, ReloadPolicy, Remove, Retrieve,
-    RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Stranger, Together, Unload,
-    WriteFile,
+    PreserveDevice, PreserveOther, Product, Reboot, Refill, RefusedThroughout, ReloadPolicy, ReloadSettings, Remove,
+    Retrieve, RetrieveDevice, RetrieveSession, Run, ScrapeMetrics, StartAgent, Step, StopAgent, Stranger, Together,
+    Unload, WriteFile,
 };
 pub use values::{ErrnoName, PolicyFile, SessionName, Size, changed_words};
 

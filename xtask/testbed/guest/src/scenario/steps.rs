@@ -58,6 +58,7 @@ pub enum Step {
     StartAgent(StartAgent),
     StopAgent(StopAgent),
     ReloadPolicy(ReloadPolicy),
+    ReloadSettings(ReloadSettings),
     /// Ends the agent by SIGKILL, which it cannot know of.
     KillAgent(Nothing),
     /// Starts the agent, and ends it by SIGKILL when it has loaded something and is not ready yet.
@@ -687,6 +688,16 @@ pub struct StopAgent {
     /// The exit status it must have.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub exits: i32,
+}
+
+/// Replaces the agent's file of settings and asks it, by SIGHUP, to read it; waits until it says what came of that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadSettings {
+    /// The file's text.
+    pub text: String,
+    /// What the agent writes to its standard error.
+    pub says: String,
 }
 
 /// Waits until the agent has written this text to its standard output or error.

@@ -16,7 +16,8 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
 use serde_json::Value;
 use testbed_guest::scenario::{
-    AgentIn, AgentThreads, PauseAgent, PolicyFile, ReloadPolicy, Scenario, ScrapeMetrics, StartAgent, Without,
+    AgentIn, AgentThreads, PauseAgent, PolicyFile, ReloadPolicy, ReloadSettings, Scenario, ScrapeMetrics, StartAgent,
+    Without,
 };
 
 use crate::{bpf, without};
@@ -25,6 +26,8 @@ const READY_FILE: &str = "/run/luo-trace.ready";
 pub(crate) const ADDRESS: &str = "127.0.0.1:9100";
 /// Where its policy is.
 const POLICY: &str = "/policy.toml";
+/// Where it looks for its settings.
+const SETTINGS: &str = "/etc/luo-trace/agent.toml";
 /// Where it answers.
 pub(crate) const SOCKET: &str = "/run/luo-trace/agent.sock";
 
@@ -151,6 +154,16 @@ impl Agent<'_> {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Gives it another file of settings, and waits until it says what came of that.
+    pub(crate) fn reload_settings(&mut self, step: &ReloadSettings) -> Result<()> {
+        let said = fs::metadata(format!("/host/{}", self.log()))?.len();
+        let path = Path::new(SETTINGS);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, &step.text).with_context(|| format!("cannot write {SETTINGS}"))?;
+        self.signal(Signal::HUP)?;
+        self.wait_for_line(said, &step.says)
     }
 
     /// Gives it a policy, or else the scenario's, perhaps one that only looks.

@@ -108,6 +108,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::StartAgent(step) => self.agent.start(step),
             Step::StopAgent(step) => self.agent.stop(step.exits),
             Step::ReloadPolicy(step) => self.agent.reload_policy(step),
+            Step::ReloadSettings(step) => self.agent.reload_settings(step),
             Step::KillAgent(_) => self.agent.kill(),
             Step::KillStartingAgent(_) => self.agent.kill_while_it_starts(),
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),

@@ -1,0 +1,114 @@
+//! `cargo xtask dist`: what a release consists of, the same bytes wherever it is made.
+
+mod crates;
+mod deb;
+mod files;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::run;
+use crate::setup::{self, Need};
+use crate::vm::guest::workspace;
+
+use files::Files;
+
+/// What it is built for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The version of the release.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The options of `cargo xtask dist`.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// Where everything is put
+    #[arg(short, long, value_name = "DIR", default_value = "target/dist")]
+    output: PathBuf,
+}
+
+/// Builds the release, and lists it.
+///
+/// # Errors
+/// Something that is needed cannot be got, or does not build.
+pub(crate) fn command(args: &Args) -> Result<()> {
+    let output = workspace().join(&args.output);
+    let agent = agent()?;
+    let files = Files::gather(&agent, &output.join("generated"))?;
+    let time = time()?;
+    let name = format!("luo-trace-{VERSION}-{}-linux", env::consts::ARCH);
+    let made = [
+        (format!("{name}.tar.gz"), files.archive(&name, time)?),
+        (deb::name(VERSION), deb::package(&files, VERSION, time)?),
+        (format!("luo-trace-{VERSION}.cdx.json"), crates::bill(VERSION)?),
+    ];
+    let mut sums = String::new();
+    for (name, bytes) in made {
+        let path = output.join(&name);
+        fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        sums += &format!("{}  {name}\n", hex(&Sha256::digest(&bytes)));
+        println!("{:>10}  {}", bytes.len(), path.display());
+    }
+    let path = output.join("SHA256SUMS");
+    fs::write(&path, &sums).with_context(|| format!("cannot write {}", path.display()))?;
+    print!("{sums}");
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// When the release was made, as far as its files tell, in seconds since 1970: `SOURCE_DATE_EPOCH`, or when its commit was.
+fn time() -> Result<u64> {
+    let given = env::var("SOURCE_DATE_EPOCH").ok();
+    let text = match given {
+        Some(given) => given,
+        None => {
+            let mut git = Command::new("git");
+            run::output(git.current_dir(workspace()).args(["log", "-1", "--format=%ct"]))
+                .context("SOURCE_DATE_EPOCH is not set, and there is no commit to take the time of")?
+        }
+    };
+    text.trim()
+        .parse()
+        .with_context(|| format!("{:?} is no time in seconds since 1970", text.trim()))
+}
+
+/// The agent, static and without symbols. What the compiler writes into it of where things lay is the same everywhere.
+fn agent() -> Result<PathBuf> {
+    let tools = setup::ensure(&[Need::Bpf])?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(std::iter::once(tools.directory().clone()).chain(env::split_paths(&path)))?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let home = home.context("there is no home directory: set CARGO_HOME")?;
+    let root = workspace().canonicalize().context("the workspace has no path")?;
+    let flags = [
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=luo-trace", root.display()),
+        format!("--remap-path-prefix={}=cargo", home.display()),
+    ];
+    let flags = flags.map(|flag| format!("'{flag}'")).join(", ");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(&root).env("PATH", path);
+    cargo.args(["build", "--quiet", "--release", "--locked", "--package", "luo-trace"]);
+    cargo.args(["--target", TARGET, "--target-dir", "target/release-build"]);
+    cargo.args(["--config", &format!("target.{TARGET}.rustflags=[{flags}]")]);
+    cargo.args(["--config", "profile.release.strip='symbols'"]);
+    let status = cargo.status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the agent does not build ({status}); the compiler's messages are above");
+    }
+    Ok(root.join("target/release-build").join(TARGET).join("release/luo-trace"))
+}
+
+/// The text of a file of this tree.
+fn text(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
