@@ -63,20 +63,25 @@ impl Case {
         for (place, path) in journals.iter().enumerate() {
             // A serial log is one machine's, whatever its kernels say.
             let log = path.as_ref().is_file().then_some(place);
-            unreadable.extend(each(path.as_ref(), |source| read.push(judged(source, log)))?);
+            let told = each(path.as_ref(), |source| read.push(Read::of(source, log)))?;
+            unreadable.extend(told);
         }
-        Ok(Self::join(read, unreadable, hosts))
+        Ok(Self {
+            unreadable,
+            ..Self::joined(read, hosts)
+        })
     }
 
     /// Judges what one machine recorded.
     pub fn of_one(journals: Vec<Source>) -> Self {
-        let read = journals.into_iter().map(|source| judged(source, Some(0)));
-        Self::join(read.collect(), Vec::new(), Hosts::One)
+        let read = journals.into_iter().map(|source| Read::of(source, Some(0)));
+        Self::joined(read.collect(), Hosts::One)
     }
 
-    fn join(read: Vec<(Boot, Record)>, unreadable: Vec<Unreadable>, hosts: Hosts) -> Self {
+    /// Judges together what was read before.
+    pub fn joined(read: Vec<Read>, hosts: Hosts) -> Self {
         let (read, repeated) = without_repetition(read);
-        let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+        let (boots, records): (Vec<_>, Vec<_>) = read.into_iter().map(|read| (read.boot, read.record)).unzip();
         let chain = Chain::join(boots, hosts);
         let mut records: Vec<_> = records.into_iter().map(Some).collect();
         let taken = chain.given.iter().filter_map(|&place| records.get_mut(place)?.take());
@@ -84,7 +89,7 @@ impl Case {
             records: taken.collect(),
             chain,
             repeated,
-            unreadable,
+            unreadable: Vec::new(),
         }
     }
 
@@ -120,25 +125,88 @@ impl Case {
     }
 }
 
-/// What a journal says of its boot, and proves; `log` is which serial log it was in.
-fn judged(Source { name, events }: Source, log: Option<usize>) -> (Boot, Record) {
-    let mut boot = Boot::new(events.header());
-    boot.log = log;
-    let judgement = judge(events, |event| boot.apply(event));
-    boot.late_clock = judgement.summary.clock;
-    boot.resume(&judgement.header);
-    let journal = name;
-    (boot, Record { journal, judgement })
+/// A journal that was read: what it tells of the chain, and what it proves by itself.
+#[derive(Clone, Debug)]
+pub struct Read {
+    boot: Boot,
+    record: Record,
+}
+
+impl Read {
+    /// Reads one to its end; `log` is the log of several that it lies in, as in [`Boot::log`].
+    fn of(Source { name, events }: Source, log: Option<usize>) -> Self {
+        let mut boot = Boot::new(events.header());
+        boot.log = log;
+        let judgement = judge(events, |event| boot.apply(event));
+        boot.late_clock = judgement.summary.clock;
+        boot.resume(&judgement.header);
+        let journal = name;
+        Self {
+            boot,
+            record: Record { journal, judgement },
+        }
+    }
+
+    /// Reads the journals at these paths to their ends. One that cannot be read is left out: it may be gone since it was found.
+    pub fn all(journals: &[PathBuf]) -> Vec<Self> {
+        let mut read = Vec::new();
+        for path in journals {
+            _ = each(path, |source| read.push(Self::of(source, None)));
+        }
+        read
+    }
+
+    /// Whether its journal was read up to a place where something is wrong with it, as where it is being written.
+    pub fn is_damaged(&self) -> bool {
+        self.record.judgement.summary.damaged > 0
+    }
+}
+
+/// The journals in a directory that tell of one boot, and of the one before it on the same machine: by what they begin with, which
+/// takes little time however long they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// Those of the boot itself.
+    pub own: Vec<PathBuf>,
+    /// Those of the boot before; none: there is no record of it.
+    pub before: Vec<PathBuf>,
+}
+
+impl Pair {
+    /// Finds those of the boot with this id, and of the one before it.
+    pub fn find(dir: &Path, boot_id: &str) -> Self {
+        let mut boots: Vec<Boot> = Vec::new();
+        let mut journals: Vec<(String, PathBuf)> = Vec::new();
+        // What cannot be read from its beginning does not say which boot it is of.
+        _ = each(dir, |Source { name, events }| {
+            let boot = Boot::new(events.header());
+            journals.push((boot.boot_id.clone(), name));
+            if boots.iter().all(|known| known.boot_id != boot.boot_id) {
+                boots.push(boot);
+            }
+        });
+        let chain = Chain::join(boots, Hosts::Told);
+        let own = chain.boots.iter().position(|boot| boot.boot_id == boot_id);
+        let before = own.and_then(|own| Some(chain.boots.get(chain.before(own)?)?.boot_id.as_str()));
+        let of = |wanted: Option<&str>| {
+            let of_it = journals.iter().filter(|(id, _)| Some(id.as_str()) == wanted);
+            of_it.map(|(_, path)| path.clone()).collect()
+        };
+        Self {
+            own: of(Some(boot_id)),
+            before: of(before),
+        }
+    }
 }
 
 /// Of several journals of one boot the one that tells the most, and the others' paths.
-fn without_repetition(mut read: Vec<(Boot, Record)>) -> (Vec<(Boot, Record)>, Vec<PathBuf>) {
-    read.sort_by_key(|(boot, _)| (Reverse(boot.departs()), boot.lost, Reverse(boot.events)));
+fn without_repetition(mut read: Vec<Read>) -> (Vec<Read>, Vec<PathBuf>) {
+    read.sort_by_key(|Read { boot, .. }| (Reverse(boot.departs()), boot.lost, Reverse(boot.events)));
     let mut seen = BTreeSet::new();
     let (kept, repeated): (Vec<_>, Vec<_>) = read
         .into_iter()
-        .partition(|(boot, _)| boot.boot_id.is_empty() || seen.insert(boot.boot_id.clone()));
-    (kept, repeated.into_iter().map(|(_, record)| record.journal).collect())
+        .partition(|Read { boot, .. }| boot.boot_id.is_empty() || seen.insert(boot.boot_id.clone()));
+    (kept, repeated.into_iter().map(|read| read.record.journal).collect())
 }
 
 /// What a judgement comes to.

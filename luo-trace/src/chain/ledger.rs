@@ -79,10 +79,6 @@ impl Account<'_> {
     pub(super) fn violate(&mut self, breach: Breach) {
         self.tally.violated += 1;
         let invariant = self.invariant;
-        let told = self.findings.iter().filter(|finding| finding.invariant == invariant);
-        if told.count() >= MOST_FINDINGS {
-            return;
-        }
         let Breach {
             object,
             expected,
@@ -90,7 +86,7 @@ impl Account<'_> {
             evidence,
             time_ns,
         } = breach;
-        self.findings.push(Finding {
+        let finding = Finding {
             invariant,
             object,
             expected,
@@ -98,7 +94,32 @@ impl Account<'_> {
             advice: invariant.advice(),
             evidence,
             time_ns,
-        });
+        };
+        tell(self.findings, finding);
+    }
+}
+
+/// Adds a finding, where there is room for more of its invariant.
+fn tell(findings: &mut Vec<Finding>, finding: Finding) {
+    let told = findings.iter().filter(|told| told.invariant == finding.invariant);
+    if told.count() < MOST_FINDINGS {
+        findings.push(finding);
+    }
+}
+
+impl Tally {
+    fn add(&mut self, more: &Self) {
+        self.ok += more.ok;
+        self.violated += more.violated;
+        self.undecidable += more.undecidable;
+        for (hooks, more) in [
+            (&mut self.missing, &more.missing),
+            (&mut self.switched_off, &more.switched_off),
+        ] {
+            for hook in more.iter().filter(|hook| !hooks.contains(hook)).collect::<Vec<_>>() {
+                hooks.push(hook);
+            }
+        }
     }
 }
 
@@ -117,6 +138,16 @@ impl Ledger {
             invariant,
             tally: &mut self.tallies[place].1,
             findings: &mut self.findings,
+        }
+    }
+
+    /// Adds what another holds.
+    pub(super) fn add(&mut self, more: &Self) {
+        for (invariant, tally) in &more.tallies {
+            self.account(*invariant).tally.add(tally);
+        }
+        for finding in &more.findings {
+            tell(&mut self.findings, finding.clone());
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Chain {
     pub boots: Vec<Boot>,
     /// For each boot its place among those that were given to be joined.
     pub given: Vec<usize>,
+    /// The places of each machine's boots.
+    machines: Vec<Range<usize>>,
     /// The live updates that were tried, in their order.
     pub updates: Vec<Update>,
     /// Where boots are missing from the records.
@@ -79,6 +81,9 @@ pub struct Update {
     /// clock, that no other can have been in between. After a cold boot without a record numbers begin anew, and may seem to go on.
     /// True where there are not two.
     pub direct: bool,
+    /// The verdicts on the invariants that take a chain, over this update alone, as in [`Chain::verdicts`]. Of an aborted one there are
+    /// none: nothing left.
+    pub verdicts: Vec<Verdict>,
     /// What became of the files that arrived.
     pub files: Files,
     /// The first files that arrived and that no process brought back: finished as they were, or pending. That is for who runs
@@ -122,6 +127,7 @@ impl Update {
             attempt: None,
             basis: None,
             direct: true,
+            verdicts: Vec::new(),
             files: Files::default(),
             unclaimed: Vec::new(),
         }
@@ -240,13 +246,13 @@ impl Chain {
         let boots: Vec<_> = ordered.collect();
         let mut ledger = Ledger::default();
         let (mut updates, mut holes) = (Vec::new(), Vec::new());
-        for machine in machines {
+        for machine in &machines {
             let (tried, missing) = join::updates(&boots, machine.clone());
             holes.extend(missing);
             updates.extend(
                 tried
                     .into_iter()
-                    .map(|update| judged(&boots, &machine, update, &mut ledger)),
+                    .map(|update| judged(&boots, machine, update, &mut ledger)),
             );
         }
         let (findings, verdicts) = ledger.close();
@@ -254,11 +260,18 @@ impl Chain {
             strangers: told.strangers(&given),
             boots,
             given,
+            machines,
             updates,
             holes,
             findings,
             verdicts,
         }
+    }
+
+    /// The boot of the same machine that ran before this one, as far as there are records.
+    fn before(&self, place: usize) -> Option<usize> {
+        let machine = self.machines.iter().find(|machine| machine.contains(&place))?;
+        place.checked_sub(1).filter(|before| machine.contains(before))
     }
 
     /// What keeps the chain from being a full proof, a sentence each.
@@ -273,7 +286,7 @@ impl Chain {
 }
 
 /// Judges an update between boots of this machine, and says what became of its files.
-fn judged(boots: &[Boot], machine: &Range<usize>, mut update: Update, ledger: &mut Ledger) -> Update {
+fn judged(boots: &[Boot], machine: &Range<usize>, mut update: Update, total: &mut Ledger) -> Update {
     if let Some(boot) = update.to.and_then(|to| boots.get(to)) {
         (update.files, update.unclaimed) = account::unclaimed(boot);
     }
@@ -288,8 +301,11 @@ fn judged(boots: &[Boot], machine: &Range<usize>, mut update: Update, ledger: &m
         to: update.to.and_then(place),
         next: update.from.filter(|_| update.to.is_none()).and_then(after),
     };
+    let mut ledger = Ledger::default();
     for (invariant, judge) in JUDGES {
         judge(&crossing, &mut ledger.account(invariant));
     }
+    total.add(&ledger);
+    (_, update.verdicts) = ledger.close();
     update
 }

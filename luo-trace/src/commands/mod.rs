@@ -23,6 +23,7 @@ pub mod watch;
 
 use std::io::{self, Read, StdoutLock, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -32,6 +33,7 @@ use crate::chain::Hosts;
 use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::input;
+use crate::report::ARRIVAL_DEADLINE;
 use crate::sink::control;
 
 /// Watch Linux live updates from inside the kernel, and say whether they kept their promises
@@ -162,6 +164,22 @@ enum Format {
     Text,
     /// For a program
     Json,
+}
+
+/// How long what arrived may wait.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Deadline {
+    /// How long after its boot what arrived may wait to be asked for: then it is unclaimed
+    #[arg(long, value_name = "DURATION", default_value = "10min", value_parser = humantime::parse_duration, env = "LUO_TRACE_ARRIVAL_DEADLINE")]
+    arrival_deadline: Duration,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self {
+            arrival_deadline: ARRIVAL_DEADLINE,
+        }
+    }
 }
 
 /// Where a running agent is asked.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::case;
+use super::{Deadline, case};
 use crate::exit::Exit;
 use crate::report::{Report, table, updates};
 
@@ -22,6 +22,8 @@ pub struct Args {
     /// All of them are of one machine, whatever they say of it
     #[arg(long)]
     one_host: bool,
+    #[command(flatten)]
+    deadline: Deadline,
     /// How to print them
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -41,7 +43,11 @@ enum Format {
 /// # Errors
 /// Where a journal cannot be read.
 pub fn run(args: &Args) -> Result<Exit> {
-    let rows = updates(&Report::of(&case(&args.journals, args.one_host)?));
+    let rows = updates(
+        &Report::of(&case(&args.journals, args.one_host)?),
+        args.deadline.arrival_deadline,
+        0,
+    );
     let text = match args.format {
         Format::Table => table(&rows),
         Format::Json => serde_json::to_string_pretty(&rows)? + "\n",

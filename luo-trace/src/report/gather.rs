@@ -12,7 +12,7 @@ use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
 use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
 use crate::event::{Event, is_usual_refusal};
-use crate::model::{Invariant, Status};
+use crate::model::{self, Invariant, Status};
 use crate::policy::tell;
 use crate::text::errno;
 
@@ -135,6 +135,9 @@ fn gather(chain: &Chain, axis: &Axis, update: &chain::Update, course: &Course) -
         agent_ns: course.phase("attach"),
         last_heard_ns: course.last_heard.map(short),
         durations: durations(&sessions),
+        verdicts: worst(&update.verdicts),
+        carries_nothing: from.is_some_and(|(_, from)| update.carries_nothing(from)),
+        recorded_ns: to.map(|(_, to)| to.late_clock.map_or(0, |clock| clock.monotonic_ns).max(to.latest)),
         sessions,
         flbs: match update.fate {
             Fate::Aborted => Vec::new(),
@@ -402,10 +405,15 @@ fn findings(case: &Case) -> Vec<Finding> {
 
 /// The worst that is known of each invariant.
 fn verdicts(case: &Case) -> Vec<Verdict> {
-    const STATUS: [&str; 4] = ["ok", "unwatched", "unknown", "violated"];
     let boots = case.records.iter().flat_map(|record| &record.judgement.verdicts);
+    worst(boots.chain(&case.chain.verdicts))
+}
+
+/// The worst of these verdicts on each invariant.
+fn worst<'a>(verdicts: impl IntoIterator<Item = &'a model::Verdict>) -> Vec<Verdict> {
+    const STATUS: [&str; 4] = ["ok", "unwatched", "unknown", "violated"];
     let mut worst: BTreeMap<Invariant, usize> = BTreeMap::new();
-    for verdict in boots.chain(&case.chain.verdicts) {
+    for verdict in verdicts {
         let status = match verdict.status {
             Status::Ok => 0,
             Status::Unknown if verdict.is_unwatched() => 1,

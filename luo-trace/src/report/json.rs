@@ -125,6 +125,14 @@ pub struct Update {
     pub flbs: Vec<Flb>,
     /// How long each operation took, by handler.
     pub durations: Vec<Durations>,
+    /// The verdicts on the invariants that take a chain, over this update alone; of an aborted one there are none.
+    pub verdicts: Vec<Verdict>,
+    /// Whether it jumped into an image that takes nothing along.
+    #[serde(skip)]
+    pub carries_nothing: bool,
+    /// How long the kernel that arrived had run when its record ended; null: there is no record of it.
+    #[serde(skip)]
+    pub recorded_ns: Option<u64>,
 }
 
 /// How times of two kernels are compared.

@@ -479,7 +479,7 @@ fn the_json_form_keeps_its_keys() {
     );
     assert_eq!(
         keys(update),
-        "agent_ns blackout_ns clock durations fate flbs from last_heard_ns number phases sessions to whole_ns"
+        "agent_ns blackout_ns clock durations fate flbs from last_heard_ns number phases sessions to verdicts whole_ns"
     );
     assert_eq!(keys(&update["clock"]), "basis promised uncertainty_ns");
     assert_eq!(keys(&update["phases"][0]), "blackout duration_ns kernel name start_ns");

@@ -1,26 +1,121 @@
-//! The updates of a host, a line each: `luo-trace updates`.
+//! The updates of a host, a line each: `luo-trace updates`, and what a running agent tells of the last ones.
 //!
 //! The JSON form is stable from version to version: keys are added, never renamed. What is not known is null.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Report;
-use super::json::{Session, SessionFate, Update};
+use super::json::{File, Session, SessionFate, Update};
 use crate::chain::Fate;
+use crate::model::Invariant;
 use crate::text::units::span;
 
+/// How long after its boot a kernel may be asked for what arrived, unless told otherwise.
+pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(600);
+
+/// What a live update came to, for who runs the host. The first that applies stands, in this order:
+///
+/// | outcome | what |
+/// |---|---|
+/// | aborted | the kernel that tried it went on: the freeze failed, or the jump did |
+/// | cold-boot | it departed, and the machine booted cold |
+/// | departed | it departed, and there is no record of its arrival |
+/// | carried-nothing | it jumped into an image that takes nothing along: by `kexec_load(2)`, or without KHO's tree |
+/// | lost | sessions or files are lost |
+/// | violated | another promise is broken that takes both kernels to see |
+/// | unclaimed | files were finished that no process had asked for, or wait beyond the deadline |
+/// | waiting | sessions or files wait to be asked for, and the deadline is still to come |
+/// | arrived | it arrived, and there is no record of its departure |
+/// | inconclusive | something is missing that would tell |
+/// | completed | all that left has arrived, and a process has asked for all of it |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// The kernel that tried it went on.
+    Aborted,
+    /// It departed, and the machine booted cold.
+    ColdBoot,
+    /// It departed, and there is no record of its arrival.
+    Departed,
+    /// It jumped into an image that takes nothing along.
+    CarriedNothing,
+    /// Sessions or files are lost.
+    Lost,
+    /// Another promise is broken.
+    Violated,
+    /// What arrived was finished without having been asked for, or waits beyond the deadline.
+    Unclaimed,
+    /// What arrived waits to be asked for.
+    Waiting,
+    /// It arrived, and there is no record of its departure.
+    Arrived,
+    /// Something is missing that would tell.
+    Inconclusive,
+    /// All went as it should.
+    Completed,
+}
+
+impl Outcome {
+    /// All of them, in their order.
+    pub const ALL: [Self; 11] = [
+        Self::Aborted,
+        Self::ColdBoot,
+        Self::Departed,
+        Self::CarriedNothing,
+        Self::Lost,
+        Self::Violated,
+        Self::Unclaimed,
+        Self::Waiting,
+        Self::Arrived,
+        Self::Inconclusive,
+        Self::Completed,
+    ];
+
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aborted => Fate::Aborted.name(),
+            Self::ColdBoot => "cold-boot",
+            Self::Departed => Fate::Departed.name(),
+            Self::CarriedNothing => "carried-nothing",
+            Self::Lost => "lost",
+            Self::Violated => "violated",
+            Self::Unclaimed => "unclaimed",
+            Self::Waiting => "waiting",
+            Self::Arrived => Fate::Arrived.name(),
+            Self::Inconclusive => "inconclusive",
+            Self::Completed => Fate::Completed.name(),
+        }
+    }
+}
+
+/// One phase, or several that cannot be told apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Phase {
+    /// One of [`crate::chain::timeline::PHASES`], or the first and the last of several with `…` between.
+    pub phase: String,
+    /// How long it took.
+    pub duration_ns: u64,
+}
+
+/// What is known of an invariant over one update.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verdict {
+    /// Its id.
+    pub invariant: Cow<'static, str>,
+    /// `ok`, `violated`, `unknown`, or `unwatched` where an option would be needed to tell.
+    pub status: Cow<'static, str>,
+}
+
 /// One live update.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Row {
-    /// The number, as it is shown.
-    #[serde(skip)]
-    label: String,
-    /// The way from the one release to the other, as it is shown.
-    #[serde(skip)]
-    way: String,
     /// LUO's number of it.
     pub number: Option<u64>,
     /// When it began to freeze, in nanoseconds since 1970 by the wall clock of the kernel that left. Where that is not known, when the
@@ -30,11 +125,15 @@ pub struct Row {
     pub from: Option<String>,
     /// The release of the kernel that arrived. Of an aborted update there is none.
     pub to: Option<String>,
+    /// What it came to, the name of an [`Outcome`].
+    pub outcome: Cow<'static, str>,
     /// What became of it: `completed`, `aborted`, `departed` (there is no record of its arrival) or `arrived` (there is no record of its
     /// departure).
-    pub outcome: &'static str,
+    pub fate: Cow<'static, str>,
     /// From the beginning of the freeze to the last file brought back.
     pub blackout_ns: Option<u64>,
+    /// Its phases, as far as they are known, in their order.
+    pub phases: Vec<Phase>,
     /// How many sessions left or arrived.
     pub sessions: usize,
     /// How many files they have.
@@ -43,50 +142,136 @@ pub struct Row {
     pub bytes: u64,
     /// How many sessions did not arrive, or arrived and were lost with their kernel.
     pub lost_sessions: usize,
-    /// How many files no process brought back: they were finished unclaimed, or lost with their kernel or their session.
+    /// How many files were lost with their session, or with the kernel in which they had arrived.
     pub lost_files: usize,
-    /// How many sessions wait to be asked for when the record ends.
+    /// How many sessions were finished of whose files no process had asked for one.
+    pub unclaimed_sessions: usize,
+    /// How many files were finished that no process had asked for.
+    pub unclaimed_files: usize,
+    /// How many sessions wait to be asked for.
     pub pending_sessions: usize,
+    /// How many files wait to be asked for.
+    pub pending_files: usize,
+    /// The verdicts on the invariants that take both kernels to see; of an aborted update there are none.
+    pub verdicts: Vec<Verdict>,
 }
 
 impl Row {
-    fn of(report: &Report, update: &Update) -> Self {
+    /// The row of an update whose last kernel has run for so long, where that is longer than its record; what waits then waits beyond
+    /// this deadline, or not.
+    fn of(report: &Report, update: &Update, deadline: Duration, now_ns: u64) -> Self {
         let [from, to] = report.releases(update).map(|release| release.map(str::to_owned));
         let sessions = || update.sessions.iter();
+        let files = || {
+            sessions()
+                .filter(|session| session.fate != SessionFate::Missing)
+                .flat_map(|session| &session.files)
+        };
+        let in_state = |fate| sessions().filter(|session| session.fate == fate).count();
+        let files_in = |fate| files().filter(|file: &&File| file.fate == Some(fate)).count();
         let freeze = update.phases.iter().find(|phase| phase.name.starts_with("freeze"));
         let begins = freeze.or(update.phases.first()).map(|phase| phase.start_ns);
         let arrives = || Some(report.kernels.get(update.to?)?.start_ns);
-        Self {
-            label: update.label(),
-            way: report.way(update),
+        let phases = update.phases.iter().map(|phase| Phase {
+            phase: phase.name.clone(),
+            duration_ns: phase.duration_ns,
+        });
+        let verdicts = update.verdicts.iter().map(|verdict| Verdict {
+            invariant: verdict.invariant.into(),
+            status: verdict.status.into(),
+        });
+        let mut row = Self {
             number: update.number,
             time_unix_ns: begins.or_else(arrives).and_then(|at| report.unix(update, at)),
             from,
             to: to.filter(|_| update.fate != Fate::Aborted),
-            outcome: update.fate.name(),
+            outcome: Cow::default(),
+            fate: update.fate.name().into(),
             blackout_ns: update.blackout_ns,
+            phases: phases.collect(),
             sessions: update.sessions.len(),
             files: update.files(),
             bytes: update.bytes(),
             lost_sessions: sessions().filter(|session| is_lost(session)).count(),
-            lost_files: sessions().map(lost_files).sum(),
-            pending_sessions: sessions()
-                .filter(|session| session.fate == SessionFate::Pending)
-                .count(),
+            lost_files: files_in("lost")
+                + sessions()
+                    .filter(|session| session.fate == SessionFate::Missing)
+                    .map(|session| session.files.len())
+                    .sum::<usize>(),
+            unclaimed_sessions: in_state(SessionFate::Unclaimed),
+            unclaimed_files: files_in("unclaimed"),
+            pending_sessions: in_state(SessionFate::Pending),
+            pending_files: files_in("pending"),
+            verdicts: verdicts.collect(),
+        };
+        let since_boot = Duration::from_nanos(update.recorded_ns.unwrap_or(0).max(now_ns));
+        row.outcome = row.outcome_of(update, since_boot >= deadline).name().into();
+        row
+    }
+
+    /// What it came to; `late` tells whether the deadline is over.
+    fn outcome_of(&self, update: &Update, late: bool) -> Outcome {
+        let is = |status: &'static str| self.verdicts.iter().filter(move |verdict| verdict.status == status);
+        let breaks = |id: Invariant| is("violated").any(|verdict| verdict.invariant == id.id());
+        let loses = [Invariant::KexecSessionsConserved, Invariant::KexecFilesAccounted]
+            .into_iter()
+            .any(breaks);
+        let waits = self.pending_sessions > 0 || self.pending_files > 0;
+        match update.fate {
+            Fate::Aborted => Outcome::Aborted,
+            Fate::Departed if breaks(Invariant::KexecArrived) => Outcome::ColdBoot,
+            Fate::Departed => Outcome::Departed,
+            _ if update.carries_nothing => Outcome::CarriedNothing,
+            _ if loses || self.lost_sessions > 0 || self.lost_files > 0 => Outcome::Lost,
+            _ if is("violated").next().is_some() => Outcome::Violated,
+            _ if self.unclaimed_files > 0 || waits && late => Outcome::Unclaimed,
+            _ if waits => Outcome::Waiting,
+            Fate::Arrived => Outcome::Arrived,
+            Fate::Completed if is("unknown").next().is_some() => Outcome::Inconclusive,
+            Fate::Completed => Outcome::Completed,
+        }
+    }
+
+    /// Its number, as it is shown.
+    pub fn label(&self) -> String {
+        self.number.map_or("?".into(), |number| number.to_string())
+    }
+
+    /// The way from the one release to the other, as it is shown.
+    pub fn way(&self) -> String {
+        let release = |release: &Option<String>| release.clone().unwrap_or_else(|| "?".into());
+        match self.fate == Fate::Aborted.name() {
+            true => release(&self.from),
+            false => format!("{} → {}", release(&self.from), release(&self.to)),
         }
     }
 
     /// What was lost, and what waits, in words; empty where nothing is known to.
-    fn remark(&self) -> String {
+    pub fn remark(&self) -> String {
         let told = [
             (self.lost_sessions, "sessions lost"),
             (self.lost_files, "files lost"),
+            (self.unclaimed_files, "files unclaimed"),
             (self.pending_sessions, "sessions wait"),
+            (self.pending_files, "files wait"),
         ];
         let told = told.iter().filter(|(count, _)| *count > 0);
         told.map(|(count, what)| format!("{what}: {count}"))
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    /// The whole of it in a sentence.
+    pub fn sentence(&self) -> String {
+        let blackout = self.blackout_ns.map(|ns| format!("blackout {}", span(ns)));
+        let remark = Some(self.remark()).filter(|remark| !remark.is_empty());
+        let more: Vec<_> = blackout.into_iter().chain(remark).collect();
+        let more = if more.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", more.join(", "))
+        };
+        format!("live update {}, {}: {}{more}", self.label(), self.way(), self.outcome)
     }
 }
 
@@ -94,17 +279,13 @@ fn is_lost(session: &Session) -> bool {
     matches!(session.fate, SessionFate::Missing | SessionFate::Lost)
 }
 
-fn lost_files(session: &Session) -> usize {
-    let lost = |fate| matches!(fate, Some("unclaimed" | "lost"));
-    match session.fate {
-        SessionFate::Missing => session.files.len(),
-        _ => session.files.iter().filter(|file| lost(file.fate)).count(),
-    }
-}
-
-/// Every update of a report, in their order.
-pub fn updates(report: &Report) -> Vec<Row> {
-    report.updates.iter().map(|update| Row::of(report, update)).collect()
+/// Every update of a report, in their order. What waits for longer than this deadline after its kernel's boot is unclaimed, going by the
+/// end of that one's record or by this time of its clock, where that is later.
+pub fn updates(report: &Report, deadline: Duration, now_ns: u64) -> Vec<Row> {
+    let updates = report.updates.iter();
+    updates
+        .map(|update| Row::of(report, update, deadline, now_ns))
+        .collect()
 }
 
 /// Draws them as a table with a line for each.
@@ -112,20 +293,20 @@ pub fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no live update is recorded\n".into();
     }
-    let widest = rows.iter().map(|row| row.way.chars().count()).max().unwrap_or(0);
+    let widest = rows.iter().map(|row| row.way().chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
     _ = writeln!(
         out,
-        "{:>6}  {:<20}  {:<widest$}  {:<9}  {:>9}  {:>8}  {:>6}",
+        "{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}",
         "number", "when (UTC)", "kernels", "outcome", "blackout", "sessions", "files"
     );
     for row in rows {
         let line = format!(
-            "{:>6}  {:<20}  {:<widest$}  {:<9}  {:>9}  {:>8}  {:>6}  {}",
-            row.label,
+            "{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}  {}",
+            row.label(),
             row.time_unix_ns.map_or("?".into(), when),
-            row.way,
+            row.way(),
             row.outcome,
             row.blackout_ns.map_or("-".into(), span),
             row.sessions,
@@ -137,7 +318,8 @@ pub fn table(rows: &[Row]) -> String {
     out
 }
 
-fn when(unix_ns: u64) -> String {
+/// A time by the wall clock as it is shown, in UTC.
+pub fn when(unix_ns: u64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_ns);
     humantime::format_rfc3339_seconds(time).to_string()
 }

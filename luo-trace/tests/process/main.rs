@@ -96,8 +96,8 @@ fn every_update_of_a_host_is_a_line() {
     let json = says(lossy.path(), "updates . --format json").ends(0).stdout;
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
     assert_eq!(
-        (&rows[0]["outcome"], &rows[0]["lost_sessions"]),
-        (&"completed".into(), &1.into())
+        (&rows[0]["outcome"], &rows[0]["fate"], &rows[0]["lost_sessions"]),
+        (&"lost".into(), &"completed".into(), &1.into())
     );
     // Where no update is recorded, it says that.
     let none = recorded(&[&takes_a_token_twice]);
