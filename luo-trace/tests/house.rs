@@ -81,20 +81,25 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("journal", &["event", "input", "model"]),
     ("testing", &["event", "journal"]),
     ("policy", &["event", "image", "model", "text"]),
-    ("status", &["event", "image", "journal", "model", "policy", "text"]),
     ("chain", &["event", "journal", "model", "text"]),
     ("expect", &["chain", "model", "text"]),
     ("report", &["chain", "event", "model", "policy", "text"]),
+    (
+        "status",
+        &["event", "image", "journal", "model", "policy", "report", "text"],
+    ),
     ("host", &["journal", "status"]),
     ("kernel", &["event", "host", "image", "journal", "policy"]),
     (
         "sink",
-        &["event", "host", "journal", "model", "policy", "status", "text"],
+        &[
+            "chain", "event", "host", "journal", "model", "policy", "report", "status", "text",
+        ],
     ),
     (
         "agent",
         &[
-            "event", "host", "image", "journal", "model", "policy", "sink", "status", "text",
+            "chain", "event", "host", "image", "journal", "model", "policy", "report", "sink", "status", "text",
         ],
     ),
     (

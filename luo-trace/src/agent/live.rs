@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use luo_trace_common::events::{self as abi, HooksBlind};
 
+use crate::agent::updates::Word;
 use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Preserved;
@@ -62,6 +63,11 @@ struct State {
     losses: Losses,
     /// The hooks that are attached and see nothing, where there are any.
     blind: Option<Blind>,
+    /// What is known of live updates, where they are judged.
+    word: Option<Word>,
+    /// How often that was called for, and up to which call it is known.
+    asked: u64,
+    answered: u64,
 }
 
 impl Live {
@@ -151,6 +157,9 @@ impl Live {
                 policy: None,
                 losses: Losses::default(),
                 blind: None,
+                word: None,
+                asked: 0,
+                answered: 0,
             }),
         })
     }
@@ -217,6 +226,21 @@ impl Live {
     /// What the agent sees does not get where it should, and why: a sentence for each output.
     pub fn set_output_troubles(&self, troubles: Vec<String>) {
         self.state().output_troubles = troubles;
+    }
+
+    /// Live updates are to be judged anew; gives the number of this call.
+    pub fn ask_for_updates(&self) -> u64 {
+        let mut state = self.state();
+        state.asked += 1;
+        state.asked
+    }
+
+    /// What is known of live updates, up to this call.
+    pub fn set_updates(&self, word: Word, call: u64) {
+        self.metrics.set_updates(&word.updates, &word.before);
+        let mut state = self.state();
+        state.word = Some(word);
+        state.answered = call;
     }
 
     /// The policy and an operator's orders are these from now on.
@@ -368,10 +392,22 @@ impl sink::Source for Live {
         let losses = state.losses.clone();
         let troubles = self.troubles(&state);
         let hooks = self.hooks(&state);
-        let findings = state.findings.iter().map(Into::into).collect();
+        let word = state.word.as_ref();
+        let over_updates = word.into_iter().flat_map(|word| &word.findings);
+        let findings = over_updates.chain(&state.findings).map(Into::into).collect();
+        let updates = word.map(|word| word.updates.clone()).unwrap_or_default();
+        let of_updates: Vec<_> = word
+            .into_iter()
+            .flat_map(|word| &word.verdicts)
+            .map(Into::into)
+            .collect();
+        let judging_updates = state.answered < state.asked;
         let policy = state.policy();
         drop(state);
         Status {
+            updates,
+            judging_updates,
+            verdicts: status.verdicts.into_iter().chain(of_updates).collect(),
             findings,
             losses: Losses {
                 events: status.losses.events,
@@ -394,6 +430,9 @@ impl web::Source for Live {
         let state = self.state();
         self.metrics.set_counts(&state.model.counts_of_others(), self.now());
         self.metrics.set_verdicts(&state.model.verdicts());
+        if let Some(word) = &state.word {
+            self.metrics.set_verdicts(&word.verdicts);
+        }
         self.metrics.set_image(state.digest.image_word());
         if let Some((_, standing)) = &state.policy {
             let now = self.now();

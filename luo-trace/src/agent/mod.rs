@@ -7,3 +7,4 @@ pub mod image_watch;
 pub mod keep;
 pub mod live;
 pub mod pipeline;
+pub mod updates;

@@ -320,11 +320,12 @@ mod tests {
     }
 
     /// A value that each option takes, beside its default.
-    const VALUES: [(&str, &str); 16] = [
+    const VALUES: [(&str, &str); 17] = [
         ("journal", "'/var/log/luo'"),
         ("journal-max-size", "'2GiB'"),
         ("journal-keep", "'90d'"),
         ("host-id", "'rack-7'"),
+        ("arrival-deadline", "'90s'"),
         ("listen", "'127.0.0.1:9108'"),
         ("web-config", "'/etc/luo-trace/web.yml'"),
         ("web-host", "['a.example', 'b.example']"),

@@ -44,6 +44,12 @@ pub fn page_size() -> u64 {
     size.unsigned_abs()
 }
 
+/// Has this thread run only where nothing else wants to.
+pub fn give_way() {
+    // Where that is refused, it competes like any other.
+    _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+}
+
 /// Which boot this is.
 ///
 /// # Errors

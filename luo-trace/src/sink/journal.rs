@@ -65,6 +65,9 @@ impl Records {
     }
 }
 
+/// What is to be done once everything before it is written.
+type Then = Box<dyn FnOnce() + Send>;
+
 enum Message {
     Batch {
         records: Records,
@@ -75,6 +78,7 @@ enum Message {
     Clock(Clock),
     /// Nothing to write: the thread shows that it lives.
     Ping,
+    Then(Then),
     End(End),
 }
 
@@ -211,6 +215,13 @@ impl JournalSink {
         self.health.done.load(Ordering::Relaxed)
     }
 
+    /// Has the thread do this once everything that was handed over is written, or lost. Gives whether it will: a full queue has no room
+    /// for it, and what is kept back would come after it.
+    #[must_use]
+    pub fn then(&mut self, then: impl FnOnce() + Send + 'static) -> bool {
+        self.kept.is_empty() && self.queue.try_send(Message::Then(Box::new(then))).is_ok()
+    }
+
     /// Why nothing is recorded at this moment, where that is so.
     pub fn trouble(&self) -> Option<String> {
         if self.thread.is_finished() {
@@ -282,6 +293,10 @@ impl<S: Store, T: FnMut(String)> Worker<S, T> {
                 Message::Clock(clock) => self.writer.clock(&clock),
                 Message::Ping => {
                     self.health.done.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                Message::Then(then) => {
+                    then();
                     continue;
                 }
                 Message::End(end) => {

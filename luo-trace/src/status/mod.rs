@@ -14,6 +14,7 @@ use crate::event::{Body, ByName, Event, image_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 use crate::policy::tell::ImageVerdict;
+use crate::report::Row;
 
 pub mod policy;
 mod preserved;
@@ -48,6 +49,11 @@ pub struct Status {
     /// The image to jump into: `none`, `carries` (by `kexec_file_load(2)`, with KHO's tree), `carries nothing`, `legacy`
     /// (by `kexec_load(2)`, which loses everything); null: not known.
     pub image: Option<Cow<'static, str>>,
+    /// The live updates that this kernel or the one before has tried, and the one that brought it, the newest first, as `luo-trace
+    /// updates` tells them; empty for a look, and without a directory of journals.
+    pub updates: Vec<Row>,
+    /// Whether something has happened since that may change what is told of them: ask again.
+    pub judging_updates: bool,
     /// Live sessions, outgoing ones first, then by name.
     pub sessions: Vec<Session>,
     /// Global state that exists.
@@ -209,6 +215,19 @@ pub struct Verdict {
     pub missing_hooks: Vec<Cow<'static, str>>,
     /// The hooks it needs that are switched off.
     pub switched_off_hooks: Vec<Cow<'static, str>>,
+}
+
+impl From<&model::Verdict> for Verdict {
+    fn from(verdict: &model::Verdict) -> Self {
+        Self {
+            invariant: verdict.invariant.id().into(),
+            status: verdict.status.name().into(),
+            severity: verdict.invariant.severity().name().into(),
+            statement: verdict.invariant.statement().trim().into(),
+            missing_hooks: verdict.missing_hooks.iter().map(|&hook| hook.into()).collect(),
+            switched_off_hooks: verdict.switched_off_hooks.iter().map(|&hook| hook.into()).collect(),
+        }
+    }
 }
 
 /// A violation, in the JSON form of [`model::Finding`].
@@ -453,6 +472,8 @@ impl Status {
             kho_format: None,
             kho_scratch_bytes: None,
             attach: None,
+            updates: Vec::new(),
+            judging_updates: false,
             image: digest.image.map(Into::into),
             sessions: model
                 .sessions()
@@ -569,15 +590,7 @@ fn memory(model: &Model) -> Vec<Memory> {
 }
 
 fn verdicts(model: &Model) -> Vec<Verdict> {
-    let verdict = |verdict: &model::Verdict| Verdict {
-        invariant: verdict.invariant.id().into(),
-        status: verdict.status.name().into(),
-        severity: verdict.invariant.severity().name().into(),
-        statement: verdict.invariant.statement().trim().into(),
-        missing_hooks: verdict.missing_hooks.iter().map(|&hook| hook.into()).collect(),
-        switched_off_hooks: verdict.switched_off_hooks.iter().map(|&hook| hook.into()).collect(),
-    };
-    model.verdicts().iter().map(verdict).collect()
+    model.verdicts().iter().map(Into::into).collect()
 }
 
 #[cfg(test)]

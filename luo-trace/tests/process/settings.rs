@@ -50,6 +50,7 @@ fn the_environment_comes_before_the_file_for_every_setting() {
     let others = [
         ("journal-max-size", "2GiB"),
         ("journal-keep", "90d"),
+        ("arrival-deadline", "90s"),
         ("listen", "127.0.0.1:2"),
         ("format", "json"),
         ("kho", "keys"),

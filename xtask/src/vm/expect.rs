@@ -13,7 +13,7 @@ use serde_json::Value;
 use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Size, Verdict};
 
 use super::blackout::{self, Blackout};
-use super::{check, policy};
+use super::{check, last_word, policy};
 use crate::demo::journals;
 
 /// How many events of the right name a failure shows.
@@ -50,6 +50,11 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
         notes.extend(blackouts.iter().map(Blackout::to_string));
     }
     if let Some(agent) = agent {
+        let (compared, wrong) = last_word::compare(scenario, agent, &case, output)?;
+        failures.extend(wrong);
+        notes.push(format!(
+            "the agent's last word on updates is that of its journals in {compared} kernels"
+        ));
         failures.extend(check::all(&scenario.expect.check, agent, &case, output)?);
         failures.extend(policy::tests(&scenario.expect.policy_test, agent, &case, output)?);
     }

@@ -9,6 +9,7 @@ mod console;
 mod expect;
 pub(crate) mod guest;
 mod initramfs;
+mod last_word;
 mod policy;
 mod product;
 mod qemu;

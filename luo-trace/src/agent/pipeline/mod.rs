@@ -17,6 +17,7 @@ use crate::agent::carry::Foreign;
 use crate::agent::enforcement::{Keeper, Note};
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
+use crate::agent::updates::{self, Bell};
 use crate::event::decode::{self, Decoder};
 use crate::event::source::{Losses, Source};
 use crate::event::{Body, Event};
@@ -53,6 +54,9 @@ pub struct Pipeline {
     /// Records of the agent's own that follow the batch at hand.
     notes: Vec<Note>,
     target: Option<Target>,
+    judge: Option<Bell>,
+    /// The call for the judge that is still to be sent.
+    call: Option<u64>,
     told: Told,
 }
 
@@ -87,7 +91,36 @@ impl Pipeline {
             policy: None,
             notes: Vec::new(),
             target: None,
+            judge: None,
+            call: None,
             told: Told::default(),
+        }
+    }
+
+    /// Has live updates judged, from now on and at each milestone.
+    pub fn judge_updates(&mut self, judge: Bell) {
+        self.judge = Some(judge);
+        self.ask_for_updates();
+    }
+
+    /// Has live updates judged anew: something has come that may change what is known of them.
+    pub fn ask_for_updates(&mut self) {
+        if self.judge.is_some() {
+            self.call = Some(self.live.ask_for_updates());
+        }
+    }
+
+    /// Calls the judge, once everything up to the call is written.
+    fn call_the_judge(&mut self) {
+        if let Some(call) = self.call
+            && let Some(judge) = &self.judge
+            && let Some(journal) = &mut self.outputs.journal
+            && !self.jump_is_near
+        {
+            let judge = judge.clone();
+            if journal.then(move || judge.ring(call)) {
+                self.call = None;
+            }
         }
     }
 
@@ -330,6 +363,9 @@ impl Pipeline {
             }
             _ => {}
         }
+        if updates::is_a_milestone(&event.body) {
+            self.ask_for_updates();
+        }
         let findings = self.live.apply(event);
         if let Some(policy) = &mut self.policy {
             self.notes.extend(policy.observe(event, &findings));
@@ -348,6 +384,7 @@ impl Pipeline {
             Some(journal) => journal.send(records, self.jump_is_near),
             None => self.outputs.give_back(records),
         }
+        self.call_the_judge();
         self.outputs.send(std::mem::take(&mut self.lines));
         self.count_losses();
     }

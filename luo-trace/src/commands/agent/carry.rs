@@ -35,9 +35,11 @@ impl Carrying {
     }
 
     /// Time passes. Close to a jump LUO may hold its locks for good, and a caller that asks it for something then waits for ever.
-    pub(super) fn tick(&mut self, pipeline: &Pipeline) {
+    pub(super) fn tick(&mut self, pipeline: &mut Pipeline) {
         if !pipeline.jump_is_near() && self.carry.as_mut().is_some_and(Carry::is_due) {
             self.attempt(pipeline);
+            // What came may be the record of the kernel before.
+            pipeline.ask_for_updates();
         }
     }
 }

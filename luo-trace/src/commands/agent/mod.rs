@@ -27,11 +27,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::Deadline;
 use crate::agent::carry::Way;
 use crate::agent::enforcement::Loaded;
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
+use crate::agent::updates::Judge;
 use crate::exit::Exit;
 use crate::host;
 use crate::host::files;
@@ -75,6 +77,8 @@ pub struct Args {
     /// Which machine this is, for a host without a machine id: what makes its journals one host's
     #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new(), env = "LUO_TRACE_HOST_ID")]
     host_id: Option<String>,
+    #[command(flatten)]
+    deadline: Deadline,
     #[command(flatten)]
     port: port::Args,
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
@@ -167,10 +171,7 @@ pub(super) fn run_alone(format: Format, end: impl AsyncFnOnce(Arc<Live>)) -> Res
 }
 
 fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
-    let has_directory = args
-        .journal
-        .as_deref()
-        .is_some_and(|place| serial_line(place).is_none());
+    let has_directory = args.directory().is_some();
     let has_service_manager = env::var_os("NOTIFY_SOCKET").is_some();
     args.carry.check(has_directory, has_service_manager)?;
     let file = policy::File::new(args.policy.as_deref());
@@ -193,6 +194,11 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
 }
 
 impl Args {
+    /// The directory of journals, where there is one.
+    fn directory(&self) -> Option<&Path> {
+        self.journal.as_deref().filter(|place| serial_line(place).is_none())
+    }
+
     /// How much the directory of journals holds; `None` where no option of a journal was read.
     fn limits(&self) -> Option<Limits> {
         let (size, keep) = (self.journal_max_size, self.journal_keep?);
@@ -367,6 +373,11 @@ impl Agent {
         left.look(&mut pipeline);
         // Only now that everything is watched: this may be what has LUO read in what the previous kernel left.
         carrying.attempt(&pipeline);
+        if let Some(dir) = args.directory() {
+            let (boot, deadline) = (header.boot_id.clone(), args.deadline.arrival_deadline);
+            let judge = Judge::start(dir.to_owned(), boot, deadline, live.clone());
+            pipeline.judge_updates(judge.context("cannot start")?);
+        }
         pipeline.drain(&mut ring);
         Ok(Ok(Self {
             live,

@@ -20,10 +20,12 @@ use prometheus::{
 
 pub use backfill::Backfill;
 
+use crate::chain::Fate;
 use crate::event::{Body, ByName, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
 use crate::policy::tell::rule_name;
+use crate::report::{Outcome, Row};
 use crate::text::errno;
 
 /// How many different names of handlers, and of FLBs, get a label of their own.
@@ -31,6 +33,9 @@ pub const NAMES: usize = 64;
 
 /// What can be known of the image that is loaded.
 pub const IMAGE_VERDICTS: [&str; 6] = ["none", "pending", "carries", "loses", "panics", "unknown"];
+
+/// The outcome where there was no live update.
+const NO_UPDATE: &str = "none";
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +113,15 @@ metrics! {
     kho_pages: IntCounterVec = "luo_kho_pages_total" ["op"] "Pages that went through KHO's interface, once for each object; with --kho keys also through its tree.";
     kho_failures: IntCounterVec = "luo_kho_failures_total" ["op"] "Calls of KHO's interface that failed, and with --kho keys ranges that could not be added to its tree.";
     update_number: IntGaugeVec = "luo_update_number" [] "Number of the live update that brought this kernel; 0 after a cold boot.";
-    invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown.";
+    update_outcome: IntGaugeVec = "luo_update_outcome" ["outcome"] "What the last live update came to: 1 for its outcome, 0 for the others; none: there was none.";
+    update_info: IntGaugeVec = "luo_update_info" ["from" "to" "outcome"] "Always 1; the labels tell the releases of the last live update's kernels, and what it came to.";
+    update_blackout: GaugeVec = "luo_update_blackout_seconds" [] "How long guests had no service in the last live update, from the beginning of the freeze to the last file brought back; left out where it is not known.";
+    update_phase: GaugeVec = "luo_update_phase_seconds" ["phase"] "How long each phase of the last live update took, as far as that is known; phases that cannot be told apart are one.";
+    update_timestamp: GaugeVec = "luo_update_last_timestamp_seconds" [] "When the last live update began to freeze, in seconds since 1970; left out where it is not known.";
+    update_lost: IntGaugeVec = "luo_update_lost" ["kind"] "Sessions and files that were lost over the live update that brought this kernel.";
+    update_unclaimed: IntGaugeVec = "luo_update_unclaimed" ["kind"] "Sessions and files that arrived with this kernel and were finished though no process had asked for them, or that wait beyond --arrival-deadline.";
+    previous_violations: IntGaugeVec = "luo_previous_kernel_violations" ["invariant" "severity"] "Violations that the record of the kernel before shows, up to its last moment.";
+    invariant_status: IntGaugeVec = "luo_invariant_status" ["invariant"] "Verdict on an invariant: 0 ok, 1 violated, 2 unknown, 3 not watched, since no option asks for it.";
     violations: IntCounterVec = "luo_invariant_violations_total" ["invariant" "severity"] "Violations of an invariant that were found.";
     incoming_pending: IntGaugeVec = "luo_incoming_pending" ["kind"] "Sessions and files of the previous kernel that are still to be retrieved.";
     oldest_pending: GaugeVec = "luo_incoming_oldest_pending_seconds" [] "How long the oldest of them has waited: since this kernel booted, or 0 where none waits.";
@@ -426,11 +439,72 @@ impl Metrics {
     pub fn set_verdicts(&self, verdicts: &[Verdict]) {
         for verdict in verdicts {
             let status = match verdict.status {
+                Status::Unknown if verdict.is_unwatched() => 3,
                 Status::Ok => 0,
                 Status::Violated => 1,
                 Status::Unknown => 2,
             };
             set(&self.families.invariant_status, &[verdict.invariant.id()], status);
+        }
+    }
+
+    /// Tells of live updates, the newest first, and of what was violated in the kernel before.
+    pub fn set_updates(&self, updates: &[Row], before: &[(Invariant, u64)]) {
+        let f = &self.families;
+        let seconds = |family: &GaugeVec, labels: &[&str], seconds: f64| {
+            if let Ok(metric) = family.get_metric_with_label_values(labels) {
+                metric.set(seconds);
+            }
+        };
+        let _whole = self.names();
+        for family in [&f.update_blackout, &f.update_phase, &f.update_timestamp] {
+            family.reset();
+        }
+        f.update_info.reset();
+        let last = updates.first();
+        let outcome = last.map_or(NO_UPDATE, |update| &update.outcome);
+        for known in Outcome::ALL.map(Outcome::name).into_iter().chain([NO_UPDATE]) {
+            set(&f.update_outcome, &[known], i64::from(known == outcome));
+        }
+        if let Some(update) = last {
+            let [from, to] = [&update.from, &update.to].map(|release| release.as_deref().unwrap_or_default());
+            set(&f.update_info, &[from, to, outcome], 1);
+            if let Some(blackout) = update.blackout_ns {
+                seconds(&f.update_blackout, &[], blackout as f64 / 1e9);
+            }
+            for phase in &update.phases {
+                seconds(&f.update_phase, &[&phase.phase], phase.duration_ns as f64 / 1e9);
+            }
+            if let Some(time) = update.time_unix_ns {
+                seconds(&f.update_timestamp, &[], time as f64 / 1e9);
+            }
+        }
+        // One that is given up later takes nothing back of what was lost before.
+        let brought = updates.iter().find(|update| update.fate != Fate::Aborted.name());
+        let brought = brought.cloned().unwrap_or_default();
+        let late = brought.outcome == Outcome::Unclaimed.name();
+        for (kind, lost, unclaimed, pending) in [
+            (
+                "session",
+                brought.lost_sessions,
+                brought.unclaimed_sessions,
+                brought.pending_sessions,
+            ),
+            (
+                "file",
+                brought.lost_files,
+                brought.unclaimed_files,
+                brought.pending_files,
+            ),
+        ] {
+            let waits = if late { pending } else { 0 };
+            set(&f.update_lost, &[kind], signed(lost as u64));
+            set(&f.update_unclaimed, &[kind], signed((unclaimed + waits) as u64));
+        }
+        f.previous_violations.reset();
+        for (invariant, violations) in before {
+            let labels = [invariant.id(), invariant.severity().name()];
+            set(&f.previous_violations, &labels, signed(*violations));
         }
     }
 

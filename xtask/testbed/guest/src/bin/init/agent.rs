@@ -307,6 +307,9 @@ impl Agent<'_> {
                 self.log()
             );
         }
+        if Path::new(SOCKET).exists() && !self.scenario.serial_journal {
+            self.keep_last_word()?;
+        }
         kill_process(Pid::from_child(&child), Signal::TERM)?;
         if poll(
             &mut [PollFd::new(&ended, PollFlags::IN)],
@@ -330,6 +333,32 @@ impl Agent<'_> {
         }
         if let Some(Without::Room | Without::Disk) = self.scenario.agent_without {
             without::bring_journals_home()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what it knows at its end, once it has judged all that has happened: `status-BOOT.json`, and, where its port answers,
+    /// `last-metrics-BOOT.prom`.
+    fn keep_last_word(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = status()?;
+            let status: Value = serde_json::from_str(&text)?;
+            if status["judging_updates"] == false {
+                fs::write(format!("/host/status-{}.json", self.boot), text)?;
+                break;
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "within {PATIENCE:?} the agent did not judge its updates: see {}",
+                    self.log()
+                );
+            }
+            // A status cannot be waited on, so it is asked for again.
+            thread::sleep(Duration::from_millis(20));
+        }
+        if let Ok(metrics) = get_metrics() {
+            fs::write(format!("/host/last-metrics-{}.prom", self.boot), metrics)?;
         }
         Ok(())
     }
@@ -436,11 +465,16 @@ fn get_metrics() -> Result<String> {
     get(stream, "/metrics")
 }
 
-/// Which of its policies is in force; 0: none.
-fn generation() -> Result<u64> {
+/// Its status, as JSON.
+fn status() -> Result<String> {
     let stream = UnixStream::connect(SOCKET).with_context(|| format!("cannot ask the agent at {SOCKET}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let status: Value = serde_json::from_str(&get(stream, "/status")?)?;
+    get(stream, "/status")
+}
+
+/// Which of its policies is in force; 0: none.
+fn generation() -> Result<u64> {
+    let status: Value = serde_json::from_str(&status()?)?;
     let generation = status["policy"]["generation"].as_u64();
     generation.context("the agent's status tells of no policy")
 }
