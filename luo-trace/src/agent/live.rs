@@ -14,7 +14,7 @@ use crate::event::{Body, Event};
 use crate::host;
 use crate::image::Preserved;
 use crate::journal::{Header, HookState};
-use crate::model::{Finding, Model};
+use crate::model::{self, Finding, Model, Verdict};
 use crate::policy::orders::{Entry, Standing};
 use crate::sink::metrics::Metrics;
 use crate::sink::{self, web};
@@ -374,6 +374,22 @@ impl Blind {
 }
 
 impl State {
+    /// The verdicts on this kernel, and on the update that brought it. Of one that both give the worse counts: an image is judged when it
+    /// is loaded, and again by what becomes of it.
+    fn verdicts(&self) -> Vec<Verdict> {
+        let mut verdicts = self.model.verdicts();
+        for over in self.word.iter().flat_map(|word| &word.verdicts) {
+            match verdicts.iter_mut().find(|verdict| verdict.invariant == over.invariant) {
+                Some(verdict) if over.status == model::Status::Violated || verdict.status == model::Status::Ok => {
+                    *verdict = over.clone()
+                }
+                Some(_) => {}
+                None => verdicts.push(over.clone()),
+            }
+        }
+        verdicts
+    }
+
     fn policy(&self) -> Option<status::policy::Policy> {
         let (policy, standing) = self.policy.clone()?;
         Some(self.digest.policy(policy.with(&standing)))
@@ -396,18 +412,14 @@ impl sink::Source for Live {
         let over_updates = word.into_iter().flat_map(|word| &word.findings);
         let findings = over_updates.chain(&state.findings).map(Into::into).collect();
         let updates = word.map(|word| word.updates.clone()).unwrap_or_default();
-        let of_updates: Vec<_> = word
-            .into_iter()
-            .flat_map(|word| &word.verdicts)
-            .map(Into::into)
-            .collect();
+        let verdicts = state.verdicts().iter().map(Into::into).collect();
         let judging_updates = state.answered < state.asked;
         let policy = state.policy();
         drop(state);
         Status {
             updates,
             judging_updates,
-            verdicts: status.verdicts.into_iter().chain(of_updates).collect(),
+            verdicts,
             findings,
             losses: Losses {
                 events: status.losses.events,
@@ -429,10 +441,7 @@ impl web::Source for Live {
     fn metrics(&self) -> String {
         let state = self.state();
         self.metrics.set_counts(&state.model.counts_of_others(), self.now());
-        self.metrics.set_verdicts(&state.model.verdicts());
-        if let Some(word) = &state.word {
-            self.metrics.set_verdicts(&word.verdicts);
-        }
+        self.metrics.set_verdicts(&state.verdicts());
         self.metrics.set_image(state.digest.image_word());
         if let Some((_, standing)) = &state.policy {
             let now = self.now();

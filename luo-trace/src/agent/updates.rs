@@ -140,22 +140,28 @@ impl Judge {
     /// Where the system has no thread to give.
     pub fn start(dir: PathBuf, boot_id: String, deadline: Duration, live: Arc<Live>) -> io::Result<Bell> {
         let (caller, called) = sync_channel(1);
-        let written = Arc::<AtomicU64>::default();
-        let judge = Self {
-            dir,
-            boot_id,
-            deadline,
-            live,
-            written: written.clone(),
-            before: None,
-            tries: 0,
-            told: None,
+        let judge = Self::new(dir, boot_id, deadline, live);
+        let bell = Bell {
+            caller,
+            written: judge.written.clone(),
         };
-        let bell = Bell { caller, written };
         thread::Builder::new()
             .name("updates".into())
             .spawn(move || judge.run(&called))?;
         Ok(bell)
+    }
+
+    fn new(dir: PathBuf, boot_id: String, deadline: Duration, live: Arc<Live>) -> Self {
+        Self {
+            dir,
+            boot_id,
+            deadline,
+            live,
+            written: Arc::default(),
+            before: None,
+            tries: 0,
+            told: None,
+        }
     }
 
     fn run(mut self, called: &Receiver<()>) {
@@ -235,3 +241,6 @@ impl Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

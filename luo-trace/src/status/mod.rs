@@ -14,7 +14,7 @@ use crate::event::{Body, ByName, Event, image_name};
 use crate::journal::HookState;
 use crate::model::{self, Coverage, FileView, Model, SessionView, Task, WaitingView};
 use crate::policy::tell::ImageVerdict;
-use crate::report::Row;
+use crate::report::{Row, when};
 
 pub mod policy;
 mod preserved;
@@ -518,6 +518,14 @@ impl Status {
             findings,
             ..Self::new("look", facts, &model, &digest)
         }
+    }
+
+    /// What is told of the last live updates, a sentence each, the newest first.
+    pub fn updates_told(&self) -> impl Iterator<Item = String> {
+        self.updates.iter().map(|update| match update.time_unix_ns {
+            Some(time) => format!("{}, at {}", update.sentence(), when(time)),
+            None => update.sentence(),
+        })
     }
 
     /// How many of the promises have this verdict.

@@ -12,6 +12,8 @@ use crate::text::units::{bytes, count, span};
 
 /// The width of everything.
 const WIDTH: usize = 80;
+/// How many of the last live updates are told.
+const UPDATES: usize = 3;
 /// The columns of sessions and their files: name, state, files, size, age. What follows has the rest.
 const SESSION: &[Column] = &[left(22), left(9), right(6), right(10), right(8)];
 const GLOBAL: &[Column] = &[left(40), left(9), right(6)];
@@ -57,6 +59,9 @@ pub fn write(out: &mut impl Write, status: &Status) -> io::Result<()> {
 fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let Status { host, kernel, .. } = status;
     writeln!(out, "{} on Linux {kernel}", or_unknown(host))?;
+    for update in status.updates_told().take(UPDATES) {
+        paragraph(out, &update)?;
+    }
     writeln!(
         out,
         "live updates since the last cold boot: {}",

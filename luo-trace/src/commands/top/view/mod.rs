@@ -10,10 +10,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, Tabs, Wrap};
 
 use crate::policy::tell::ImageVerdict;
+use crate::report::Outcome;
 use crate::status::policy::Order;
 use crate::status::table::{age, or_unknown, owner};
 use crate::status::{File, Finding, Flb, Memory, Operation, Session, Status, Verdict};
-use crate::text::units::{bytes, count};
+use crate::text::units::{bytes, count, span};
 
 /// Below this height there is no room for anything but the list.
 const ROOM_FOR_FINDINGS: u16 = 14;
@@ -315,6 +316,7 @@ fn draw_head(frame: &mut Frame, area: Rect, status: &Status, trouble: Option<&st
     let first = Line::from(vec![
         Span::from(or_unknown(&status.host)).bold(),
         Span::from(format!("  Linux {}  update {update}  ", status.kernel)),
+        last_update(status),
         if loses { image.red().bold() } else { image },
     ]);
     let first = Line::from_iter(first.spans.into_iter().chain(policy(status).spans));
@@ -323,6 +325,24 @@ fn draw_head(frame: &mut Frame, area: Rect, status: &Status, trouble: Option<&st
         None => Line::from(sums(status)),
     };
     frame.render_widget(Paragraph::new(vec![first, second]), area);
+}
+
+/// What the last live update came to; nothing, where there was none.
+fn last_update(status: &Status) -> Span<'static> {
+    let Some(update) = status.updates.first() else {
+        return Span::default();
+    };
+    let blackout = update
+        .blackout_ns
+        .map_or(String::new(), |ns| format!(", blackout {}", span(ns)));
+    let said = Span::from(format!("{}{blackout}  ", update.outcome));
+    match [Outcome::Completed, Outcome::Waiting]
+        .iter()
+        .any(|good| good.name() == update.outcome)
+    {
+        true => said,
+        false => said.red().bold(),
+    }
 }
 
 /// What policy does at all, and what an operator ordered.

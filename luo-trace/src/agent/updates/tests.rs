@@ -1,0 +1,247 @@
+//! What the agent knows of an update, from the journals of two kernels in a directory.
+
+use std::path::Path;
+
+use luo_trace_common::events::{ARRIVAL_NOTHING, Arrival, IMAGE_LEGACY, Image};
+
+use super::*;
+use crate::event::decode::encode;
+use crate::journal::Writer;
+use crate::report::ARRIVAL_DEADLINE;
+use crate::sink::Source as _;
+use crate::sink::web::Source as _;
+use crate::status::Status;
+use crate::testing::{IMAGE, Story, header, memfd, session};
+
+/// Records the boot that the update of this number brought.
+fn record(dir: &Path, number: u64, tell: impl FnOnce(&mut Story)) {
+    let mut story = Story::new();
+    tell(&mut story);
+    let (mut writer, _) = Writer::open(dir, &header(number)).unwrap();
+    let records: Vec<Vec<u8>> = story.events.iter().map(encode).collect();
+    writer.append(records.iter().map(Vec::as_slice)).unwrap();
+}
+
+/// A kernel with a session leaves through this image.
+fn leaves(image: Image) -> impl Fn(&mut Story) {
+    move |story| {
+        let vm = session(1, "vm");
+        story.orderly().create(vm).preserve(vm, 1, memfd(1));
+        story.reboot_with(image, |story| {
+            story.freeze_files(vm, 1).serialize();
+        });
+    }
+}
+
+/// The next kernel finds the session.
+fn arrives(story: &mut Story) {
+    story.arrival(&[("vm", &[1])], &[]);
+    story.look(|look| _ = look.unread());
+    story.arrive(session(1, "vm"), 1).read_in();
+}
+
+fn is_finished(story: &mut Story) {
+    let vm = session(1, "vm");
+    story.retrieve_session(vm).retrieve(vm, 1, memfd(1));
+    story.finish_files(vm, 1, |_| ());
+}
+
+/// The next kernel finds nothing.
+fn arrives_empty(story: &mut Story) {
+    story.push(Body::Arrival(Arrival {
+        update_number: 1,
+        flags: ARRIVAL_NOTHING,
+        ..Arrival::default()
+    }));
+}
+
+/// An agent in the kernel that the update of this number brought, whose word is asked for.
+struct Agent {
+    live: Arc<Live>,
+    judge: Judge,
+}
+
+impl Agent {
+    fn new(dir: &Path, number: u64, deadline: Duration) -> Self {
+        let header = header(number);
+        let live = Arc::new(Live::new(&header).unwrap());
+        let judge = Judge::new(dir.to_owned(), header.boot_id, deadline, live.clone());
+        Self { live, judge }
+    }
+
+    /// What it knows now.
+    fn status(&mut self) -> Status {
+        assert!(!self.judge.judge(), "the journals are whole");
+        self.live.status()
+    }
+
+    /// What the last update came to.
+    fn outcome(&mut self) -> String {
+        let status = self.status();
+        status
+            .updates
+            .first()
+            .map_or("none".into(), |update| update.outcome.to_string())
+    }
+
+    #[track_caller]
+    fn shows(&self, lines: &[&str]) {
+        let metrics = self.live.metrics();
+        for line in lines {
+            assert!(metrics.lines().any(|shown| shown == *line), "no {line} in {metrics}");
+        }
+    }
+}
+
+/// What an agent makes of two kernels that tell this, with no time to wait for anything.
+fn outcome_of(before: impl FnOnce(&mut Story), after: impl FnOnce(&mut Story)) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, before);
+    record(dir.path(), 1, after);
+    Agent::new(dir.path(), 1, Duration::ZERO).outcome()
+}
+
+#[test]
+fn an_update_is_judged_again_with_each_thing_that_happens() {
+    // Given a kernel that left with a session, which the next one has found,
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives);
+    let mut agent = Agent::new(dir.path(), 1, Duration::MAX);
+    assert_eq!(agent.outcome(), "waiting");
+    agent.shows(&[
+        "luo_update_outcome{outcome=\"waiting\"} 1",
+        "luo_update_outcome{outcome=\"completed\"} 0",
+        "luo_update_lost{kind=\"session\"} 0",
+        "luo_update_unclaimed{kind=\"file\"} 0",
+        "luo_invariant_status{invariant=\"kexec-sessions-conserved\"} 0",
+    ]);
+    // when it is retrieved and finished,
+    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    fs::remove_file(path).unwrap();
+    record(dir.path(), 1, |story| {
+        arrives(story);
+        is_finished(story);
+    });
+    // then the update is completed, and has a blackout.
+    assert_eq!(agent.outcome(), "completed");
+    let releases = [0, 1].map(|number| header(number).kernel_release);
+    agent.shows(&[
+        &format!(
+            "luo_update_info{{from=\"{}\",outcome=\"completed\",to=\"{}\"}} 1",
+            releases[0], releases[1]
+        ),
+        "luo_update_outcome{outcome=\"waiting\"} 0",
+    ]);
+    let metrics = agent.live.metrics();
+    assert!(metrics.contains("\nluo_update_blackout_seconds "), "{metrics}");
+    assert!(
+        metrics.contains("\nluo_update_phase_seconds{phase=\"freeze\"} "),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn each_way_in_which_an_update_ends_has_a_word_of_its_own() {
+    let legacy = Image {
+        mode: IMAGE_LEGACY,
+        ..IMAGE
+    };
+    let aborts = |story: &mut Story| {
+        let vm = session(1, "vm");
+        story.orderly().create(vm).preserve(vm, 1, memfd(1));
+        story.failing(16).reboot().kexec_returns();
+    };
+    let unclaimed = |story: &mut Story| {
+        arrives(story);
+        story.retrieve_session(session(1, "vm"));
+        story.finish_files(session(1, "vm"), 1, |_| ());
+    };
+    assert_eq!(outcome_of(leaves(IMAGE), arrives_empty), "lost");
+    assert_eq!(outcome_of(leaves(legacy), |_| ()), "carried-nothing");
+    assert_eq!(outcome_of(leaves(IMAGE), unclaimed), "unclaimed");
+    assert_eq!(
+        outcome_of(leaves(IMAGE), arrives),
+        "unclaimed",
+        "it waits beyond the deadline"
+    );
+    assert_eq!(
+        outcome_of(leaves(IMAGE), |_| ()),
+        "inconclusive",
+        "no agent looked at what came"
+    );
+    // A kernel of which there is no record may have left with anything, or with nothing.
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 1, |story| {
+        arrives(story);
+        is_finished(story);
+    });
+    assert_eq!(Agent::new(dir.path(), 1, ARRIVAL_DEADLINE).outcome(), "arrived");
+    // A kernel that goes on after an update that it gave up.
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, aborts);
+    assert_eq!(Agent::new(dir.path(), 0, ARRIVAL_DEADLINE).outcome(), "aborted");
+    // And one that came up by itself.
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, |_| ());
+    assert_eq!(Agent::new(dir.path(), 0, ARRIVAL_DEADLINE).outcome(), "none");
+}
+
+#[test]
+fn what_broke_in_the_last_moment_before_the_jump_is_told_after_it() {
+    // Given a kernel in which a token is taken twice right before it leaves,
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, |story| {
+        let vm = session(1, "vm");
+        story
+            .orderly()
+            .create(vm)
+            .preserve(vm, 1, memfd(1))
+            .preserve(vm, 1, memfd(2));
+        story.reboot_with(IMAGE, |story| {
+            story.freeze_files(vm, 1).serialize();
+        });
+    });
+    record(dir.path(), 1, arrives);
+    // then the next kernel's metrics tell of it.
+    let mut agent = Agent::new(dir.path(), 1, ARRIVAL_DEADLINE);
+    agent.status();
+    let metrics = agent.live.metrics();
+    let line = "luo_previous_kernel_violations{invariant=\"file-token-unique\",severity=\"";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[test]
+fn of_many_journals_the_boot_before_is_found_by_how_they_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in [3, 0, 2, 1] {
+        record(dir.path(), number, arrives_empty);
+    }
+    let file = |number: u64| vec![dir.path().join(format!("{}.luoj", header(number).boot_id))];
+    let pair = |number: u64| Pair::find(dir.path(), &header(number).boot_id);
+    assert_eq!((pair(2).own, pair(2).before), (file(2), file(1)));
+    assert_eq!((pair(0).own, pair(0).before), (file(0), Vec::new()));
+    // Where there is none of the boot itself, there is none before it.
+    assert_eq!(Pair::find(dir.path(), "another"), Pair::default());
+}
+
+#[test]
+fn the_bell_is_answered_up_to_the_last_call() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives);
+    let mut agent = Agent::new(dir.path(), 1, ARRIVAL_DEADLINE);
+    let (caller, called) = sync_channel(1);
+    let bell = Bell {
+        caller,
+        written: agent.judge.written.clone(),
+    };
+    assert!(!agent.status().judging_updates);
+    // However often it rings while nobody comes, it is one way to go.
+    for _ in 0..3 {
+        bell.ring(agent.live.ask_for_updates());
+    }
+    assert!(agent.live.status().judging_updates);
+    assert!(called.try_recv().is_ok() && called.try_recv().is_err());
+    assert!(!agent.status().judging_updates);
+}
