@@ -39,6 +39,20 @@ pub(super) fn compare(scenario: &Scenario, agent: &Path, case: &Case, output: &P
         let metrics = fs::read_to_string(output.join(format!("last-metrics-{boot}.prom"))).ok();
         let violations = own.checked_sub(1).and_then(|before| case.records.get(before));
         let violations = violations.map_or(0, |record| record.judgement.findings.len());
+        if boot == scenario.boots() && !scenario.expect.outcomes.is_empty() {
+            let known: Vec<_> = status["updates"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|row| row["outcome"].as_str().unwrap_or("-"))
+                .collect();
+            if known != scenario.expect.outcomes {
+                failures.push(format!(
+                    "the updates came to {known:?}, and should to {:?}",
+                    scenario.expect.outcomes
+                ));
+            }
+        }
         let wrong = wrong(&status["updates"], &rows, metrics.as_deref(), violations);
         failures.extend(wrong.into_iter().map(|wrong| format!("kernel {boot}: {wrong}")));
     }
@@ -103,13 +117,16 @@ mod tests {
     fn another_word_than_that_of_the_journals_is_told() {
         let row = json!({"outcome": "lost", "fate": "completed", "lost_sessions": 1});
         let page = "luo_update_outcome{outcome=\"lost\"} 1\nluo_previous_kernel_violations{invariant=\"a\"} 2";
-        let wrong = |known: Value, rows: &[Value], violations| wrong(&known, rows, Some(page), violations).len();
-        assert_eq!(wrong(json!([row]), &[json!({}), row.clone()], 2), 0);
-        assert_eq!(wrong(json!([row]), &[row.clone()], 3), 1, "a violation is missing");
-        assert_eq!(wrong(json!([]), &[row.clone()], 0), 1, "the agent knows of no update");
+        let wrong = |known: Value, rows: &[&Value], violations| {
+            let rows: Vec<_> = rows.iter().map(|&row| row.clone()).collect();
+            wrong(&known, &rows, Some(page), violations).len()
+        };
+        assert_eq!(wrong(json!([row]), &[&json!({}), &row], 2), 0);
+        assert_eq!(wrong(json!([row]), &[&row], 3), 1, "a violation is missing");
+        assert_eq!(wrong(json!([]), &[&row], 0), 1, "the agent knows of no update");
         let other = json!({"outcome": "completed", "fate": "completed"});
         assert_eq!(
-            wrong(json!([row]), &[other], 0),
+            wrong(json!([row]), &[&other], 0),
             2,
             "another outcome, in status and metrics"
         );

@@ -6,7 +6,7 @@ use luo_trace_common::events::{ARRIVAL_NOTHING, Arrival, IMAGE_LEGACY, Image};
 
 use super::*;
 use crate::event::decode::encode;
-use crate::journal::Writer;
+use crate::journal::{Header, Writer};
 use crate::report::ARRIVAL_DEADLINE;
 use crate::sink::Source as _;
 use crate::sink::web::Source as _;
@@ -15,9 +15,13 @@ use crate::testing::{IMAGE, Story, header, memfd, session};
 
 /// Records the boot that the update of this number brought.
 fn record(dir: &Path, number: u64, tell: impl FnOnce(&mut Story)) {
+    record_as(dir, &header(number), tell);
+}
+
+fn record_as(dir: &Path, header: &Header, tell: impl FnOnce(&mut Story)) {
     let mut story = Story::new();
     tell(&mut story);
-    let (mut writer, _) = Writer::open(dir, &header(number)).unwrap();
+    let (mut writer, _) = Writer::open(dir, header).unwrap();
     let records: Vec<Vec<u8>> = story.events.iter().map(encode).collect();
     writer.append(records.iter().map(Vec::as_slice)).unwrap();
 }
@@ -63,7 +67,10 @@ struct Agent {
 
 impl Agent {
     fn new(dir: &Path, number: u64, deadline: Duration) -> Self {
-        let header = header(number);
+        Self::of(dir, header(number), deadline)
+    }
+
+    fn of(dir: &Path, header: Header, deadline: Duration) -> Self {
         let live = Arc::new(Live::new(&header).unwrap());
         let judge = Judge::new(dir.to_owned(), header.boot_id, deadline, live.clone());
         Self { live, judge }
@@ -185,6 +192,39 @@ fn each_way_in_which_an_update_ends_has_a_word_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     record(dir.path(), 0, |_| ());
     assert_eq!(Agent::new(dir.path(), 0, ARRIVAL_DEADLINE).outcome(), "none");
+}
+
+#[test]
+fn a_cold_boot_soon_after_a_departure_is_no_arrival() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    let cold = Header {
+        boot_id: "cold".into(),
+        clock: header(1).clock,
+        ..header(0)
+    };
+    record_as(dir.path(), &cold, |_| ());
+    let mut agent = Agent::of(dir.path(), cold, ARRIVAL_DEADLINE);
+    assert_eq!(agent.outcome(), "cold-boot");
+    agent.shows(&["luo_invariant_status{invariant=\"kexec-arrived\"} 1"]);
+}
+
+#[test]
+fn an_update_that_is_given_up_takes_nothing_back_of_what_was_lost_before() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, |story| {
+        arrives_empty(story);
+        story.failing(16).reboot().kexec_returns();
+    });
+    let mut agent = Agent::new(dir.path(), 1, ARRIVAL_DEADLINE);
+    let outcomes = agent.status().updates;
+    let outcomes: Vec<_> = outcomes.iter().map(|update| &*update.outcome).collect();
+    assert_eq!(outcomes, ["aborted", "lost"]);
+    agent.shows(&[
+        "luo_update_outcome{outcome=\"aborted\"} 1",
+        "luo_update_lost{kind=\"session\"} 1",
+    ]);
 }
 
 #[test]

@@ -28,6 +28,10 @@ pub struct Expect {
     /// The verdicts that invariants must have; one that is not named may be ok or unknown.
     #[serde(default)]
     pub verdicts: BTreeMap<String, Verdict>,
+    /// What the live updates came to that the agent of the last kernel tells of at its end, the newest first; whatever stands here, it is what
+    /// `luo-trace updates` says of the journals.
+    #[serde(default)]
+    pub outcomes: Vec<String>,
     /// How far, in milliseconds, each blackout that luo-trace tells may be from the one by the host's clock.
     #[serde(default)]
     pub blackout_within_ms: Option<u32>,
