@@ -2,7 +2,7 @@
 //! something has happened that may change what they say together.
 //!
 //! A thread of its own reads the journals from the disk, so that nobody waits for it and its word is `check`'s. It is called by the
-//! journal's thread when all that led to the call is written, rests for twenty times as long as it has worked, and gives way to
+//! journal's thread when all that led to the call is written, rests for four times as long as it has worked, and gives way to
 //! everything else on the machine.
 
 use std::fs;
@@ -25,8 +25,10 @@ use crate::sink::console::tell;
 
 /// The shortest rest between two judgements.
 const REST: Duration = Duration::from_millis(200);
-/// How many times longer than a judgement took the rest after it is.
-const RESTS: u32 = 20;
+/// How many times longer than a judgement took the rest after it is, ...
+const RESTS: u32 = 4;
+/// ... up to this: what is told is never much older.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// So many updates are told, the newest.
 const MOST_UPDATES: usize = 16;
 /// How often a journal is read again that was being written while it was read.
@@ -169,7 +171,7 @@ impl Judge {
         loop {
             let began = Instant::now();
             let again = self.judge();
-            thread::sleep(REST.max(began.elapsed() * RESTS));
+            thread::sleep((began.elapsed() * RESTS).clamp(REST, LONGEST_REST));
             if again {
                 continue;
             }
