@@ -149,11 +149,38 @@ impl Read {
 
     /// Reads the journals at these paths to their ends. One that cannot be read is left out: it may be gone since it was found.
     pub fn all(journals: &[PathBuf]) -> Vec<Self> {
-        let mut read = Vec::new();
+        Self::each(journals, |source| Self::of(source, None))
+    }
+
+    /// The same for what they tell of the chain alone: nothing is judged that one boot proves.
+    pub fn accounts(journals: &[PathBuf]) -> Vec<Self> {
+        Self::each(journals, |Source { name, mut events }| {
+            let mut boot = Boot::new(events.header());
+            events.by_ref().for_each(|event| boot.apply(&event));
+            let judgement = Judgement {
+                header: events.header().clone(),
+                summary: events.summary().clone(),
+                runs: events.run(),
+                departed: boot.departs(),
+                findings: Vec::new(),
+                verdicts: Vec::new(),
+            };
+            boot.late_clock = judgement.summary.clock;
+            boot.resume(&judgement.header);
+            let journal = name;
+            Self {
+                boot,
+                record: Record { journal, judgement },
+            }
+        })
+    }
+
+    fn each(journals: &[PathBuf], mut read: impl FnMut(Source) -> Self) -> Vec<Self> {
+        let mut all = Vec::new();
         for path in journals {
-            _ = each(path, |source| read.push(Self::of(source, None)));
+            _ = each(path, |source| all.push(read(source)));
         }
-        read
+        all
     }
 
     /// Whether its journal was read up to a place where something is wrong with it, as where it is being written.

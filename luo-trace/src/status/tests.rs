@@ -227,6 +227,36 @@ fn what_waits_to_be_read_in_is_shown_and_then_is_no_trouble() {
 }
 
 #[test]
+fn the_last_live_update_is_told_first_of_all() {
+    let status = Status {
+        updates: vec![Row {
+            number: Some(3),
+            time_unix_ns: Some(1_795_000_000_000_000_000),
+            from: Some("7.3.3".into()),
+            to: Some("7.3.4".into()),
+            outcome: "lost".into(),
+            fate: "completed".into(),
+            blackout_ns: Some(6_370_000_000),
+            lost_sessions: 2,
+            ..Row::default()
+        }],
+        ..status(&[])
+    };
+    let shown = table(&status);
+    let told = shown.lines().skip(1).take(3).collect::<Vec<_>>().join(" ");
+    for text in [
+        "live update 3, 7.3.3 → 7.3.4: lost (blackout 6.37 s, sessions lost: 2)",
+        "2026-11-18T",
+    ] {
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(text), "{shown}");
+    }
+    // A client reads what the agent has written.
+    let json = serde_json::to_string(&status).unwrap();
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+}
+
+#[test]
 fn a_violation_is_shown_with_what_to_do_and_a_loss_is_told() {
     let (a, b) = (named(1, "a"), named(2, "a"));
     let mut story = Story::new();

@@ -169,6 +169,21 @@ fn a_long_list_is_cut_and_says_so() {
 }
 
 #[test]
+fn the_page_begins_with_the_last_live_update() {
+    let status = Status {
+        updates: vec![crate::report::Row {
+            number: Some(3),
+            outcome: "unclaimed".into(),
+            ..Default::default()
+        }],
+        ..Status::default()
+    };
+    let page = Page::of(&status).render().unwrap();
+    let (update, findings) = (page.find("live update 3, ? → ?: unclaimed"), page.find("<h2>Findings"));
+    assert!(update.is_some() && update < findings, "{page}");
+}
+
+#[test]
 fn a_port_in_use_is_an_error_that_says_what_to_do() {
     let taken = serve_with(Fake::default(), None);
     let open = || Access::open(None).unwrap();

@@ -236,3 +236,15 @@ fn a_hold_and_an_allowance_are_in_the_first_line() {
     let line = &screen((120, 24), &status, None, &View::default())[0];
     assert!(line.contains("policy enforce HELD ALLOWED for another 1m"), "{line}");
 }
+
+#[test]
+fn what_the_last_update_came_to_is_in_the_first_line() {
+    let mut status = status();
+    status.updates = vec![crate::report::Row {
+        outcome: Outcome::Lost.name().into(),
+        blackout_ns: Some(6_370_000_000),
+        ..Default::default()
+    }];
+    let first = screen((120, 24), &status, None, &View::default()).remove(0);
+    assert!(first.contains("update 2  lost, blackout 6.37 s"), "{first}");
+}
