@@ -135,8 +135,8 @@ struct Before {
 }
 
 impl Judge {
-    /// Starts the thread, which judges the journals in `dir` for the first time; what waits `deadline` after the boot with this id
-    /// counts as unclaimed.
+    /// Starts the thread, which judges the journals in `dir` when it is called, and at the deadline; what waits `deadline` after the boot
+    /// with this id counts as unclaimed.
     ///
     /// # Errors
     /// Where the system has no thread to give.
@@ -168,20 +168,19 @@ impl Judge {
 
     fn run(mut self, called: &Receiver<()>) {
         host::give_way();
-        loop {
+        let mut again = false;
+        while again || self.is_called(called) {
             let began = Instant::now();
-            let again = self.judge();
+            again = self.judge();
             thread::sleep((began.elapsed() * RESTS).clamp(REST, LONGEST_REST));
-            if again {
-                continue;
-            }
-            let waited = match self.until_the_deadline() {
-                Some(left) => called.recv_timeout(left),
-                None => called.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            if waited == Err(RecvTimeoutError::Disconnected) {
-                return;
-            }
+        }
+    }
+
+    /// Waits for a call, or for the deadline; gives whether there is still anyone to call.
+    fn is_called(&self, called: &Receiver<()>) -> bool {
+        match self.until_the_deadline() {
+            Some(left) => called.recv_timeout(left) != Err(RecvTimeoutError::Disconnected),
+            None => called.recv().is_ok(),
         }
     }
 

@@ -285,3 +285,22 @@ fn the_bell_is_answered_up_to_the_last_call() {
     assert!(called.try_recv().is_ok() && called.try_recv().is_err());
     assert!(!agent.status().judging_updates);
 }
+
+#[test]
+fn the_thread_judges_when_it_is_called_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives);
+    let own = header(1);
+    let live = Arc::new(Live::new(&own).unwrap());
+    let bell = Judge::start(dir.path().to_owned(), own.boot_id, Duration::MAX, live.clone()).unwrap();
+    let call = live.ask_for_updates();
+    assert!(live.status().updates.is_empty());
+    bell.ring(call);
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while live.status().judging_updates {
+        assert!(Instant::now() < deadline, "no judge came");
+        thread::yield_now();
+    }
+    assert_eq!(live.status().updates[0].outcome, "waiting");
+}
