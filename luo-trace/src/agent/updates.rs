@@ -1,7 +1,7 @@
 //! What the running agent knows of live updates: it joins the journal of the kernel before with its own, as `check` does, whenever
 //! something has happened that may change what they say together.
 //!
-//! A thread of its own reads the journals from the disk, so that nobody waits for it and its word is `check`'s. It is called by the
+//! A thread of its own reads the journals from the disk, so that no other thread waits for it and its word is `check`'s. It is called by the
 //! journal's thread when all that led to the call is written, rests for four times as long as it has worked, and gives way to
 //! everything else on the machine.
 
