@@ -300,4 +300,18 @@ fields! {
     TaskComm "task_struct" "comm";
     /// How many pid namespaces lie above the one that it was made in; 0: that is the first.
     PidLevel "pid" "level";
+    /// A task's open files.
+    TaskFiles "task_struct" "files";
+    /// The table of them.
+    FilesTable "files_struct" "fdt";
+    /// Its files, by their descriptors.
+    TableFiles "fdtable" "fd";
+    /// What the kernel counts of a BPF program, on each CPU.
+    ProgramStats "bpf_prog" "stats";
+    /// What it knows of one besides.
+    ProgramAux "bpf_prog" "aux";
+    /// The program's number.
+    AuxId "bpf_prog_aux" "id";
+    /// How often it was skipped.
+    StatsMisses "bpf_prog_stats" "misses";
 }

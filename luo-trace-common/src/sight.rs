@@ -1,4 +1,5 @@
-//! Whether the functions that hooks are attached to still call a tracer: what the program `sight` reads for the agent.
+//! What the program `sight` reads for the agent: whether the functions that hooks are attached to still call a tracer, and how often the
+//! kernel skipped the programs that they call.
 //!
 //! A hook that is attached can be made blind from outside, and nothing tells its owner: kprobes are switched off as a whole, function
 //! tracing is, or the kernel shuts it down. What is certain is in the kernel's own text and variables, so the agent has them read.
@@ -21,4 +22,16 @@ pub struct Place {
     pub text: [u8; TEXT],
     /// 1: the place could be read.
     pub read: u64,
+}
+
+/// What the program tells besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Told {
+    /// The `struct task_struct *` of the thread that ran it.
+    pub task: u64,
+    /// What the counters come to that the agent has it add up.
+    pub sum: u64,
+    /// How many of them could be read.
+    pub counters: u64,
 }

@@ -16,7 +16,8 @@ use super::index;
 use super::kallsyms::Symbols;
 use super::links::{self, Links, Wish};
 use super::lsm::{Brake, BrakeError};
-use super::misses::Misses;
+use super::memory;
+use super::misses;
 use super::plan::{Plan, plan, wanted, without_doubtful};
 use super::programs::Programs;
 use super::ring::Ring;
@@ -58,7 +59,7 @@ impl std::error::Error for AttachError {}
 pub struct Tracer {
     way: Way,
     /// Before the programs that they go on with.
-    links: Links,
+    _links: Links,
     ebpf: Ebpf,
     hooks: Vec<HookState>,
     /// Until the ring takes it.
@@ -102,6 +103,7 @@ impl Tracer {
             .override_global("TARGETS", &targets[..], true)
             .override_global("PAGE_SHIFT", &page_shift(), true)
             .map_max_entries("EVENTS", ring_bytes)
+            .map_max_entries(memory::COUNTERS, misses::room() as u32)
             // What belongs to tasks.
             .allow_unsupported_maps()
             .load(super::OBJECT)
@@ -112,17 +114,17 @@ impl Tracer {
         let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, btf)?;
         let symbols = symbols.unwrap_or_default();
         sight::count_switches(&mut links, &programs, btf, &symbols);
-        let sight = Sight::begin(&mut ebpf, &hooks, way, &symbols)?;
+        let sight = Sight::begin(&mut ebpf, &links, &hooks, way, &offsets, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = Arrival::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
             way,
-            links,
+            _links: links,
             ebpf,
             hooks,
-            sight,
+            sight: Some(sight),
             snapshots,
             arrival,
             offsets,
@@ -211,8 +213,8 @@ impl Tracer {
             .context("the ring buffer was taken before")?;
         let mut shared = |name| Shared::take(&mut self.ebpf, name, size_of::<u64>());
         let (lost, denied, hush) = (shared("LOST")?, shared("DENIED")?, shared("HUSH")?);
-        let misses = Misses::watch(&self.ebpf, self.links.programs()).context("the programs cannot be watched")?;
-        Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, misses, self.sight.take())
+        let sight = self.sight.take().context("the ring buffer was taken before")?;
+        Ring::new(RingBuf::try_from(ring)?, lost, denied, hush, sight)
     }
 }
 

@@ -384,23 +384,37 @@ pub(super) fn put(array: BorrowedFd<'_>, place: u32, program: BorrowedFd<'_>) ->
     unsafe { bpf(MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
 }
 
-/// How often a program was skipped; 0 where the kernel does not tell.
-pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
+/// What the kernel tells of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Info {
+    /// Its number.
+    pub id: u32,
+    /// How often it was skipped.
+    pub misses: u64,
+}
+
+/// Asks about a program; zeros where the kernel does not tell.
+pub(super) fn info(program: BorrowedFd<'_>) -> Info {
     #[repr(C)]
-    struct Info {
+    struct Ask {
         fd: u32,
         len: u32,
         info: u64,
     }
     let mut info = [0u64; INFO_WORDS];
-    let mut attributes = Info {
+    let mut attributes = Ask {
         fd: program.as_raw_fd().unsigned_abs(),
         len: size_of_val(&info) as u32,
         info: info.as_mut_ptr() as u64,
     };
     // SAFETY: the kernel writes at most `len` bytes to `info`. Where it writes none, zeros are there.
     _ = unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attributes) };
-    info[INFO_WORDS - 1]
+    // The first word is the type and the number, of 4 bytes each.
+    let [_, id] = zerocopy::transmute!(info[0]);
+    Info {
+        id,
+        misses: info[INFO_WORDS - 1],
+    }
 }
 
 #[repr(C)]

@@ -14,6 +14,7 @@ mod links;
 #[cfg(feature = "bpf-log")]
 mod log;
 pub mod lsm;
+mod memory;
 mod misses;
 mod plan;
 pub mod preflight;

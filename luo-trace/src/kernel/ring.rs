@@ -8,7 +8,6 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::misses::Misses;
 use super::shared::Shared;
 use super::sight::Sight;
 use crate::event::source::{Losses, Source};
@@ -20,8 +19,7 @@ pub struct Ring {
     lost: Shared,
     denied: Shared,
     hush: Shared,
-    misses: Misses,
-    sight: Option<Sight>,
+    sight: Sight,
     /// Of a record that has ended, what was lost until then.
     ended: Option<Losses>,
 }
@@ -32,8 +30,7 @@ impl Ring {
         lost: Shared,
         denied: Shared,
         hush: Shared,
-        misses: Misses,
-        sight: Option<Sight>,
+        sight: Sight,
     ) -> Result<Self> {
         // SAFETY: the map owns its descriptor, gives the same one each time, and closes it only when it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -43,7 +40,6 @@ impl Ring {
             lost,
             denied,
             hush,
-            misses,
             sight,
             ended: None,
         })
@@ -88,12 +84,14 @@ impl Source for Ring {
         if let Some(losses) = self.ended {
             return losses;
         }
+        let dropped = self.lost.words()[0].load(Ordering::Acquire);
+        let seen = self.sight.look();
         Losses {
-            dropped: self.lost.words()[0].load(Ordering::Acquire),
-            missed: self.misses.count(),
+            dropped,
+            missed: seen.missed,
             denied: self.denied.words()[0].load(Ordering::Acquire),
-            blind: self.sight.as_mut().map(Sight::blind).unwrap_or_default(),
-            at: host::clock().monotonic_ns,
+            blind: seen.blind,
+            at: host::monotonic_ns(),
         }
     }
 }

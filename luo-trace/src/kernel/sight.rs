@@ -1,4 +1,4 @@
-//! Whether the hooks that are attached still see.
+//! Whether the hooks that are attached still see, and how often the kernel skipped their programs.
 //!
 //! A hook can be made blind from outside, and its owner is not told: kprobes are switched off as a whole (`kprobes/enabled` in debugfs),
 //! so is ftrace (`kernel.ftrace_enabled`, before 7.3), or the kernel shuts ftrace down after a fault. Where a hook is attached, its
@@ -9,31 +9,27 @@
 //! Only a function that was seen to call a tracer when its hook was attached is watched: a second function of the same name must not
 //! be taken for it.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aya::Ebpf;
-use aya::programs::RawTracePoint;
 use luo_trace_common::events::{
     BLIND_FOR_A_MOMENT, BLIND_FTRACE_DEAD, BLIND_FTRACE_OFF, BLIND_KPROBES_OFF, BLIND_UNPATCHED, HooksBlind,
 };
+use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::{Attach, Hook};
-use luo_trace_common::sight::{PLACES, Place, TEXT};
-use zerocopy::FromBytes;
+use luo_trace_common::sight::{PLACES, TEXT};
 
-use super::bpf::{self, Function, When};
+use super::bpf::{Function, When};
 use super::kallsyms::Symbols;
 use super::links::Links;
+use super::memory::Memory;
+use super::misses::{self, Misses};
 use super::programs::Programs;
 use super::shared::Shared;
-use super::verifier::explain;
 use super::way::Way;
 use crate::image::btf::Btf;
 use crate::journal::HookState;
-
-/// Words of 8 bytes of a [`Place`].
-const WORDS: usize = size_of::<Place>() / size_of::<u64>();
 
 /// The kernel's switches, in the order in which they are read, before any function; each with the number that says that it is off,
 /// and the cause that it is then.
@@ -76,8 +72,9 @@ pub(super) const COUNTER: &str = "switched";
 const COUNTERS: usize = 2;
 
 /// The symbols that are looked up for it, besides the functions of the hooks.
-pub(super) fn variables() -> [&'static str; SWITCHES.len()] {
-    SWITCHES.map(|switch| switch.variable)
+pub(super) fn variables() -> [&'static str; SWITCHES.len() + 1] {
+    let [kprobes, ftrace, dead] = SWITCHES.map(|switch| switch.variable);
+    [kprobes, ftrace, dead, misses::CPU_OFFSETS]
 }
 
 /// Whether a function calls a tracer at its beginning.
@@ -129,8 +126,8 @@ fn entry(_: &[u8; TEXT]) -> Entry {
 
 /// Looks whether the hooks see.
 pub(super) struct Sight {
-    program: OwnedFd,
-    places: Shared,
+    memory: Memory,
+    misses: Misses,
     switched: Shared,
     /// How often switches had been turned at the last reading.
     turned: [u64; COUNTERS],
@@ -143,13 +140,29 @@ pub(super) struct Sight {
     last: HooksBlind,
 }
 
+/// What was found at one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// How often a program was skipped so far.
+    pub missed: u64,
+    /// The hooks that see nothing now, or that were blind for a moment since the look before.
+    pub blind: HooksBlind,
+}
+
 impl Sight {
-    /// Begins to watch these hooks, right after they were attached, and after [`count_switches`]. `None` is no error: the kernel does not tell where its functions
-    /// are, and then no hook is watched.
+    /// Begins to watch these hooks, right after they were attached, and after [`count_switches`], whose program is among `links`. Where
+    /// the kernel does not tell where its functions are, no hook is watched, and programs are asked how often they were skipped.
     ///
     /// # Errors
     /// Where the kernel refuses the program.
-    pub(super) fn begin(ebpf: &mut Ebpf, hooks: &[HookState], way: Way, symbols: &Symbols) -> Result<Option<Self>> {
+    pub(super) fn begin(
+        ebpf: &mut Ebpf,
+        links: &Links,
+        hooks: &[HookState],
+        way: Way,
+        offsets: &[u32; Field::COUNT],
+        symbols: &Symbols,
+    ) -> Result<Self> {
         let switches: Vec<_> = SWITCHES
             .iter()
             .filter(|switch| symbols.address(switch.variable).is_some())
@@ -159,33 +172,19 @@ impl Sight {
             .filter_map(|(hook, target)| Some((hook, symbols.only_address(target)?)))
             .take(PLACES - SWITCHES.len())
             .collect();
-        if switches.is_empty() && functions.is_empty() {
-            return Ok(None);
-        }
-        let places = Shared::take(ebpf, "PLACES_TO_READ", PLACES * size_of::<Place>())?;
-        let switched = Shared::take(ebpf, "SWITCHED", COUNTERS * size_of::<u64>())?;
+        let memory = Memory::load(ebpf, misses::room())?;
+        let misses = Misses::watch(ebpf, links.programs(), &memory, offsets, symbols)?;
         let addresses = switches.iter().filter_map(|switch| symbols.address(switch.variable));
-        for (i, address) in addresses
-            .chain(functions.iter().map(|&(_, address)| address))
-            .enumerate()
-        {
-            places.words()[i * WORDS].store(address, Ordering::Relaxed);
-        }
-        let program: &mut RawTracePoint = ebpf
-            .program_mut("sight")
-            .context("the binary lacks the program")?
-            .try_into()?;
-        program.load().map_err(explain)?;
-        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        memory.set_places(addresses.chain(functions.iter().map(|&(_, address)| address)));
         let is_kprobe = |hook: Hook| way == Way::Each && matches!(hook.attach(), Attach::Callbacks { .. });
         let bits = |is: &dyn Fn(Hook) -> bool| {
             HooksBlind::bits(attached(hooks).map(|(hook, _)| hook).filter(|&hook| is(hook)))
         };
         let mut sight = Self {
-            program,
-            places,
+            memory,
+            misses,
             turned: [0; COUNTERS],
-            switched,
+            switched: Shared::take(ebpf, "SWITCHED", COUNTERS * size_of::<u64>())?,
             switches,
             functions: Vec::new(),
             kprobes: bits(&is_kprobe),
@@ -193,30 +192,39 @@ impl Sight {
             last: HooksBlind::default(),
         };
         sight.turned = sight.counts();
-        bpf::run(sight.program.as_fd())?;
+        sight.memory.read()?;
         let first = sight.switches.len();
-        let calls = |i: usize| sight.place(first + i).is_some_and(|text| entry(&text) == Entry::Calls);
+        let calls = |i: usize| {
+            sight
+                .memory
+                .place(first + i)
+                .is_some_and(|text| entry(&text) == Entry::Calls)
+        };
         sight.functions = functions
             .iter()
             .enumerate()
             .map(|(i, &(hook, _))| (hook, calls(i)))
             .collect();
-        Ok(Some(sight))
+        Ok(sight)
     }
 
-    /// The hooks that see nothing now, or that were blind for a moment since this was asked before.
-    pub(super) fn blind(&mut self) -> HooksBlind {
+    /// Looks once.
+    pub(super) fn look(&mut self) -> Seen {
+        let was_read = self.memory.read().is_ok();
         // What cannot be read is no evidence that a hook is blind, and none that it sees again: what was read last stands.
-        if bpf::run(self.program.as_fd()).is_ok() {
-            self.last = self.look();
+        if was_read {
+            self.last = self.blind();
         }
-        self.last
+        Seen {
+            missed: self.misses.count(&self.memory, was_read),
+            blind: self.last,
+        }
     }
 
     /// What the places that were read come to.
-    fn look(&mut self) -> HooksBlind {
+    fn blind(&mut self) -> HooksBlind {
         let numbers = self.switches.iter().enumerate().map(|(i, switch)| {
-            let text = self.place(i)?;
+            let text = self.memory.place(i)?;
             let mut number = [0; 4];
             number[..switch.bytes].copy_from_slice(&text[..switch.bytes]);
             Some((switch.is_off)(u32::from_le_bytes(number)))
@@ -226,6 +234,7 @@ impl Sight {
         let unpatched = self.functions.iter().enumerate().filter(|&(i, &(_, watched))| {
             watched
                 && self
+                    .memory
                     .place(first + i)
                     .is_some_and(|text| entry(&text) == Entry::CallsNothing)
         });
@@ -249,17 +258,6 @@ impl Sight {
 
     fn counts(&self) -> [u64; COUNTERS] {
         std::array::from_fn(|i| self.switched.words()[i].load(Ordering::Acquire))
-    }
-
-    /// What was read at a place, where it could be.
-    fn place(&self, i: usize) -> Option<[u8; TEXT]> {
-        let words = &self.places.words()[i * WORDS..(i + 1) * WORDS];
-        let mut bytes = [0; size_of::<Place>()];
-        for (bytes, word) in bytes.chunks_exact_mut(size_of::<u64>()).zip(words) {
-            bytes.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
-        }
-        let place = Place::read_from_bytes(&bytes).ok()?;
-        (place.read == 1).then_some(place.text)
     }
 }
 

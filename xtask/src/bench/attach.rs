@@ -1,10 +1,10 @@
-//! What the agent takes to begin and to end, in each way of attaching hooks.
+//! What the agent takes to begin, for an operation alone, and to end, in each way of attaching hooks.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use luo_trace_common::hooks::KhoDetail;
-use testbed_guest::scenario::{Bench, How, Tracer};
+use testbed_guest::scenario::{Bench, How, Operation, Size, Tracer, Work};
 
 use super::measure;
 use crate::kernel;
@@ -35,25 +35,39 @@ pub(super) fn command(args: Attach) -> Result<()> {
         .iter()
         .flat_map(|way| details.map(|detail| tracer(way, detail.name())));
     let plan = Bench {
-        operations: Vec::new(),
+        operations: vec![lone()],
         tracers: tracers.collect(),
-        rounds: 1,
+        rounds: 3,
     };
     let agent = args.agent.map_or(Agent::Built, Agent::Ready);
     let (measurement, output) = measure("bench-attach", &plan, &kernel, &agent, 1024, Vec::new(), &[])?;
     println!("Linux {kernel}, millions of guest instructions\n");
-    println!("{:<16} {:>14} {:>16}", "agent", "exec to ready", "SIGTERM to exit");
+    println!(
+        "{:<16} {:>14} {:>16} {:>18}",
+        "agent", "exec to ready", "SIGTERM to exit", "a lone operation"
+    );
     for measured in &measurement.tracers {
         let millions = |ns: u64| ns as f64 / 1e6;
         println!(
-            "{:<16} {:>14.0} {:>16.0}",
+            "{:<16} {:>14.0} {:>16.0} {:>18.3}",
             measured.name,
             millions(measured.attach_ns),
-            millions(measured.detach_ns)
+            millions(measured.detach_ns),
+            millions(measured.costs.first().map_or(0, |lone| lone.process_ns))
         );
     }
     eprintln!("numbers and logs: {}", output.display());
     Ok(())
+}
+
+/// A session with one file of one page.
+fn lone() -> Operation {
+    let size = Size::from(4096);
+    let (sessions, files) = (1, 1);
+    Operation {
+        name: "a lone operation".into(),
+        work: Work::Preserve { sessions, files, size },
+    }
 }
 
 fn tracer(way: &str, detail: &str) -> Tracer {

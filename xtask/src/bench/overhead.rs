@@ -16,6 +16,9 @@ pub(super) struct Overhead {
     /// How often each operation is done; the round that took least counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Measure luo-trace only, without bpftrace and the kernel's own probes
+    #[arg(long)]
+    alone: bool,
     #[command(flatten)]
     print: Print,
     #[command(flatten)]
@@ -27,12 +30,17 @@ pub(super) struct Overhead {
 /// # Errors
 /// Something that is needed cannot be got, or a tracer does not do what it should.
 pub(super) fn command(args: Overhead) -> Result<()> {
-    let tools = setup::ensure(&[Need::Qemu, Need::Bpf, Need::Bpftrace])?;
+    let bpftrace = match args.alone {
+        true => setup::ensure(&[Need::Qemu, Need::Bpf]).map(|_| Vec::new())?,
+        false => {
+            let tools = setup::ensure(&[Need::Qemu, Need::Bpf, Need::Bpftrace])?;
+            closure::of(&tools.program("bpftrace")?, "usr/bin/bpftrace")?
+        }
+    };
     let kernel = kernel::ensure(&args.kernel.into())?;
-    let bpftrace = closure::of(&tools.program("bpftrace")?, "usr/bin/bpftrace")?;
     let plan = Bench {
         operations: operations(args.size),
-        tracers: tracers(),
+        tracers: tracers(args.alone),
         rounds: args.rounds,
     };
     let memory_mib = 2048 + args.size.bytes() / (1 << 20);
@@ -53,7 +61,7 @@ pub(super) fn command(args: Overhead) -> Result<()> {
 
 /// Who is measured, in this order: the first time no process looks on is what the others are held against, the second one
 /// tells how far two measurements of the same thing lie apart.
-fn tracers() -> Vec<Tracer> {
+fn tracers(alone: bool) -> Vec<Tracer> {
     let bpftrace = |like: &str| How::Bpftrace { like: like.into() };
     let kprobes = |like: &str| How::Kprobes { like: like.into() };
     let others = [
@@ -63,7 +71,10 @@ fn tracers() -> Vec<Tracer> {
         ("kprobes-keys", kprobes("keys")),
     ];
     let ours = ["off", "count", "keys"].map(|detail| agent(detail, &["--kho", detail]));
-    let others = others.map(|(name, how)| Tracer { name: name.into(), how });
+    let others = others
+        .map(|(name, how)| Tracer { name: name.into(), how })
+        .into_iter()
+        .filter(|_| !alone);
     let [first, last] = [table::NOBODY, "nobody-again"].map(nobody);
     [first].into_iter().chain(ours).chain(others).chain([last]).collect()
 }

@@ -49,7 +49,10 @@ impl Table {
             });
         }
         let measured = |name: &str| measurement.tracers.iter().any(|tracer| tracer.name == name);
-        for (name, rival) in RIVALS.into_iter().filter(|(name, _)| measured(name)) {
+        for (name, rival) in RIVALS
+            .into_iter()
+            .filter(|(name, rival)| measured(name) && measured(rival))
+        {
             rows.push(share(name, find(name)?, find(rival)?, untraced));
         }
         Ok(Table(rows))
@@ -239,6 +242,7 @@ mod tests {
         let cost = Cost {
             paused_ns: paused * 1_000_000,
             total_ns: total * 1_000_000,
+            process_ns: 0,
         };
         Measured {
             name: name.into(),

@@ -154,4 +154,7 @@ pub struct Cost {
     pub paused_ns: u64,
     /// The operation with the tracer's process running, and what that had left to do afterwards.
     pub total_ns: u64,
+    /// How long the tracer's process ran for it, where it has one.
+    #[serde(default)]
+    pub process_ns: u64,
 }

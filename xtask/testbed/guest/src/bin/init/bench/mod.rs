@@ -263,13 +263,21 @@ impl Running {
         let mut cost = Cost {
             paused_ns: u64::MAX,
             total_ns: u64::MAX,
+            process_ns: u64::MAX,
         };
         for _ in 0..rounds {
             self.pause()?;
             let paused = operation.perform(device, || self.resume().and_then(|()| self.settle()).map(|_| 0))?;
             self.settle()?;
-            let total = operation.perform(device, || self.settle())?;
+            let before = self.process_time()?;
+            let mut after = before;
+            let total = operation.perform(device, || {
+                let left = self.settle();
+                after = self.process_time()?;
+                left
+            })?;
             self.settle()?;
+            cost.process_ns = cost.process_ns.min(after - before);
             cost.paused_ns = cost.paused_ns.min(paused);
             cost.total_ns = cost.total_ns.min(total);
         }
@@ -291,6 +299,14 @@ impl Running {
             kill_process(Pid::from_child(child), Signal::CONT)?;
         }
         Ok(())
+    }
+
+    /// How long its process has run.
+    fn process_time(&self) -> Result<u64> {
+        match self {
+            Running::Process { child, .. } => cpu_time(child),
+            Running::Nobody | Running::Kprobes => Ok(0),
+        }
     }
 
     /// Waits until it has nothing left to do; says how long its process ran until then, in nanoseconds.
