@@ -855,6 +855,12 @@ pub struct Missed {
 
 payload!(Missed {});
 
+/// The agent looks at the ring by itself in a moment, so that events need not wake it.
+pub const HUSHED: u64 = 1;
+
+/// An event was sent that the agent must look at now, whatever it meant to do.
+pub const URGENT: u64 = 2;
+
 /// [`HooksBlind::cause`]: the kernel's kprobes are switched off, by `kprobes/enabled` in debugfs.
 pub const BLIND_KPROBES_OFF: u32 = 1;
 /// [`HooksBlind::cause`]: the kernel's function tracing is switched off, by `kernel.ftrace_enabled` before 7.3.

@@ -11,7 +11,7 @@ use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_ringbuf_query};
 use aya_ebpf::macros::btf_map;
-use luo_trace_common::events::{Header, Kind};
+use luo_trace_common::events::{HUSHED, Header, Kind, URGENT};
 use luo_trace_common::fields::Field;
 use luo_trace_common::text::Comm;
 
@@ -34,8 +34,8 @@ static LOST: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 #[btf_map]
 static DENIED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
-/// Whether the agent looks at the ring by itself in a moment, so that events need not wake it: 1; else 0. The agent writes it
-/// in its memory.
+/// Whether the agent looks at the ring by itself in a moment, so that events need not wake it: [`HUSHED`]; else 0. The agent writes it
+/// in its memory. An event that cannot wait makes it [`URGENT`].
 #[btf_map]
 static HUSH: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
@@ -114,14 +114,17 @@ pub unsafe fn zero<T>(place: *mut T) {
 /// How to wake the agent: by default where it has read everything before, and while it rests only where it must not.
 #[inline(always)]
 fn wake_up(kind: Kind) -> u64 {
-    // SAFETY: the map's slot, whose 8 bytes are written at once.
-    let hushed = HUSH
-        .get_ptr(0)
-        .is_some_and(|hush| unsafe { ptr::read_volatile(hush) } != 0);
-    match hushed {
+    let Some(hush) = HUSH.get_ptr_mut(0) else { return 0 };
+    // The machine is about to jump, or a file can be looked into as long as its descriptor is open.
+    if matches!(kind, Kind::KexecEnter | Kind::ImageFile) {
+        // SAFETY: the map's slot, whose 8 bytes are written at once.
+        unsafe { ptr::write_volatile(hush, URGENT) };
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    // SAFETY: as above.
+    match unsafe { ptr::read_volatile(hush) } == HUSHED {
         false => 0,
-        // The machine is about to jump, or a file can be looked into as long as its descriptor is open.
-        true if matches!(kind, Kind::KexecEnter | Kind::ImageFile) || !has_room() => u64::from(BPF_RB_FORCE_WAKEUP),
+        true if !has_room() => u64::from(BPF_RB_FORCE_WAKEUP),
         true => u64::from(BPF_RB_NO_WAKEUP),
     }
 }

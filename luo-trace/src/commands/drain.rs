@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         let live = Arc::new(Live::new(header)?);
         let mut pipeline = Pipeline::new(live, Outputs::default(), header.clock.monotonic_ns);
         let mut ring = Recorded(records.iter());
-        while pipeline.drain(&mut ring) {}
+        while pipeline.drain(&mut ring) > 0 {}
     }
     Ok(Exit::Held)
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use aya::maps::{MapData, RingBuf};
+use luo_trace_common::events::{HUSHED, URGENT};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -57,10 +58,11 @@ impl Ring {
     }
 
     /// Whether events leave [`Ring::readable`] alone: for a caller that looks by itself in a moment. Those that must not wait
-    /// do not. A program that has just sent an event may not know yet of a hush that is over, so look once more after a
-    /// while.
-    pub fn hush(&mut self, hush: bool) {
-        self.hush.words()[0].store(hush.into(), Ordering::SeqCst);
+    /// do not, and this gives whether one was sent since it was called before. A program that has just sent an event may not know yet
+    /// of a hush that is over, so look once more after a while.
+    pub fn hush(&mut self, hush: bool) -> bool {
+        let hush = if hush { HUSHED } else { 0 };
+        self.hush.words()[0].swap(hush, Ordering::SeqCst) == URGENT
     }
 }
 

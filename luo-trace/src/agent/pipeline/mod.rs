@@ -156,11 +156,11 @@ impl Pipeline {
         }
     }
 
-    /// Judges and hands on everything that `source` has now; gives whether there was anything. What is sent while this goes on may
+    /// Judges and hands on everything that `source` has now; gives how many records that were. What is sent while this goes on may
     /// be left: events can come faster than they are judged, and signals, orders and the clock are attended to between two drains.
-    pub fn drain(&mut self, source: &mut impl Source) -> bool {
+    pub fn drain(&mut self, source: &mut impl Source) -> usize {
         let began = host::monotonic_ns();
-        let (mut any, mut newest) = (false, 0);
+        let (mut records, mut newest) = (0, 0);
         while newest < began {
             if let Some(policy) = &mut self.policy {
                 policy.beat(host::monotonic_ns());
@@ -174,21 +174,21 @@ impl Pipeline {
                 self.outputs.give_back(batch);
                 break;
             }
-            any = true;
+            records += taken;
             // In this order: see the beginning of this file. Close to a jump there is no time to ask: what was missed is
             // told after, if there is an after.
             let losses = match self.jump_is_near {
                 true => self.told_losses(),
                 false => source.losses(),
             };
-            let records = self.judge(batch, losses);
-            self.hand_on(records);
+            let judged = self.judge(batch, losses);
+            self.hand_on(judged);
             self.note_all();
         }
-        if any && !self.jump_is_near {
+        if records > 0 && !self.jump_is_near {
             self.follow();
         }
-        any
+        records
     }
 
     /// Keeps this host by a policy from now on; these records tell how that began.

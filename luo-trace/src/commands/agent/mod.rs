@@ -423,7 +423,7 @@ impl Agent {
                 () = &mut end => return Ok("asked to end"),
                 result = ring.readable() => {
                     result.context("the ring buffer cannot be waited for any longer")?;
-                    rest.attend(ring, pipeline);
+                    rest.called(ring, pipeline);
                 }
                 () = rest.over(), if rest.is_on() => rest.attend(ring, pipeline),
                 Some(look) = self.looked_into.recv() => pipeline.looked_into(look),

@@ -20,11 +20,20 @@ pub(super) fn watch(ring: &mut Ring, pipeline: &mut Pipeline) {
     }
 }
 
-/// When the ring is looked at without being called: some milliseconds after something was in it, for as long as there is.
+/// How long the ring is left alone after it called: an operation sends several events, and looking at them costs as much as looking at
+/// one.
+const HOLD: Duration = Duration::from_millis(1);
+/// How many records are more than what one operation sends.
+const MANY: usize = 32;
+
+/// When the ring is looked at without being called: a moment after it called, and some milliseconds after much was in it, for as long
+/// as there is.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     until: Option<Instant>,
     hushed: bool,
+    /// An event that must not wait may be on its way until then.
+    alert: Option<Instant>,
 }
 
 impl Rest {
@@ -38,23 +47,52 @@ impl Rest {
         }
     }
 
+    /// The ring called: something is in it.
+    pub(super) fn called(&mut self, ring: &mut Ring, pipeline: &mut Pipeline) {
+        let urgent = ring.hush(true);
+        if self.holds(urgent, Instant::now()) {
+            return;
+        }
+        self.attend(ring, pipeline);
+    }
+
     /// Empties the ring, and rests.
     pub(super) fn attend(&mut self, ring: &mut Ring, pipeline: &mut Pipeline) {
         // First the hush ends: what comes while the ring is emptied is seen or calls.
-        ring.hush(false);
-        let busy = pipeline.drain(ring);
+        let urgent = ring.hush(false);
+        let records = pipeline.drain(ring);
         if pipeline.jump_is_near() {
             watch(ring, pipeline);
         }
-        self.begin(busy, Instant::now());
-        ring.hush(self.hushed);
+        let now = Instant::now();
+        if urgent {
+            self.alert = Some(now + REST);
+        }
+        self.begin(records, now);
+        if self.hushed && ring.hush(true) {
+            self.alert = Some(now + REST);
+        }
     }
 
-    /// Rests in a hush where something was in the ring. Where nothing was, one more look follows, for an event that was sent
-    /// in a hush which was over.
-    pub(super) fn begin(&mut self, busy: bool, now: Instant) {
-        self.until = (busy || self.hushed).then(|| now + REST);
-        self.hushed = busy;
+    /// Whether a call can wait for more. In a hush only what cannot wait calls.
+    fn holds(&mut self, urgent: bool, now: Instant) -> bool {
+        if urgent {
+            self.alert = Some(now + REST);
+        }
+        let holds = !self.hushed && self.alert.is_none_or(|until| now >= until);
+        if holds {
+            self.until = Some(now + HOLD);
+            self.hushed = true;
+        }
+        holds
+    }
+
+    /// Rests in a hush where much was in the ring. After each hush one more look follows, for an event that was sent in it when it was
+    /// over.
+    fn begin(&mut self, records: usize, now: Instant) {
+        let much = records >= MANY;
+        self.until = (much || self.hushed).then(|| now + REST);
+        self.hushed = much;
     }
 }
 
@@ -63,19 +101,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ring_is_looked_at_until_it_was_empty_twice() {
+    fn an_operation_alone_is_looked_at_twice() {
         // Given a ring at which no task looks before it calls,
         let (mut rest, now) = (Rest::default(), Instant::now());
         assert!(!rest.is_on());
-        // when something is in it, then events need not call while it rests,
+        // when it calls, then it is left alone for a moment, in which the operation's other events need not call.
+        assert!(rest.holds(false, now));
+        assert_eq!((rest.until, rest.hushed), (Some(now + HOLD), true));
+        // When it was emptied, then events call again, and one more look follows.
+        rest.begin(12, now);
+        assert_eq!((rest.until, rest.hushed), (Some(now + REST), false));
+        rest.begin(0, now);
+        assert_eq!((rest.until, rest.hushed), (None, false));
+    }
+
+    #[test]
+    fn the_ring_is_looked_at_in_a_hush_as_long_as_much_is_in_it() {
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        rest.holds(false, now);
         for _ in 0..2 {
-            rest.begin(true, now);
+            rest.begin(MANY, now);
             assert_eq!((rest.until, rest.hushed), (Some(now + REST), true));
         }
-        // and when nothing is, then they must, and one more look follows.
-        rest.begin(false, now);
+        rest.begin(1, now);
         assert_eq!((rest.until, rest.hushed), (Some(now + REST), false));
-        rest.begin(false, now);
-        assert_eq!((rest.until, rest.hushed), (None, false));
+    }
+
+    #[test]
+    fn what_cannot_wait_is_not_held() {
+        // Given a ring that calls for an event that cannot wait, then it is looked at.
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        assert!(!rest.holds(true, now));
+        // Where that event was not in it yet, and calls again, then so, too.
+        rest.begin(1, now);
+        assert!(!rest.holds(false, now + HOLD));
+        assert!(rest.holds(false, now + REST));
+        // In a hush only such an event calls.
+        assert!(!rest.holds(false, now + REST));
     }
 }
