@@ -11,7 +11,6 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::btf_maps::Array;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::RawTracePointContext;
@@ -23,7 +22,7 @@ use luo_trace_common::snapshot::{ABANDON, FINISH, START, WALKED};
 use luo_trace_common::text::SessionName;
 use luo_trace_common::variables::Variable;
 
-use crate::emit::{emit, has_room, lost};
+use crate::emit::{emit_from_walk, has_room, lost};
 use crate::kernel::{Address, is_known, page_shift, size};
 use crate::list::{End, List, Next};
 use crate::snapshot::{count, header, incoming_is_active, incoming_is_unread};
@@ -272,15 +271,10 @@ impl Course {
         self.next = next;
         self.sent_sessions += 1;
         let name = &self.session;
-        // SAFETY: helper without preconditions.
-        emit(
-            Kind::ArrivedSession,
-            unsafe { bpf_ktime_get_ns() },
-            |event: &mut ArrivedSession| {
-                event.name = *name;
-                event.files = files;
-            },
-        );
+        emit_from_walk(Kind::ArrivedSession, |event: &mut ArrivedSession| {
+            event.name = *name;
+            event.files = files;
+        });
     }
 
     #[inline(always)]
@@ -293,17 +287,12 @@ impl Course {
         };
         self.sent_files += 1;
         let session = &self.session;
-        // SAFETY: helper without preconditions.
-        emit(
-            Kind::ArrivedFile,
-            unsafe { bpf_ktime_get_ns() },
-            |event: &mut ArrivedFile| {
-                event.session = *session;
-                event.token = token;
-                event.data = data;
-                record.read_name(Field::FileRecordHandler, &mut event.handler);
-            },
-        );
+        emit_from_walk(Kind::ArrivedFile, |event: &mut ArrivedFile| {
+            event.session = *session;
+            event.token = token;
+            event.data = data;
+            record.read_name(Field::FileRecordHandler, &mut event.handler);
+        });
     }
 
     #[inline(always)]
@@ -319,16 +308,11 @@ impl Course {
             return self.give_up();
         };
         self.sent_flbs += 1;
-        // SAFETY: helper without preconditions.
-        emit(
-            Kind::ArrivedFlb,
-            unsafe { bpf_ktime_get_ns() },
-            |event: &mut FlbRecord| {
-                record.read_name(Field::FlbRecordName, &mut event.name);
-                event.data = data;
-                event.users = users;
-            },
-        );
+        emit_from_walk(Kind::ArrivedFlb, |event: &mut FlbRecord| {
+            record.read_name(Field::FlbRecordName, &mut event.name);
+            event.data = data;
+            event.users = users;
+        });
     }
 
     /// Ends the walk.
@@ -337,8 +321,7 @@ impl Course {
         let disturbed = how & ABANDON != 0 || self.phase < WALKED_ALL || self.broken != 0 || lost() != self.lost;
         let whole = self.flags == 0 && !disturbed && self.is_still_there();
         let flags = self.flags | if whole { ARRIVAL_WHOLE } else { 0 };
-        // SAFETY: helper without preconditions.
-        emit(Kind::Arrival, unsafe { bpf_ktime_get_ns() }, |event: &mut Arrival| {
+        emit_from_walk(Kind::Arrival, |event: &mut Arrival| {
             event.update_number = update_number().unwrap_or(u64::MAX);
             event.sessions = self.sent_sessions;
             event.files = self.sent_files;
@@ -382,8 +365,7 @@ pub fn no_arrival(ctx: *mut c_void) -> u32 {
     if RawTracePointContext::new(ctx).arg::<u64>(0) != FINISH {
         return if is_nothing() { WALKED } else { 0 };
     }
-    // SAFETY: helper without preconditions.
-    emit(Kind::Arrival, unsafe { bpf_ktime_get_ns() }, |event: &mut Arrival| {
+    emit_from_walk(Kind::Arrival, |event: &mut Arrival| {
         event.update_number = update_number().unwrap_or(u64::MAX);
         event.flags = ARRIVAL_NOTHING;
     });

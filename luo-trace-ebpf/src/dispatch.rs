@@ -1,4 +1,4 @@
-//! One program for many functions: what a link to all functions of a family runs, and which goes on with the hook's own program.
+//! One program for many functions: what a link to the functions of all hooks runs, and which goes on with the hook's own program.
 //!
 //! To patch a function's beginning costs the kernel a walk over all functions that can be traced, however many are patched at once; so
 //! there is one link for many functions, with the hook's number as the cookie that tells them apart. The hooks' own programs are the

@@ -8,8 +8,8 @@ use aya_ebpf::bindings::{
     BPF_RINGBUF_HDR_SZ,
 };
 use aya_ebpf::btf_maps::{Array, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_ringbuf_query};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{HUSHED, Header, Kind, URGENT};
 use luo_trace_common::fields::Field;
@@ -73,6 +73,49 @@ pub fn emit<P: 'static>(kind: Kind, at: u64, fill: impl FnOnce(&mut P)) {
     note_task(header);
     fill(&mut record.payload);
     entry.submit(wake_up(kind));
+}
+
+/// The same for a program that sends many kinds and is not in a hurry: what is common to all is there once. The kernel's verifier
+/// takes some 20,000 instructions for each one that a program has, whether it ever runs or not.
+#[inline(always)]
+pub fn emit_from_walk<P: 'static>(kind: Kind, fill: impl FnOnce(&mut P)) {
+    let record = begin_record(kind as u64, size_of::<Record<P>>() as u64).cast::<Record<P>>();
+    if record.is_null() {
+        return;
+    }
+    // SAFETY: as in `emit`, and zeros are in it.
+    fill(unsafe { &mut (*record).payload });
+    // SAFETY: what was reserved, and is not used any more.
+    unsafe { bpf_ringbuf_submit(record.cast(), wake_up(kind)) };
+}
+
+/// Reserves a record of this size, with zeros for its payload; null where there is no room, which is counted.
+#[inline(never)]
+fn begin_record(kind: u64, size: u64) -> *mut u8 {
+    let Some(seq) = next_sequence() else {
+        return ptr::null_mut();
+    };
+    // SAFETY: the helper wants a ring buffer map, which this is.
+    let record = unsafe { bpf_ringbuf_reserve((&raw const EVENTS).cast_mut().cast(), size, 0) };
+    if record.is_null() {
+        count_loss();
+        return ptr::null_mut();
+    }
+    // SAFETY: as large as was reserved. Nothing can be read at this address, and where nothing can be read the helper writes zeros.
+    unsafe { bpf_probe_read_kernel(record, size as u32, ptr::null()) };
+    // SAFETY: each record begins with a header.
+    let header = unsafe { &mut *record.cast::<Header>() };
+    header.kind = kind as u16;
+    header.size = size as u16;
+    // SAFETY: helpers without preconditions.
+    unsafe {
+        header.cpu = bpf_get_smp_processor_id();
+        header.ktime = bpf_ktime_get_ns();
+    }
+    header.seq = seq;
+    header.lost = lost();
+    note_task(header);
+    record.cast()
 }
 
 /// Notes which task it is.

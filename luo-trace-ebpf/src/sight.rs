@@ -5,7 +5,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::Array;
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_map, fentry};
 use aya_ebpf::programs::FEntryContext;
 use luo_trace_common::fields::Field;
@@ -84,11 +84,10 @@ extern "C" fn read_place(i: u32, _ctx: *mut c_void) -> c_long {
     if place.address == 0 {
         return 1;
     }
-    let text = Address(place.address).read_here::<[u8; TEXT]>();
-    place.read = u64::from(text.is_some());
-    if let Some(text) = text {
-        place.text = text;
-    }
+    let to = place.text.as_mut_ptr().cast();
+    // SAFETY: the helper writes that many bytes to memory of that many, or zeros where it fails.
+    let failed = unsafe { bpf_probe_read_kernel(to, TEXT as u32, place.address as *const _) };
+    place.read = u64::from(failed == 0);
     0
 }
 

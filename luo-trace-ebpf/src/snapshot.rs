@@ -7,7 +7,6 @@
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::btf_maps::Array;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::RawTracePointContext;
@@ -19,7 +18,7 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::snapshot::{ABANDON, BELIEVE, DIFFERS, FINISH, START, WALKED};
 use luo_trace_common::variables::Variable;
 
-use crate::emit::{emit, footprint, has_room, lost, position};
+use crate::emit::{emit_from_walk, footprint, has_room, lost, position};
 use crate::image::read_image;
 use crate::kernel::{Address, is_known, read_object, read_session};
 use crate::list::{End, List, Next};
@@ -72,8 +71,7 @@ impl Cursor {
     /// Sends a record of what was found.
     #[inline(always)]
     fn send<P: 'static>(&mut self, kind: Kind, fill: impl FnOnce(&mut P)) {
-        // SAFETY: helper without preconditions.
-        emit(kind, unsafe { bpf_ktime_get_ns() }, fill);
+        emit_from_walk(kind, fill);
         self.position += footprint::<P>();
     }
 

@@ -117,12 +117,11 @@ fn left(socket: &Path) -> Vec<String> {
 
 fn diagnose(detail: KhoDetail, way: Option<Way>) -> Diagnosis {
     let types = Types::read();
-    if let Some(obstacle) = types.obstacle() {
+    let btf = types.btf();
+    if let Some(obstacle) = preflight::obstacle_to(btf.as_ref().ok()) {
         return Diagnosis::new(Some(obstacle.to_string()), Some(obstacle), &prospects());
     }
-    let attached = types
-        .btf()
-        .and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail, way));
+    let attached = btf.and_then(|btf| Tracer::attach(&btf, TRIAL_RING, detail, way));
     match attached {
         Ok(tracer) => Diagnosis {
             attach: Some(tracer.way().name()),

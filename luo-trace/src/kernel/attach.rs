@@ -113,7 +113,7 @@ impl Tracer {
         let programs = Programs::read(super::OBJECT, &ebpf, &wanted)?;
         let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, btf)?;
         let symbols = symbols.unwrap_or_default();
-        sight::count_switches(&mut links, &programs, btf, &symbols);
+        sight::count_switches(&mut links, &programs, way, btf, &symbols);
         let sight = Sight::begin(&mut ebpf, &links, &hooks, way, &offsets, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
         let arrival = Arrival::load(&mut ebpf);

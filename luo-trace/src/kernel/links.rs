@@ -1,7 +1,7 @@
 //! What is attached to functions by the kernel's trampolines, in either [`Way`].
 //!
 //! The kernel patches the beginnings of many functions as quickly as that of one. Where it has links to many functions at once
-//! (`BPF_LINK_TYPE_TRACING_MULTI`: 7.2 and later, where BPF's trampolines share one user of ftrace), one program of each family is
+//! (`BPF_LINK_TYPE_TRACING_MULTI`: 7.2 and later, where BPF's trampolines share one user of ftrace), one program is
 //! attached to all functions that are entered, and one to all that return. They go on with the program of the hook, which the cookie
 //! tells, by an array of programs: see `luo-trace-ebpf/src/dispatch.rs`. What runs for each page has no time for that: such a hook has
 //! a link of its own. Where the kernel has no such links, each function has the hook's program itself.
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow};
 use aya::Ebpf;
-use luo_trace_common::hooks::{Family, Hook, KhoDetail};
+use luo_trace_common::hooks::{Hook, KhoDetail};
 
 use super::bpf::{self, Function, To, When};
 use super::programs::{Programs, descriptor};
@@ -74,8 +74,6 @@ const ENDS: [End; 2] = [
     },
 ];
 
-const FAMILIES: [Family; 5] = [Family::Session, Family::File, Family::Flb, Family::Reboot, Family::Kho];
-
 /// The programs that can be asked for.
 pub(super) fn programs() -> HashSet<&'static str> {
     let of_hooks = |end: &'static End| Hook::ALL.iter().filter_map(|&hook| (end.program)(hook));
@@ -129,6 +127,30 @@ impl Links {
         Ok(())
     }
 
+    /// Attaches a program to as many of these functions as it can, at once where the kernel has that.
+    pub(super) fn attach_some(
+        &mut self,
+        programs: &Programs,
+        way: Way,
+        name: &str,
+        when: When,
+        functions: &[Function],
+    ) {
+        let at_once = |links: &mut Self| -> Result<()> {
+            let program = programs.load(name, when, To::Many)?;
+            links.links.push(bpf::link_to_many(program.as_fd(), when, functions)?);
+            links.programs.push(program);
+            Ok(())
+        };
+        if way == Way::Multi && at_once(self).is_ok() {
+            return;
+        }
+        for &function in functions {
+            // The others do without it.
+            _ = self.attach_one(programs, name, when, function);
+        }
+    }
+
     fn attach_at_once(
         &mut self,
         ebpf: &Ebpf,
@@ -144,17 +166,14 @@ impl Links {
                 self.attach_alone(programs, end, wish, failures);
             }
         }
-        for family in FAMILIES {
-            for end in &ENDS {
-                let functions: Vec<_> = of_calls
-                    .iter()
-                    .filter(|wish| wish.hook.family() == family && (end.program)(wish.hook).is_some())
-                    .flat_map(|wish| wish.targets.iter().map(|&(_, id)| (wish.hook, id)))
-                    .filter(|&(hook, id)| !failures.has(hook, id))
-                    .collect();
-                if functions.is_empty() {
-                    continue;
-                }
+        for end in &ENDS {
+            let functions: Vec<_> = of_calls
+                .iter()
+                .filter(|wish| (end.program)(wish.hook).is_some())
+                .flat_map(|wish| wish.targets.iter().map(|&(_, id)| (wish.hook, id)))
+                .filter(|&(hook, id)| !failures.has(hook, id))
+                .collect();
+            if !functions.is_empty() {
                 let program = programs.load(end.dispatcher, end.when, To::Many)?;
                 self.link(program, end.when, &functions, failures);
             }

@@ -143,7 +143,13 @@ pub fn checks() -> Vec<Check> {
 
 /// The first obstacle there is; `None` where tracing can work.
 pub fn obstacle() -> Option<Obstacle> {
-    Types::read().obstacle()
+    obstacle_to(Types::read().btf().ok().as_ref())
+}
+
+/// The same for the running kernel with this type information.
+pub fn obstacle_to(btf: Option<&Btf<'_>>) -> Option<Obstacle> {
+    let missing = NEEDS.iter().find(|need| !(need.is_there)(btf));
+    missing.map(|need| need.obstacle)
 }
 
 /// The running kernel's type information, as it lies there: reading it costs the kernel a copy of some megabytes.
@@ -164,13 +170,6 @@ impl Types {
             Ok(bytes) => Btf::parse(bytes),
             Err(error) => bail!("cannot read {VMLINUX_BTF}: {error}"),
         }
-    }
-
-    /// The first obstacle there is to tracing the kernel with these types; `None` where it can work.
-    pub fn obstacle(&self) -> Option<Obstacle> {
-        let btf = self.btf().ok();
-        let missing = NEEDS.iter().find(|need| !(need.is_there)(btf.as_ref()));
-        missing.map(|need| need.obstacle)
     }
 }
 

@@ -267,14 +267,14 @@ fn attached(hooks: &[HookState]) -> impl Iterator<Item = (Hook, &HookState)> {
 }
 
 /// Attaches what counts when a switch is turned. A kernel that lacks such a function, or inlined it, has that switch read only.
-pub(super) fn count_switches(links: &mut Links, programs: &Programs, btf: &Btf<'_>, symbols: &Symbols) {
+pub(super) fn count_switches(links: &mut Links, programs: &Programs, way: Way, btf: &Btf<'_>, symbols: &Symbols) {
     let ftrace = symbols.address(FTRACE_ENABLED);
-    for (name, cookie) in [("write_enabled_file_bool", Some(0)), ("proc_dointvec", ftrace)] {
-        if let Some((id, cookie)) = btf.function(name).zip(cookie) {
-            // The switch is then read only, as on a kernel that lacks the function.
-            _ = links.attach_one(programs, COUNTER, When::Enter, Function { id, cookie });
-        }
-    }
+    let functions: Vec<_> = [("write_enabled_file_bool", Some(0)), ("proc_dointvec", ftrace)]
+        .into_iter()
+        .filter_map(|(name, cookie)| btf.function(name).zip(cookie))
+        .map(|(id, cookie)| Function { id, cookie })
+        .collect();
+    links.attach_some(programs, way, COUNTER, When::Enter, &functions);
 }
 
 #[cfg(test)]

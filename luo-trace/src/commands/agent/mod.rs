@@ -40,8 +40,9 @@ use crate::host::files;
 use crate::host::lock::{self, Lock, Refusal};
 use crate::host::privileges;
 use crate::image::Formats;
+use crate::image::btf::Btf;
 use crate::journal::{Clock, Header, Keep, Limits};
-use crate::kernel::preflight::Types;
+use crate::kernel::preflight::{self, Types};
 use crate::kernel::{self, Ring, Tracer};
 use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Request};
@@ -177,11 +178,6 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let file = policy::File::new(args.policy.as_deref());
     let loaded = file.read()?;
     let port = args.port.prepare()?;
-    let types = Types::read();
-    if let Some(obstacle) = types.obstacle() {
-        tell(obstacle);
-        return Ok(Exit::CannotWork);
-    }
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
@@ -190,7 +186,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes, types, (file, loaded), port, end))
+    runtime.block_on(trace(args, ring_bytes, (file, loaded), port, end))
 }
 
 impl Args {
@@ -231,11 +227,16 @@ fn ring_bytes(kib: u32) -> Option<u32> {
 async fn trace(
     args: &Args,
     ring_bytes: u32,
-    types: Types,
     (file, loaded): (policy::File, Option<Loaded>),
     port: Option<port::Prepared>,
     end: impl AsyncFnOnce(Arc<Live>),
 ) -> Result<Exit> {
+    let types = Types::read();
+    let btf = types.btf();
+    if let Some(obstacle) = preflight::obstacle_to(btf.as_ref().ok()) {
+        tell(obstacle);
+        return Ok(Exit::CannotWork);
+    }
     // The handlers come first: a signal during the start-up must end the agent in order, too.
     let signals = Signals::take()?;
     let control = match args.control.as_deref().map(Control::open).transpose() {
@@ -263,10 +264,11 @@ async fn trace(
         }
         taken => taken,
     };
-    let mut agent = match Agent::begin(args, ring_bytes, types, file, loaded, control)? {
+    let mut agent = match Agent::begin(args, ring_bytes, btf?, file, loaded, control)? {
         Ok(agent) => agent,
         Err(exit) => return Ok(exit),
     };
+    drop(types);
     // It is served until the record has ended.
     let _port = port.and_then(|port| port.open(agent.live.clone()));
     let end = end(agent.live.clone());
@@ -321,16 +323,14 @@ impl Agent {
     fn begin(
         args: &Args,
         ring_bytes: u32,
-        types: Types,
+        btf: Btf<'_>,
         file: policy::File,
         loaded: Option<Loaded>,
         control: Option<Control>,
     ) -> Result<Result<Self, Exit>> {
         let started = host::clock();
-        let btf = types.btf()?;
         let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho, args.attach.way)?;
         drop(btf);
-        drop(types);
         let brake = match &loaded {
             Some(loaded) => match policy::attach(&mut tracer, loaded)? {
                 Ok(attached) => Some(attached),
