@@ -5,6 +5,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -103,5 +104,52 @@ fn build(path: &OsString) -> PathBuf {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    target_dir.join(TARGET).join("release/luo-trace")
+    let (built, object) = (
+        target_dir.join(TARGET).join("release/luo-trace"),
+        target_dir.join("programs"),
+    );
+    let stripped = fs::read(&built).map(|elf| without_debug_information(&elf));
+    if let Err(error) = stripped.and_then(|elf| fs::write(&object, elf)) {
+        panic!("{} cannot be stripped: {error}", built.display());
+    }
+    object
+}
+
+/// An ELF object without what only a debugger reads, from which the programs' type information was made: the agent would go through
+/// tens of thousands of its relocations each time it starts. Sections keep their numbers.
+fn without_debug_information(elf: &[u8]) -> Vec<u8> {
+    // Places in the headers of ELF objects of 64 bits.
+    const SECTIONS: usize = 0x28;
+    const COUNT: usize = 0x3c;
+    const NAMES: usize = 0x3e;
+    const HEADER: usize = 64;
+    const OFFSET: usize = 24;
+    const SIZE: usize = 32;
+    let short = |at: usize| usize::from(u16::from_le_bytes([elf[at], elf[at + 1]]));
+    let number = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap_or_default()) as usize;
+    let headers = number(SECTIONS);
+    let header = |section: usize| headers + section * HEADER;
+    let names = number(header(short(NAMES)) + OFFSET);
+    let mut kept = elf[..HEADER].to_vec();
+    let mut table = Vec::new();
+    for section in 0..short(COUNT) {
+        let at = header(section);
+        let mut entry = elf[at..at + HEADER].to_vec();
+        let name = names + u32::from_le_bytes(elf[at..at + 4].try_into().unwrap_or_default()) as usize;
+        if elf[name..].starts_with(b".debug_") || elf[name..].starts_with(b".rel.debug_") {
+            // A section of no kind.
+            entry.fill(0);
+        } else if section > 0 {
+            let (offset, size) = (number(at + OFFSET), number(at + SIZE));
+            kept.resize(kept.len().next_multiple_of(8), 0);
+            entry[OFFSET..OFFSET + 8].copy_from_slice(&(kept.len() as u64).to_le_bytes());
+            kept.extend(&elf[offset..offset + size]);
+        }
+        table.extend(entry);
+    }
+    kept.resize(kept.len().next_multiple_of(8), 0);
+    let place = kept.len() as u64;
+    kept[SECTIONS..SECTIONS + 8].copy_from_slice(&place.to_le_bytes());
+    kept.extend(table);
+    kept
 }

@@ -1,8 +1,9 @@
 //! What the kernel says of itself, for a journal's header.
 
-use core::ffi::c_void;
+use core::ffi::{c_long, c_void};
 
 use aya_ebpf::btf_maps::Array;
+use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
 use luo_trace_common::facts::{Facts, Format, NOT_TOLD, Release};
 use luo_trace_common::fields::Field;
@@ -25,20 +26,43 @@ const RANGES: u32 = 64;
 #[inline(always)]
 fn scratch_bytes() -> Option<u64> {
     let count = Address::of(Variable::ScratchCount).and_then(Address::read_here::<u32>)?;
-    let mut at = Address::of(Variable::Scratch).and_then(Address::read_here::<u64>)?;
+    let at = Address::of(Variable::Scratch).and_then(Address::read_here::<u64>)?;
     if at == 0 || count > RANGES {
         return None;
     }
-    let mut bytes = 0_u64;
-    for range in 0..RANGES {
-        if range >= count {
-            break;
-        }
-        bytes = bytes.wrapping_add(Address(at).read::<u64>(Field::ScratchSize)?);
-        // `struct kho_scratch` is an address and a size.
-        at = at.wrapping_add(16);
-    }
-    Some(bytes)
+    let mut sum = Sum {
+        at,
+        bytes: 0,
+        ranges: 0,
+    };
+    // SAFETY: the callback has the signature that the helper calls, and its context outlives the loop. The verifier goes through it
+    // once, where it would go through a loop of its own for each range.
+    unsafe { bpf_loop(count, add_range as *mut c_void, (&raw mut sum).cast(), 0) };
+    (sum.ranges == count).then_some(sum.bytes)
+}
+
+/// A sum of ranges.
+struct Sum {
+    /// The next one.
+    at: u64,
+    bytes: u64,
+    /// How many it has.
+    ranges: u32,
+}
+
+/// Adds one range; gives 0 where there may be another.
+#[inline(never)]
+extern "C" fn add_range(_index: u32, sum: *mut c_void) -> c_long {
+    // SAFETY: the context that `scratch_bytes` gives, which nobody else has.
+    let sum = unsafe { &mut *sum.cast::<Sum>() };
+    let Some(bytes) = Address(sum.at).read::<u64>(Field::ScratchSize) else {
+        return 1;
+    };
+    sum.bytes = sum.bytes.wrapping_add(bytes);
+    sum.ranges += 1;
+    // `struct kho_scratch` is an address and a size.
+    sum.at = sum.at.wrapping_add(16);
+    0
 }
 
 /// Notes the facts. It is attached to nothing: the agent runs it by `BPF_PROG_TEST_RUN`.

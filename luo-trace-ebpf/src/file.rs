@@ -19,15 +19,17 @@ use crate::task::{self, Ended};
 /// EBUSY, as `luo_file_can_finish_one` makes it of a handler's no.
 const EBUSY: i64 = 16;
 
+kho::ends_operation!(file_preserve, file_preserve_keys, end_preserve);
+
 /// `int luo_preserve_file(struct luo_file_set *file_set, u64 token, int fd)` (7.3)
 ///
 /// After a success the file is the last of its set, and the session's mutex, which the caller holds, keeps it there.
-#[fexit]
-pub fn file_preserve(ctx: FExitContext) -> u32 {
+#[inline(always)]
+fn end_preserve<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let ended = task::leave(Hook::FilePreserve, i64::from(ctx.result::<i32>()));
     let set: u64 = ctx.argument(0);
     let token: u64 = ctx.argument(1);
-    settle(Hook::FilePreserve, &ended, set, Some(token));
+    settle::<KEYS>(Hook::FilePreserve, &ended, set, Some(token));
     emit(Kind::FilePreserve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
         let handler = ended.task.as_ref().map_or(0, |task| task.handler);
@@ -49,13 +51,15 @@ pub fn file_preserve(ctx: FExitContext) -> u32 {
 /// How many files a set is searched through for the one retrieved; a file further back is reported without its handler.
 const SEARCH: u32 = 64;
 
+kho::ends_operation!(file_retrieve, file_retrieve_keys, end_retrieve);
+
 /// `int luo_retrieve_file(struct luo_file_set *file_set, u64 token, struct file **filep)` (7.3)
-#[fexit]
-pub fn file_retrieve(ctx: FExitContext) -> u32 {
+#[inline(always)]
+fn end_retrieve<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let ended = task::leave(Hook::FileRetrieve, i64::from(ctx.result::<i32>()));
     let set: u64 = ctx.argument(0);
     let token: u64 = ctx.argument(1);
-    settle(Hook::FileRetrieve, &ended, set, Some(token));
+    settle::<KEYS>(Hook::FileRetrieve, &ended, set, Some(token));
     emit(Kind::FileRetrieve, ended.at, |event: &mut FileOp| {
         begin_file(event, set, token, ended.outcome);
         if let Some(luo_file) = find_file(set, token) {
@@ -135,8 +139,8 @@ fn leave_file(ended: Ended) {
 }
 
 #[inline(always)]
-fn settle(hook: Hook, ended: &Ended, set: u64, token: Option<u64>) {
-    kho::settle(hook, ended, token, |to| {
+fn settle<const KEYS: bool>(hook: Hook, ended: &Ended, set: u64, token: Option<u64>) {
+    kho::settle::<KEYS>(hook, ended, token, |to| {
         if let Some(session) = session_of(set) {
             read_session(session, to);
         }
@@ -183,8 +187,10 @@ pub fn files_enter(ctx: FEntryContext) -> u32 {
     0
 }
 
-#[fexit]
-pub fn files_exit(ctx: FExitContext) -> u32 {
+kho::ends_operation!(files_exit, files_exit_keys, end_files);
+
+#[inline(always)]
+fn end_files<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let Some(hook) = ctx.hook() else { return 0 };
     let kind = match hook {
         Hook::FilesUnpreserve => Kind::FilesUnpreserve,
@@ -199,7 +205,7 @@ pub fn files_exit(ctx: FExitContext) -> u32 {
     };
     let set: u64 = ctx.argument(0);
     let ended = task::leave(hook, result);
-    settle(hook, &ended, set, None);
+    settle::<KEYS>(hook, &ended, set, None);
     emit(kind, ended.at, |event: &mut FilesOp| {
         event.outcome = ended.outcome;
         if let Some(session) = session_of(set) {

@@ -175,10 +175,28 @@ pub fn is_accounting() -> bool {
     target(Hook::KhoKeyAdd) | target(Hook::KhoKeyDel) | target(Hook::KhoRestorePage) != 0
 }
 
-/// Sends what an operation that ends now did to preserved memory, if anything. `session` fills in which one it is about.
+/// A program that ends an operation, twice: one that settles the operation's account, and one that has nothing to do with accounts, for
+/// agents that do not count keys. The verifier goes through all that a program has, whether it ever runs or not.
+macro_rules! ends_operation {
+    ($plain:ident, $keys:ident, $body:ident) => {
+        #[aya_ebpf::macros::fexit]
+        pub fn $plain(ctx: aya_ebpf::programs::FExitContext) -> u32 {
+            $body::<false>(&ctx)
+        }
+
+        #[aya_ebpf::macros::fexit]
+        pub fn $keys(ctx: aya_ebpf::programs::FExitContext) -> u32 {
+            $body::<true>(&ctx)
+        }
+    };
+}
+pub(crate) use ends_operation;
+
+/// Sends what an operation that ends now did to preserved memory, if anything, in a program that is to tell. `session` fills in which
+/// one it is about.
 #[inline(always)]
-pub fn settle(hook: Hook, ended: &Ended, token: Option<u64>, session: impl FnOnce(&mut SessionRef)) {
-    if !is_accounting() || !ended.accounted {
+pub fn settle<const KEYS: bool>(hook: Hook, ended: &Ended, token: Option<u64>, session: impl FnOnce(&mut SessionRef)) {
+    if !KEYS || !is_accounting() || !ended.accounted {
         return;
     }
     let Some(task) = &ended.task else { return };

@@ -1,6 +1,6 @@
 //! Sessions, and the device they come from: `kernel/liveupdate/luo_session.c`.
 
-use aya_ebpf::macros::{fentry, fexit};
+use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use luo_trace_common::events::{INCOMING, Kind, OUTGOING, Plain, SessionOp, SessionRef, SessionRelease};
 use luo_trace_common::fields::Field;
@@ -21,12 +21,14 @@ pub fn plain_enter(ctx: FEntryContext) -> u32 {
     0
 }
 
+kho::ends_operation!(session_exit, session_exit_keys, end_session);
+
 /// `int luo_session_create(const char *name, struct file **filep)` (7.3)
 /// `int luo_session_retrieve(const char *name, struct file **filep)` (7.3)
 ///
 /// Both take the name they were asked for and a place for the new file, whose private data is the session.
-#[fexit]
-pub fn session_exit(ctx: FExitContext) -> u32 {
+#[inline(always)]
+fn end_session<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let Some(hook) = ctx.hook() else { return 0 };
     let kind = match hook {
         Hook::SessionCreate => Kind::SessionCreate,
@@ -44,13 +46,15 @@ pub fn session_exit(ctx: FExitContext) -> u32 {
         name.read_name_here(&mut to.name);
         to.id = session.map_or(0, |session| session.0);
     };
-    kho::settle(hook, &ended, None, read);
+    kho::settle::<KEYS>(hook, &ended, None, read);
     emit(kind, ended.at, |event: &mut SessionOp| {
         event.outcome = ended.outcome;
         read(&mut event.session);
     });
     0
 }
+
+kho::ends_operation!(plain_exit, plain_exit_keys, end_plain);
 
 /// An operation on all sessions, or on none:
 /// `int luo_session_deserialize(void)` (7.3)
@@ -59,8 +63,8 @@ pub fn session_exit(ctx: FExitContext) -> u32 {
 /// `int luo_release(struct inode *inodep, struct file *filep)`, kernel/liveupdate/luo_core.c (7.3)
 /// `int kernel_kexec(void)`, kernel/kexec_core.c (7.3), which returns only where the jump did not happen
 /// `int liveupdate_reboot(void)`, kernel/liveupdate/luo_core.c (7.3)
-#[fexit]
-pub fn plain_exit(ctx: FExitContext) -> u32 {
+#[inline(always)]
+fn end_plain<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let Some(hook) = ctx.hook() else { return 0 };
     let kind = match hook {
         Hook::SessionDeserialize => Kind::SessionDeserialize,
@@ -72,7 +76,7 @@ pub fn plain_exit(ctx: FExitContext) -> u32 {
         _ => return 0,
     };
     let ended = task::leave(hook, i64::from(ctx.result::<i32>()));
-    kho::settle(hook, &ended, None, |_| ());
+    kho::settle::<KEYS>(hook, &ended, None, |_| ());
     emit(kind, ended.at, |event: &mut Plain| event.outcome = ended.outcome);
     0
 }
@@ -101,11 +105,13 @@ pub fn session_release_enter(ctx: FEntryContext) -> u32 {
     0
 }
 
-#[fexit]
-pub fn session_release(ctx: FExitContext) -> u32 {
+kho::ends_operation!(session_release, session_release_keys, end_release);
+
+#[inline(always)]
+fn end_release<const KEYS: bool>(ctx: &FExitContext) -> u32 {
     let ended = task::leave(Hook::SessionRelease, i64::from(ctx.result::<i32>()));
     let noted = ended.task.as_ref().filter(|_| ended.outcome.duration != 0);
-    kho::settle(Hook::SessionRelease, &ended, None, |to| {
+    kho::settle::<KEYS>(Hook::SessionRelease, &ended, None, |to| {
         if let Some(task) = noted {
             *to = task.release.session;
         }

@@ -110,7 +110,7 @@ impl Tracer {
             .context("the kernel refuses luo-trace's maps")?;
         let mut wanted = links::programs();
         wanted.insert(sight::COUNTER);
-        let programs = Programs::read(super::OBJECT, &ebpf, &wanted)?;
+        let programs = Programs::read(super::OBJECT, &ebpf, &wanted, detail)?;
         let (mut links, hooks) = carry_out(&plans, way, &mut ebpf, &programs, btf)?;
         let symbols = symbols.unwrap_or_default();
         sight::count_switches(&mut links, &programs, way, btf, &symbols);

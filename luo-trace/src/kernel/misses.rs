@@ -118,10 +118,28 @@ fn find(programs: &[OwnedFd], memory: &Memory, offsets: &[u32; Field::COUNT], sy
 
 /// How many CPUs the kernel can have, where they are numbered without gaps.
 fn possible_cpus() -> Option<usize> {
-    let range = fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
-    let last = range.trim().strip_prefix('0')?;
+    without_gaps(&fs::read_to_string("/sys/devices/system/cpu/possible").ok()?)
+}
+
+/// How many CPUs such a list has, where it is one range from 0 on.
+fn without_gaps(list: &str) -> Option<usize> {
+    let last = list.trim().strip_prefix('0')?;
     match last.strip_prefix('-') {
         Some(last) => last.parse::<usize>().ok()?.checked_add(1),
         None => last.is_empty().then_some(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_counted_where_they_are_numbered_without_gaps() {
+        assert_eq!(without_gaps("0\n"), Some(1));
+        assert_eq!(without_gaps("0-255\n"), Some(256));
+        for list in ["", "0-3,8-11", "0,2", "4-7"] {
+            assert_eq!(without_gaps(list), None, "{list}");
+        }
     }
 }

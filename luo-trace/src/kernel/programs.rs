@@ -7,9 +7,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use aya_obj::btf::BtfFeatures;
+use luo_trace_common::hooks::KhoDetail;
 
 use super::bpf::{self, To, When};
 use super::verifier::tail;
+
+/// How the name of a program ends that settles accounts of keys, where there is another one that does not.
+const WITH_KEYS: &str = "_keys";
 
 /// The compiled programs, with the maps of the loaded ones.
 pub(super) struct Programs {
@@ -19,13 +23,22 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Reads those of these names from the binary's object, whose maps are there.
+    /// Reads those of these names from the binary's object, whose maps are there. Where keys are counted, one that has another form
+    /// for that is taken in that form.
     ///
     /// # Errors
     /// Where the object is damaged, or the kernel does not take the types of the programs.
-    pub(super) fn read(object: &[u8], ebpf: &Ebpf, wanted: &HashSet<&str>) -> Result<Self> {
+    pub(super) fn read(object: &[u8], ebpf: &Ebpf, wanted: &HashSet<&str>, detail: KhoDetail) -> Result<Self> {
         let mut object = aya_obj::Object::parse(object)?;
-        object.programs.retain(|name, _| wanted.contains(name.as_str()));
+        let with_keys = |name: &str| format!("{name}{WITH_KEYS}");
+        let mut programs = std::mem::take(&mut object.programs);
+        object.programs = wanted
+            .iter()
+            .filter_map(|&name| {
+                let other = (detail == KhoDetail::Keys).then(|| programs.remove(&with_keys(name)));
+                Some((name.to_owned(), other.flatten().or_else(|| programs.remove(name))?))
+            })
+            .collect();
         let types = object.fixup_and_sanitize_btf(&all_features())?;
         let types = types
             .context("the binary has no type information of its programs")?
@@ -99,4 +112,24 @@ pub(super) fn descriptor(map: &Map) -> Result<BorrowedFd<'_>> {
         _ => bail!("the binary has a map of a kind that it should not have"),
     };
     Ok(data.fd().as_fd())
+}
+
+#[cfg(all(test, bpf_object))]
+mod tests {
+    use super::*;
+    use crate::kernel::OBJECT;
+
+    #[test]
+    fn a_program_that_settles_accounts_stands_beside_one_that_does_not() {
+        let object = aya_obj::Object::parse(OBJECT).expect("the binary's own object is whole");
+        let others: Vec<_> = object
+            .programs
+            .keys()
+            .filter_map(|name| name.strip_suffix(WITH_KEYS))
+            .collect();
+        assert!(!others.is_empty());
+        for name in others {
+            assert!(object.programs.contains_key(name), "{name}");
+        }
+    }
 }
