@@ -68,7 +68,7 @@ impl Rest {
         if urgent {
             self.alert = Some(now + REST);
         }
-        self.begin(records, now);
+        self.begin(records, ring.is_empty(), now);
         if self.hushed && ring.hush(true) {
             self.alert = Some(now + REST);
         }
@@ -87,12 +87,11 @@ impl Rest {
         holds
     }
 
-    /// Rests in a hush where much was in the ring. After each hush one more look follows, for an event that was sent in it when it was
-    /// over.
-    fn begin(&mut self, records: usize, now: Instant) {
-        let much = records >= MANY;
-        self.until = (much || self.hushed).then(|| now + REST);
-        self.hushed = much;
+    /// Rests in a hush where much was in the ring. Where something still is, such as an event that was begun in a hush and does not know
+    /// that it is over, one more look follows.
+    fn begin(&mut self, records: usize, empty: bool, now: Instant) {
+        self.hushed = records >= MANY;
+        self.until = (self.hushed || !empty).then(|| now + REST);
     }
 }
 
@@ -101,17 +100,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_alone_is_looked_at_twice() {
+    fn an_operation_alone_is_looked_at_once() {
         // Given a ring at which no task looks before it calls,
         let (mut rest, now) = (Rest::default(), Instant::now());
         assert!(!rest.is_on());
         // when it calls, then it is left alone for a moment, in which the operation's other events need not call.
         assert!(rest.holds(false, now));
         assert_eq!((rest.until, rest.hushed), (Some(now + HOLD), true));
-        // When it was emptied, then events call again, and one more look follows.
-        rest.begin(12, now);
+        // When it was emptied, then events call again.
+        rest.begin(12, true, now);
+        assert_eq!((rest.until, rest.hushed), (None, false));
+    }
+
+    #[test]
+    fn an_event_that_was_begun_in_a_hush_is_looked_for_once_more() {
+        let (mut rest, now) = (Rest::default(), Instant::now());
+        rest.holds(false, now);
+        rest.begin(12, false, now);
         assert_eq!((rest.until, rest.hushed), (Some(now + REST), false));
-        rest.begin(0, now);
+        rest.begin(1, true, now);
         assert_eq!((rest.until, rest.hushed), (None, false));
     }
 
@@ -120,11 +127,11 @@ mod tests {
         let (mut rest, now) = (Rest::default(), Instant::now());
         rest.holds(false, now);
         for _ in 0..2 {
-            rest.begin(MANY, now);
+            rest.begin(MANY, true, now);
             assert_eq!((rest.until, rest.hushed), (Some(now + REST), true));
         }
-        rest.begin(1, now);
-        assert_eq!((rest.until, rest.hushed), (Some(now + REST), false));
+        rest.begin(1, true, now);
+        assert_eq!((rest.until, rest.hushed), (None, false));
     }
 
     #[test]
@@ -133,7 +140,7 @@ mod tests {
         let (mut rest, now) = (Rest::default(), Instant::now());
         assert!(!rest.holds(true, now));
         // Where that event was not in it yet, and calls again, then so, too.
-        rest.begin(1, now);
+        rest.begin(1, true, now);
         assert!(!rest.holds(false, now + HOLD));
         assert!(rest.holds(false, now + REST));
         // In a hush only such an event calls.
