@@ -49,7 +49,7 @@ pub struct Word {
 
 impl Word {
     /// The word on the boot with this id and the one before it, with the time since it booted.
-    fn of(case: &Case, boot_id: &str, deadline: Duration, now_ns: u64) -> Self {
+    pub fn of(case: &Case, boot_id: &str, deadline: Duration, now_ns: u64) -> Self {
         let chain = &case.chain;
         let own = chain.boots.iter().position(|boot| boot.boot_id == boot_id);
         let before = own.and_then(|own| own.checked_sub(1));

@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::report::{self, Format};
-use super::{replay, report::write};
+use super::{Deadline, replay, report::write};
 use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::journal::{Source, recordings};
@@ -112,7 +112,11 @@ pub fn run(args: &Args) -> Result<Exit> {
         tell(format_args!("the report is in {}", path.display()));
     }
     if args.listen.is_some() {
-        replay::play(recording.journals()?, args.listen, 1.0)?;
+        let played = replay::Recording {
+            open: &|| recording.journals(),
+            deadline: Deadline::default(),
+        };
+        played.play(args.listen, 1.0)?;
     }
     if args.save.is_none() && args.html.is_none() {
         report::tell(&Case::of_one(recording.journals()?), Format::Text, None)?;

@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args as ClapArgs;
 
+use super::Deadline;
 use crate::agent::live::Live;
+use crate::agent::updates::Word;
+use crate::chain::case::Case;
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::journal::{Clock, Source, each};
@@ -33,6 +36,8 @@ pub struct Args {
     /// Serve metrics and the page at this address, until interrupted
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    #[command(flatten)]
+    deadline: Deadline,
     /// How many times as fast as it happened
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, value_parser = speed)]
     speed: f64,
@@ -64,90 +69,153 @@ fn step(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Where a journal cannot be read, they are of several hosts, or what comes of them cannot be written or served.
 pub fn run(args: &Args) -> Result<Exit> {
-    let mut journals = Vec::new();
-    for path in &args.journals {
-        for unreadable in each(path, |journal| journals.push(journal))? {
-            tell(format_args!("{unreadable}; going on without it"));
+    let open = || {
+        let (mut journals, mut unreadable) = (Vec::new(), Vec::new());
+        for path in &args.journals {
+            unreadable.extend(each(path, |journal| journals.push(journal))?);
         }
+        Ok::<_, Error>((journals, unreadable))
+    };
+    for unreadable in open()?.1 {
+        tell(format_args!("{unreadable}; going on without it"));
     }
+    let recording = Recording {
+        open: &|| Ok(open()?.0),
+        deadline: args.deadline,
+    };
     match &args.openmetrics {
-        Some(path) => backfill(journals, path, args.step)?,
-        None => play(journals, args.listen, args.speed)?,
+        Some(path) => recording.backfill(path, args.step)?,
+        None => recording.play(args.listen, args.speed)?,
     }
     Ok(Exit::Held)
 }
 
-/// Plays what one host recorded: the lines of an agent go to stdout, and its metrics and its page to `listen`, where they stay until
-/// the process is interrupted.
-pub(super) fn play(journals: Vec<Source>, listen: Option<SocketAddr>, speed: f64) -> Result<()> {
-    let journals = in_order(journals)?;
-    let first = journals.first().context("there is nothing to play")?;
-    let stage = Arc::new(Stage(Mutex::new(Arc::new(Live::recorded(first.events.header())?))));
-    let port = listen.map(|address| serve(address, stage.clone())).transpose()?;
-    if let Some(port) = &port {
-        tell(format_args!("metrics and the page: http://{}/", port.address()));
-    }
-    let stdout = io::stdout();
-    let format = Format::text(&stdout);
-    let mut console = Console::new(stdout.lock(), format);
-    let mut pace = Pace {
-        from: unix(&first.events.header().clock, 0),
-        began: Instant::now(),
-        speed,
-    };
-    each_event(journals, |live, clock, event| {
-        let shown = match event {
-            Some(event) => {
-                stage.shows(live);
-                pace.wait(live, clock, event.header.ktime);
-                live.is_now(event.header.ktime);
-                console.event(event)
-            }
-            None => Ok(()),
-        };
-        let findings = event.map_or_else(|| live.finish(), |event| live.apply(event));
-        let shown = findings
-            .iter()
-            .fold(shown, |shown, finding| shown.and(console.finding(finding)));
-        shown.and(console.flush()).context("stdout cannot be written")
-    })?;
-    if port.is_some() {
-        tell("the recording has ended; its last state is served until interrupted");
-        loop {
-            thread::park();
-        }
-    }
-    Ok(())
+/// What one host recorded.
+pub(super) struct Recording<'a> {
+    /// Opens its journals: they are read more than once.
+    pub(super) open: &'a dyn Fn() -> Result<Vec<Source>>,
+    /// When what waits counts as unclaimed.
+    pub(super) deadline: Deadline,
 }
 
-/// Writes the metrics as they were, a step apart.
-fn backfill(journals: Vec<Source>, path: &Path, step: Duration) -> Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
-    let step = i128::try_from(step.as_nanos()).unwrap_or(i128::MAX);
-    let mut backfill = Backfill::default();
-    let (mut next, mut last) = (None, 0);
-    each_event(in_order(journals)?, |live, clock, event| {
-        let Some(event) = event else {
-            // As the last scrape of a boot would have it, had it come in time.
-            live.finish();
-            backfill.sample(&web::Source::metrics(&**live), last);
-            next = None;
-            return Ok(());
+impl Recording<'_> {
+    /// Plays it: the lines of an agent go to stdout, and its metrics and its page to `listen`, where they stay until the process is
+    /// interrupted.
+    pub(super) fn play(&self, listen: Option<SocketAddr>, speed: f64) -> Result<()> {
+        let journals = self.journals()?;
+        let first = journals.first().context("there is nothing to play")?.events.header();
+        let stage = Arc::new(Stage(Mutex::new(Arc::new(Live::recorded(first)?))));
+        let mut pace = Pace {
+            from: unix(&first.clock, 0),
+            began: Instant::now(),
+            speed,
         };
-        last = unix(clock, event.header.ktime);
-        let mut at = next.unwrap_or(last);
-        while at < last {
-            live.is_now(monotonic(clock, at));
-            backfill.sample(&web::Source::metrics(&**live), at);
-            at += step;
+        let port = listen.map(|address| serve(address, stage.clone())).transpose()?;
+        if let Some(port) = &port {
+            tell(format_args!("metrics and the page: http://{}/", port.address()));
         }
-        next = Some(at);
-        live.is_now(event.header.ktime);
-        live.apply(event);
+        let stdout = io::stdout();
+        let format = Format::text(&stdout);
+        let mut console = Console::new(stdout.lock(), format);
+        self.each_event(|live, clock, event| {
+            let shown = match event {
+                Some(event) => {
+                    stage.shows(live);
+                    pace.wait(live, clock, event.header.ktime);
+                    live.is_now(event.header.ktime);
+                    console.event(event)
+                }
+                None => Ok(()),
+            };
+            let findings = event.map_or_else(|| live.finish(), |event| live.apply(event));
+            let shown = findings
+                .iter()
+                .fold(shown, |shown, finding| shown.and(console.finding(finding)));
+            shown.and(console.flush()).context("stdout cannot be written")
+        })?;
+        if port.is_some() {
+            tell("the recording has ended; its last state is served until interrupted");
+            loop {
+                thread::park();
+            }
+        }
         Ok(())
-    })?;
-    let mut out = BufWriter::new(File::create(path).with_context(cannot)?);
-    backfill.write(&mut out).and_then(|()| out.flush()).with_context(cannot)
+    }
+
+    /// Writes the metrics as they were, a step apart.
+    fn backfill(&self, path: &Path, step: Duration) -> Result<()> {
+        let cannot = || format!("cannot write {}", path.display());
+        let step = i128::try_from(step.as_nanos()).unwrap_or(i128::MAX);
+        let mut backfill = Backfill::default();
+        let (mut next, mut last) = (None, 0);
+        self.each_event(|live, clock, event| {
+            let Some(event) = event else {
+                // As the last scrape of a boot would have it, had it come in time.
+                live.finish();
+                backfill.sample(&web::Source::metrics(&**live), last);
+                next = None;
+                return Ok(());
+            };
+            last = unix(clock, event.header.ktime);
+            let mut at = next.unwrap_or(last);
+            while at < last {
+                live.is_now(monotonic(clock, at));
+                backfill.sample(&web::Source::metrics(&**live), at);
+                at += step;
+            }
+            next = Some(at);
+            live.is_now(event.header.ktime);
+            live.apply(event);
+            Ok(())
+        })?;
+        let mut out = BufWriter::new(File::create(path).with_context(cannot)?);
+        backfill.write(&mut out).and_then(|()| out.flush()).with_context(cannot)
+    }
+
+    /// Shows every event to `each`, and at the end of an agent's run that there are no more, with what that agent knew before, and how
+    /// the clocks of its boot stood. When a boot's last run ends its agent knows what became of the update that brought it.
+    fn each_event(&self, mut each: impl FnMut(&Arc<Live>, &Clock, Option<&Event>) -> Result<()>) -> Result<()> {
+        for (place, mut journal) in self.journals()?.into_iter().enumerate() {
+            let (mut run, mut last) = (0, 0);
+            let mut agent: Option<(Arc<Live>, Clock)> = None;
+            while let Some(event) = journal.events.next() {
+                if run != journal.events.run() {
+                    run = journal.events.run();
+                    if let Some((live, clock)) = &agent {
+                        each(live, clock, None)?;
+                    }
+                    let header = journal.events.header();
+                    agent = Some((Arc::new(Live::recorded(header)?), header.clock));
+                }
+                last = event.header.ktime;
+                if let Some((live, clock)) = &agent {
+                    each(live, clock, Some(&event))?;
+                }
+            }
+            if let Some((live, clock)) = &agent {
+                let boot = &journal.events.header().boot_id;
+                live.set_updates(self.word(place, boot, last)?, 0);
+                each(live, clock, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the journals of this boot and of the one before say together.
+    fn word(&self, place: usize, boot: &str, now: u64) -> Result<Word> {
+        let pair = self
+            .journals()?
+            .into_iter()
+            .take(place + 1)
+            .skip(place.saturating_sub(1));
+        let case = Case::of_one(pair.collect());
+        Ok(Word::of(&case, boot, self.deadline.arrival_deadline, now))
+    }
+
+    /// Its journals, those of older boots first.
+    fn journals(&self) -> Result<Vec<Source>> {
+        in_order((self.open)()?)
+    }
 }
 
 /// The journals, those of older boots first, all of one host.
@@ -170,35 +238,6 @@ fn in_order(mut journals: Vec<Source>) -> Result<Vec<Source>> {
     }
     journals.sort_by_key(|journal| journal.events.header().clock.realtime_ns);
     Ok(journals)
-}
-
-/// Shows every event to `each`, and at the end of an agent's run that there are no more, with what that agent knew before, and how the
-/// clocks of its boot stood.
-fn each_event(
-    journals: Vec<Source>,
-    mut each: impl FnMut(&Arc<Live>, &Clock, Option<&Event>) -> Result<()>,
-) -> Result<()> {
-    for mut journal in journals {
-        let mut run = 0;
-        let mut agent: Option<(Arc<Live>, Clock)> = None;
-        while let Some(event) = journal.events.next() {
-            if run != journal.events.run() {
-                run = journal.events.run();
-                if let Some((live, clock)) = &agent {
-                    each(live, clock, None)?;
-                }
-                let header = journal.events.header();
-                agent = Some((Arc::new(Live::recorded(header)?), header.clock));
-            }
-            if let Some((live, clock)) = &agent {
-                each(live, clock, Some(&event))?;
-            }
-        }
-        if let Some((live, clock)) = &agent {
-            each(live, clock, None)?;
-        }
-    }
-    Ok(())
 }
 
 /// When it was this time of a boot's `CLOCK_MONOTONIC`, in nanoseconds since 1970.

@@ -51,8 +51,8 @@ fn a_replay_shows_every_event_in_its_order() {
 
 #[test]
 fn a_replay_serves_metrics_and_a_page_of_the_recorded_host() {
-    let place = recorded(&[&leaves]);
-    let mut child = luo_trace(["replay", "1.luoj", "--listen", "127.0.0.1:0", "--speed", "1000000000"])
+    let place = recorded(&[&leaves, &arrives]);
+    let mut child = luo_trace(["replay", ".", "--listen", "127.0.0.1:0", "--speed", "1000000000"])
         .current_dir(place.path())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -80,8 +80,13 @@ fn a_replay_serves_metrics_and_a_page_of_the_recorded_host() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(ended.is_some());
-    assert!(metrics.contains("luo_sessions{direction=\"outgoing\"} 1"), "{metrics}");
-    assert!(page.contains("200 OK") && page.contains("vm"), "{page}");
+    for metric in [
+        "luo_update_outcome{outcome=\"completed\"} 1",
+        "luo_trace_events_total{kind=\"session-retrieve\"} 1",
+    ] {
+        assert!(metrics.contains(metric), "no {metric} in {metrics}");
+    }
+    assert!(page.contains("200 OK") && page.contains("completed"), "{page}");
 }
 
 #[test]
