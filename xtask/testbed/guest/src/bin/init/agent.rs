@@ -75,6 +75,10 @@ impl Agent<'_> {
             self.lay_down(policy)?;
         }
         remove_if_there(READY_FILE)?;
+        // The word of an agent before it is none on what happens from now on.
+        let [status, metrics] = self.last_word();
+        remove_if_there(&status)?;
+        remove_if_there(&metrics)?;
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&watch, "/run", created)?;
@@ -337,15 +341,24 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Keeps what it knows at its end, once it has judged all that has happened: `status-BOOT.json`, and, where its port answers,
-    /// `last-metrics-BOOT.prom`.
+    /// Where the last word of an agent in this kernel is kept: its status, and its metrics.
+    fn last_word(&self) -> [String; 2] {
+        let boot = self.boot;
+        [
+            format!("/host/status-{boot}.json"),
+            format!("/host/last-metrics-{boot}.prom"),
+        ]
+    }
+
+    /// Keeps what it knows at its end, once it has judged all that has happened; its metrics where its port answers.
     fn keep_last_word(&self) -> Result<()> {
+        let [place, metrics_place] = self.last_word();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = status()?;
             let status: Value = serde_json::from_str(&text)?;
             if status["judging_updates"] == false {
-                fs::write(format!("/host/status-{}.json", self.boot), text)?;
+                fs::write(&place, text)?;
                 break;
             }
             if Instant::now() > deadline {
@@ -358,7 +371,7 @@ impl Agent<'_> {
             thread::sleep(Duration::from_millis(20));
         }
         if let Ok(metrics) = get_metrics() {
-            fs::write(format!("/host/last-metrics-{}.prom", self.boot), metrics)?;
+            fs::write(&metrics_place, metrics)?;
         }
         Ok(())
     }
