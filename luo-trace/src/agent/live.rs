@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use luo_trace_common::events::{self as abi, HooksBlind};
@@ -37,6 +38,8 @@ pub struct Live {
     attach: Option<String>,
     place: Place,
     state: Mutex<State>,
+    /// A reader was told that updates are still to be judged.
+    looked: Condvar,
 }
 
 /// Where and when it all happens.
@@ -68,6 +71,8 @@ struct State {
     /// How often that was called for, and up to which call it is known.
     asked: u64,
     answered: u64,
+    /// Whether a reader was told since then that it is not known yet.
+    looked_at: bool,
 }
 
 impl Live {
@@ -160,7 +165,9 @@ impl Live {
                 word: None,
                 asked: 0,
                 answered: 0,
+                looked_at: false,
             }),
+            looked: Condvar::new(),
         })
     }
 
@@ -241,6 +248,14 @@ impl Live {
         let mut state = self.state();
         state.word = Some(word);
         state.answered = call;
+        state.looked_at = false;
+    }
+
+    /// Waits for so long, or until a reader is told that updates are still to be judged.
+    pub fn rest(&self, time: Duration) {
+        let waits = |state: &mut State| !state.looked_at;
+        // Whatever ended it, the rest is over.
+        _ = self.looked.wait_timeout_while(self.state(), time, waits);
     }
 
     /// The policy and an operator's orders are these from now on.
@@ -399,7 +414,7 @@ impl State {
 impl sink::Source for Live {
     fn status(&self) -> Status {
         let facts = self.facts();
-        let state = self.state();
+        let mut state = self.state();
         let source = match self.place {
             Place::Here => "agent",
             Place::Recorded(..) => "recording",
@@ -414,6 +429,8 @@ impl sink::Source for Live {
         let updates = word.map(|word| word.updates.clone()).unwrap_or_default();
         let verdicts = state.verdicts().iter().map(Into::into).collect();
         let judging_updates = state.answered < state.asked;
+        state.looked_at |= judging_updates;
+        self.looked.notify_all();
         let policy = state.policy();
         drop(state);
         Status {

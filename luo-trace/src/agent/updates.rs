@@ -2,8 +2,8 @@
 //! something has happened that may change what they say together.
 //!
 //! A thread of its own reads the journals from the disk, so that no other thread waits for it and its word is `check`'s. It is called by the
-//! journal's thread when all that led to the call is written, rests for four times as long as it has worked, and gives way to
-//! everything else on the machine.
+//! journal's thread when all that led to the call is written, rests for four times as long as it has worked unless a reader of the
+//! status waits for it, and gives way to everything else on the machine.
 
 use std::fs;
 use std::io;
@@ -172,7 +172,9 @@ impl Judge {
         while again || self.is_called(called) {
             let began = Instant::now();
             again = self.judge();
-            thread::sleep((began.elapsed() * RESTS).clamp(REST, LONGEST_REST));
+            let rest = (began.elapsed() * RESTS).clamp(REST, LONGEST_REST);
+            thread::sleep(REST);
+            self.live.rest(rest - REST);
         }
     }
 

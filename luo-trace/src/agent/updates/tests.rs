@@ -277,13 +277,27 @@ fn the_bell_is_answered_up_to_the_last_call() {
         written: agent.judge.written.clone(),
     };
     assert!(!agent.status().judging_updates);
-    // However often it rings while nobody comes, it is one way to go.
+    // However often it rings before it is answered, that is one answer.
     for _ in 0..3 {
         bell.ring(agent.live.ask_for_updates());
     }
     assert!(agent.live.status().judging_updates);
     assert!(called.try_recv().is_ok() && called.try_recv().is_err());
     assert!(!agent.status().judging_updates);
+}
+
+#[test]
+fn a_rest_is_over_when_a_reader_is_told_that_updates_are_still_to_be_judged() {
+    let live = Arc::new(Live::new(&header(0)).unwrap());
+    live.ask_for_updates();
+    let (over, rested) = sync_channel(1);
+    let resting = live.clone();
+    thread::spawn(move || {
+        resting.rest(Duration::from_secs(3600));
+        over.send(())
+    });
+    assert!(live.status().judging_updates);
+    assert_eq!(rested.recv_timeout(Duration::from_secs(60)), Ok(()));
 }
 
 #[test]
