@@ -89,8 +89,10 @@ fn agent() -> Result<PathBuf> {
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.context("there is no home directory: set CARGO_HOME")?;
     let root = workspace().canonicalize().context("the workspace has no path")?;
+    let library = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=rust", library.trim()),
         format!("--remap-path-prefix={}=luo-trace", root.display()),
         format!("--remap-path-prefix={}=cargo", home.display()),
     ];
