@@ -370,7 +370,10 @@ impl Agent<'_> {
             // A status cannot be waited on, so it is asked for again.
             thread::sleep(Duration::from_millis(20));
         }
-        if let Ok(metrics) = get_metrics() {
+        // A port that the scenario has taken from it is not its own, and never answers.
+        if self.port.is_none()
+            && let Ok(metrics) = get_metrics()
+        {
             fs::write(&metrics_place, metrics)?;
         }
         Ok(())
