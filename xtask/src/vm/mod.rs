@@ -55,6 +55,10 @@ const CMDLINE: [&str; 7] = [
     "luo_testbed.grace_ms=2000",
 ];
 
+/// What a kernel that checks itself has besides: its account of its memory comes before KHO's scratch memory, which by default is
+/// twice of all that was reserved before.
+const DEBUG_CMDLINE: &str = "kho_scratch=64M,64M,448M";
+
 /// What comes through the guest's second serial port, in the output directory.
 pub(crate) const SERIAL: &str = "serial.log";
 
@@ -267,7 +271,10 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         Root::Systemd => systemd::write_disk(&options.guest, &disk)?,
     }
 
-    let cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
+    let mut cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
+    if slowness > 1 {
+        cmdline = format!("{cmdline} {DEBUG_CMDLINE}");
+    }
     let serial = options.output.join(SERIAL);
     let machine = Machine {
         kernel: &image,
@@ -278,7 +285,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         accel: options.accel,
         by_turns: !scenario.policies().is_empty(),
         // A kernel that checks itself keeps an account of its memory in the memory.
-        memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20) + 1024 * u64::from(slowness > 1),
+        memory_mib: options.memory_mib.max(scenario.memory.bytes() >> 20) + 2048 * u64::from(slowness > 1),
         cpus: options.cpus,
         serial: scenario.serial_journal.then_some(&serial),
         log: options.output.join("qemu.log"),
