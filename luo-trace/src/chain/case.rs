@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use luo_trace_common::text::Name;
@@ -134,10 +135,19 @@ pub struct Read {
 
 impl Read {
     /// Reads one to its end; `log` is the log of several that it lies in, as in [`Boot::log`].
-    fn of(Source { name, events }: Source, log: Option<usize>) -> Self {
+    fn of(source: Source, log: Option<usize>) -> Self {
+        Self::by(source, log, |events, boot| judge(events, |event| boot.apply(event)))
+    }
+
+    /// The same where `read` takes in the events.
+    fn by(
+        Source { name, events }: Source,
+        log: Option<usize>,
+        read: impl FnOnce(Events<Box<dyn io::Read>>, &mut Boot) -> Judgement,
+    ) -> Self {
         let mut boot = Boot::new(events.header());
         boot.log = log;
-        let judgement = judge(events, |event| boot.apply(event));
+        let judgement = read(events, &mut boot);
         boot.late_clock = judgement.summary.clock;
         boot.resume(&judgement.header);
         let journal = name;
@@ -154,25 +164,18 @@ impl Read {
 
     /// The same for what they tell of the chain alone: nothing is judged that one boot proves.
     pub fn accounts(journals: &[PathBuf]) -> Vec<Self> {
-        Self::each(journals, |Source { name, mut events }| {
-            let mut boot = Boot::new(events.header());
+        let read = |mut events: Events<Box<dyn io::Read>>, boot: &mut Boot| {
             events.by_ref().for_each(|event| boot.apply(&event));
-            let judgement = Judgement {
+            Judgement {
                 header: events.header().clone(),
                 summary: events.summary().clone(),
                 runs: events.run(),
                 departed: boot.departs(),
                 findings: Vec::new(),
                 verdicts: Vec::new(),
-            };
-            boot.late_clock = judgement.summary.clock;
-            boot.resume(&judgement.header);
-            let journal = name;
-            Self {
-                boot,
-                record: Record { journal, judgement },
             }
-        })
+        };
+        Self::each(journals, |source| Self::by(source, None, read))
     }
 
     fn each(journals: &[PathBuf], mut read: impl FnMut(Source) -> Self) -> Vec<Self> {

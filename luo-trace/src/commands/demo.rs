@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use super::report::{self, Format};
-use super::{Deadline, replay, report::write};
+use super::report::{self, Format, write};
+use super::{Deadline, replay};
 use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::journal::{Source, recordings};
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<Exit> {
         report::tell(&Case::of_one(recording.journals()?), Format::Text, None)?;
         let faults: Vec<_> = FAULTS.iter().map(|fault| fault.name).collect();
         tell(format_args!(
-            "to go on: `--fault {}`, `--html FILE`, `--listen 127.0.0.1:9108`, `--save FILE`",
+            "to go on: `--fault {}`, `--html FILE`, `--listen 127.0.0.1:9886`, `--save FILE`",
             faults.join("|")
         ));
     }

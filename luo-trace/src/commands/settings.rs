@@ -16,6 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::read_text;
+use crate::text::parse::nearest;
 
 /// Where the file is where no option names another.
 pub const DEFAULT_PATH: &str = "/etc/luo-trace/agent.toml";
@@ -32,8 +33,6 @@ const MOST: u64 = 1 << 20;
 /// What a file of settings says, by the ids of options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The file; none, where there is none.
-    pub file: Option<PathBuf>,
     values: BTreeMap<String, Vec<String>>,
 }
 
@@ -86,7 +85,10 @@ pub fn resolve(command: Command, words: Vec<OsString>) -> Result<Resolved> {
         Some((AGENT, agent)) => Settings::of(&command, agent)?,
         _ => Settings::default(),
     };
-    let matches = settings.under(command.clone()).try_get_matches_from(words)?;
+    let matches = match settings.values.is_empty() {
+        true => given,
+        false => settings.under(command.clone()).try_get_matches_from(words)?,
+    };
     Ok(Resolved {
         command,
         settings,
@@ -132,10 +134,7 @@ impl Settings {
             }
             anyhow::anyhow!("the settings cannot be used:{all}")
         })?;
-        Ok(Self {
-            file: Some(path.to_owned()),
-            values,
-        })
+        Ok(Self { values })
     }
 
     /// The command line's definition with these as the defaults of its options.
@@ -233,10 +232,8 @@ enum Where {
 /// One setting: the id of its option, and its values.
 fn read(command: &Command, name: &str, value: &Spanned<DeValue<'_>>) -> Result<(String, Vec<String>), (Where, String)> {
     let Some(option) = options(command).find(|arg| key(arg) == name) else {
-        let visible = options(command).filter(|arg| !arg.is_hide_set()).map(key);
-        let near = visible.max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
-        let near = near.filter(|near| strsim::jaro(near, name) > 0.7);
-        let guess = near.map_or("`luo-trace config show` lists them".to_owned(), |near| {
+        let visible: Vec<_> = options(command).filter(|arg| !arg.is_hide_set()).map(key).collect();
+        let guess = nearest(name, &visible).map_or("`luo-trace config show` lists them".to_owned(), |near| {
             format!("is {near} meant?")
         });
         return Err((Where::Key, format!("there is no setting {name}: {guess}")));
@@ -316,7 +313,7 @@ mod tests {
     }
 
     fn settings(text: &str) -> Result<Settings, Vec<Mistake>> {
-        values(&Cli::command(), text).map(|values| Settings { file: None, values })
+        values(&Cli::command(), text).map(|values| Settings { values })
     }
 
     /// A value that each option takes, beside its default.

@@ -54,12 +54,17 @@ pub(crate) fn shown(text: &str) -> String {
     }
 }
 
-/// What to do about a word that is none of those known: the one that was meant, or all that there are.
-pub(crate) fn instead_of(word: &str, known: &[&str]) -> String {
+/// The one of those known that a word looks like, where there is one.
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     const LIKE: f64 = 0.8;
     let likeness = |known: &&str| strsim::jaro_winkler(&shown(word), known);
     let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match nearest.filter(|nearest| likeness(nearest) > LIKE) {
+    nearest.filter(|nearest| likeness(nearest) > LIKE)
+}
+
+/// What to do about a word that is none of those known: the one that was meant, or all that there are.
+pub(crate) fn instead_of(word: &str, known: &[&str]) -> String {
+    match nearest(word, known) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => format!("there are {}", known.join(", ")),
     }

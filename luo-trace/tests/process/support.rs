@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use luo_trace::event::Event;
 use luo_trace::event::decode::encode;
-use luo_trace::journal::{End, Writer};
+use luo_trace::journal::{End, Header, Writer};
 use luo_trace::testing::{IMAGE, Story, header, memfd, session};
 use tempfile::TempDir;
 
@@ -91,14 +91,14 @@ pub fn recorded(boots: &[&dyn Fn(&mut Story)]) -> TempDir {
     for (number, tell) in (0..).zip(boots) {
         let mut story = Story::new();
         tell(&mut story);
-        let path = record(place.path(), number, &story.events);
+        let path = record(place.path(), &header(number), &story.events);
         fs::rename(path, place.path().join(format!("{}.luoj", number + 1))).unwrap();
     }
     place
 }
 
-fn record(place: &Path, number: u64, events: &[Event]) -> PathBuf {
-    let (mut writer, path) = Writer::open(place, &header(number)).unwrap();
+fn record(place: &Path, header: &Header, events: &[Event]) -> PathBuf {
+    let (mut writer, path) = Writer::open(place, header).unwrap();
     for event in events {
         writer.append([encode(event).as_slice()]).unwrap();
     }
@@ -111,11 +111,7 @@ pub fn record_of(place: &Path, boot: &str, host: &str, events: &[Event]) {
     let mut header = header(0);
     header.boot_id = boot.into();
     header.host.given = Some(host.into());
-    let (mut writer, _) = Writer::open(place, &header).unwrap();
-    for event in events {
-        writer.append([encode(event).as_slice()]).unwrap();
-    }
-    writer.end(&End::default()).unwrap();
+    record(place, &header, events);
 }
 
 /// A kernel that preserves a session with a file, and leaves with it.

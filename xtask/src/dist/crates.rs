@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::TARGET;
 use crate::check::cargo;
 use crate::run;
+use crate::vm::guest::TARGET;
 
 /// A crate.
 #[derive(Clone, Debug, Deserialize)]

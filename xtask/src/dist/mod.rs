@@ -9,17 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::run;
-use crate::setup::{self, Need};
-use crate::vm::guest::workspace;
+use crate::vm::guest::{TARGET, static_build, workspace};
 
 use files::Files;
-
-/// What it is built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The version of the release.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -82,31 +78,18 @@ fn time() -> Result<u64> {
 
 /// The agent, static and without symbols. What the compiler writes into it of where things lay is the same everywhere.
 fn agent() -> Result<PathBuf> {
-    let tools = setup::ensure(&[Need::Bpf])?;
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(tools.directory().clone()).chain(env::split_paths(&path)))?;
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.context("there is no home directory: set CARGO_HOME")?;
     let root = workspace().canonicalize().context("the workspace has no path")?;
     let library = run::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let flags = [
-        "-Ctarget-feature=+crt-static".to_owned(),
         format!("--remap-path-prefix={}=rust", library.trim()),
         format!("--remap-path-prefix={}=luo-trace", root.display()),
         format!("--remap-path-prefix={}=cargo", home.display()),
     ];
-    let flags = flags.map(|flag| format!("'{flag}'")).join(", ");
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(&root).env("PATH", path);
-    cargo.args(["build", "--quiet", "--release", "--locked", "--package", "luo-trace"]);
-    cargo.args(["--target", TARGET, "--target-dir", "target/release-build"]);
-    cargo.args(["--config", &format!("target.{TARGET}.rustflags=[{flags}]")]);
-    cargo.args(["--config", "profile.release.strip='symbols'"]);
-    let status = cargo.status().context("cannot start cargo")?;
-    if !status.success() {
-        bail!("the agent does not build ({status}); the compiler's messages are above");
-    }
+    let options = ["--locked", "--config", "profile.release.strip='symbols'"];
+    static_build(&["luo-trace"], "target/release-build", &flags, &options)?;
     Ok(root.join("target/release-build").join(TARGET).join("release/luo-trace"))
 }
 

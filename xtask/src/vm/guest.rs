@@ -2,13 +2,14 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::check;
 use crate::setup::{self, Need};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What static programs are built for.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The programs that go into the guest.
 #[derive(Debug, Clone)]
@@ -57,6 +58,14 @@ pub(crate) fn workspace() -> &'static Path {
 }
 
 fn cargo_build(packages: &[&str]) -> Result<()> {
+    static_build(packages, "target/guest", &[], &[])
+}
+
+/// Builds programs that need nothing of where they run, into this directory, with these flags of rustc and options of cargo besides.
+///
+/// # Errors
+/// What it needs cannot be got, or they do not build.
+pub(crate) fn static_build(packages: &[&str], into: &str, flags: &[String], options: &[&str]) -> Result<()> {
     // The agent's build script looks for the BPF linker on the PATH.
     let tools = setup::ensure(if packages.contains(&"luo-trace") {
         &[Need::Bpf]
@@ -66,30 +75,23 @@ fn cargo_build(packages: &[&str]) -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(tools.directory().clone()).chain(env::split_paths(&path)))?;
 
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace()).env("PATH", path);
-    cargo.args([
-        "build",
-        "--quiet",
-        "--release",
-        "--bins",
-        "--target",
-        TARGET,
-        "--target-dir",
-        "target/guest",
-    ]);
+    let mut cargo = check::cargo(&["build", "--quiet", "--release", "--bins"]);
+    cargo.env("PATH", path);
+    cargo.args(["--target", TARGET, "--target-dir", into]);
     // In the configuration rather than in RUSTFLAGS, which the build of the BPF programs would inherit.
-    cargo.args([
-        "--config",
-        &format!("target.{TARGET}.rustflags=['-Ctarget-feature=+crt-static']"),
-    ]);
+    let flags = ["-Ctarget-feature=+crt-static"]
+        .into_iter()
+        .chain(flags.iter().map(String::as_str));
+    let flags: Vec<_> = flags.map(|flag| format!("'{flag}'")).collect();
+    cargo.args(["--config", &format!("target.{TARGET}.rustflags=[{}]", flags.join(", "))]);
+    cargo.args(options);
     for package in packages {
         cargo.args(["--package", package]);
     }
     let status = cargo.status().context("cannot start cargo")?;
     if !status.success() {
         bail!(
-            "cannot build {} for the guest ({status}); the compiler's messages are above",
+            "cannot build {} ({status}); the compiler's messages are above",
             packages.join(" and ")
         );
     }

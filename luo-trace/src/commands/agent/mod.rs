@@ -1,5 +1,6 @@
 //! `luo-trace agent`: trace this host until told to stop.
 
+mod aside;
 mod carry;
 mod descriptors;
 mod outputs;

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use luo_trace_common::events::{POLICY_CLEAR, PolicyChange};
 use luo_trace_common::policy::{Aspect, Mode, Selected, Verdict};
 use luo_trace_common::text::Name;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use zerocopy::FromZeros;
 
 use super::super::policy::{left_in_force, read};
+use super::aside::Aside;
 use crate::agent::enforcement::{Adopted, Brake, Keeper, Loaded, Note, Store};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
@@ -30,7 +31,7 @@ const NO_POLICY: &str = "the agent runs without a policy: start it with --policy
 /// The policy's file, and the thread that reads it again at this moment.
 pub(super) struct File {
     path: Option<PathBuf>,
-    reading: Option<oneshot::Receiver<Result<Policy>>>,
+    reading: Aside<Policy>,
 }
 
 impl File {
@@ -38,7 +39,7 @@ impl File {
     pub(super) fn new(path: Option<&Path>) -> Self {
         Self {
             path: path.map(Path::to_owned),
-            reading: None,
+            reading: Aside::default(),
         }
     }
 
@@ -59,24 +60,17 @@ impl File {
     /// Begins to read it again. Elsewhere: whatever the file is, nothing here waits for it.
     pub(super) fn read_again(&mut self) {
         let Some(path) = self.path.clone() else { return };
-        let (sender, receiver) = oneshot::channel();
-        // The agent does not wait for this thread when it ends, either. What another thread reads may be older than what is wanted.
-        std::thread::spawn(move || sender.send(read(&path)));
-        self.reading = Some(receiver);
+        self.reading.begin(move || read(&path));
     }
 
     /// Whether it is being read.
     pub(super) fn is_read(&self) -> bool {
-        self.reading.is_some()
+        self.reading.is_on()
     }
 
     /// Waits until it is read.
     pub(super) async fn again(&mut self) -> Result<Loaded> {
-        let read = match &mut self.reading {
-            Some(reading) => reading.await.unwrap_or_else(|gone| Err(gone.into())),
-            None => std::future::pending().await,
-        };
-        self.reading = None;
+        let read = self.reading.done().await;
         let path = self.path.as_deref().unwrap_or(Path::new(""));
         Ok(loaded(path, read?))
     }

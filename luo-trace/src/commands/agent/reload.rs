@@ -2,12 +2,11 @@
 
 use std::env;
 use std::path::Path;
-use std::thread;
 
 use anyhow::Result;
 use clap::CommandFactory;
-use tokio::sync::oneshot;
 
+use super::aside::Aside;
 use super::policy::File;
 use crate::agent::live::Live;
 use crate::commands::{Cli, settings};
@@ -22,7 +21,7 @@ type Options = Vec<(String, Vec<String>)>;
 /// The settings that an agent was started with, and the thread that reads them again at this moment.
 pub(super) struct Reload {
     current: Options,
-    reading: Option<oneshot::Receiver<Result<Options>>>,
+    reading: Aside<Options>,
 }
 
 impl Reload {
@@ -30,30 +29,23 @@ impl Reload {
     pub(super) fn new() -> Self {
         Self {
             current: options().unwrap_or_default(),
-            reading: None,
+            reading: Aside::default(),
         }
     }
 
     /// Begins to read them again. Elsewhere: whatever the file is, nothing here waits for it.
     pub(super) fn begin(&mut self) {
-        let (sender, receiver) = oneshot::channel();
-        thread::spawn(move || sender.send(options()));
-        self.reading = Some(receiver);
+        self.reading.begin(options);
     }
 
     /// Whether they are being read.
     pub(super) fn is_read(&self) -> bool {
-        self.reading.is_some()
+        self.reading.is_on()
     }
 
     /// Waits until they are read.
     pub(super) async fn again(&mut self) -> Result<Options> {
-        let read = match &mut self.reading {
-            Some(reading) => reading.await.unwrap_or_else(|gone| Err(gone.into())),
-            None => std::future::pending().await,
-        };
-        self.reading = None;
-        read
+        self.reading.done().await
     }
 
     /// Takes what was read: a policy's file from now on, everything else with the next start. Settings with a mistake change nothing.
