@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::journal::{Limits, Pruned, prune};
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 use crate::text::units::bytes;
 
 /// Removes what is more than `limits` from a directory of journals, and tells so. Where that cannot be done the agent goes on.

@@ -153,7 +153,7 @@ impl Live {
             attach: header.attach.clone(),
             place,
             state: Mutex::new(State {
-                model: Model::new(&header.coverage()),
+                model: header.model(),
                 digest: Digest::default(),
                 findings: VecDeque::new(),
                 carry_trouble: None,

@@ -5,6 +5,7 @@
 //! journal's thread when all that led to the call is written, rests for four times as long as it has worked unless a reader of the
 //! status waits for it, and gives way to everything else on the machine.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -19,9 +20,9 @@ use crate::chain::Hosts;
 use crate::chain::case::{Case, Pair, Read};
 use crate::event::Body;
 use crate::host;
-use crate::model::{Finding, Invariant, Status, Verdict};
+use crate::model::{Finding, Id, Invariant, Status, Verdict};
 use crate::report::{Outcome, Report, Row, updates};
-use crate::sink::console::tell;
+use crate::sink::log::{self, Entry, tell};
 
 /// The shortest rest between two judgements.
 const REST: Duration = Duration::from_millis(200);
@@ -126,6 +127,8 @@ pub struct Judge {
     /// How often the own journal was read in vain, one after the other.
     tries: u32,
     told: Option<String>,
+    /// The findings that were told.
+    found: BTreeSet<Id>,
 }
 
 /// What was read of the kernel before, and which files that was: as long as they stay the same they are not read again.
@@ -163,6 +166,7 @@ impl Judge {
             before: None,
             tries: 0,
             told: None,
+            found: BTreeSet::new(),
         }
     }
 
@@ -210,6 +214,8 @@ impl Judge {
         if let Some(update) = word.updates.first() {
             self.tell(update);
         }
+        let found = word.findings.iter().filter(|finding| self.found.insert(finding.id));
+        found.map(Entry::finding).for_each(|entry| log::write(&entry));
         self.live.set_updates(word, call);
         false
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::chain::{Boot, Chain, Hosts};
 use crate::event::{Body, Event};
 use crate::journal::{Events, Header, OpenError, Source, Summary, Unreadable, each, events};
-use crate::model::{Finding, Model, Status, Verdict};
+use crate::model::{Finding, Status, Verdict};
 
 /// What a journal proves.
 #[derive(Clone, Debug)]
@@ -272,12 +272,11 @@ pub fn journal(path: &Path) -> Result<Judgement, OpenError> {
 
 /// Judges what `events` still has to give, and shows every event to `each` as well.
 pub fn judge<R: std::io::Read>(mut events: Events<R>, mut each: impl FnMut(&Event)) -> Judgement {
-    let model = |header: &Header| Model::new(&header.coverage());
     let mut findings = Vec::new();
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut departed = false;
     let mut run = events.run();
-    let mut current = model(events.header());
+    let mut current = events.header().model();
     while let Some(event) = events.next() {
         each(&event);
         if events.run() != run {
@@ -285,7 +284,7 @@ pub fn judge<R: std::io::Read>(mut events: Events<R>, mut each: impl FnMut(&Even
             run = events.run();
             findings.extend_from_slice(current.finish());
             merge(&mut verdicts, current.verdicts());
-            current = model(events.header());
+            current = events.header().model();
             continue;
         }
         departed = departs(&event, departed);
@@ -599,6 +598,39 @@ mod tests {
         };
         assert_eq!(judged(&header(true)).outcome(), Outcome::Held);
         assert_eq!(judged(&header(false)).outcome(), Outcome::Inconclusive);
+    }
+
+    #[test]
+    fn the_same_in_two_runs_is_two_findings_and_each_keeps_its_id() {
+        // Given two runs of an agent in one boot, whose events have the same numbers and break the same promise,
+        let returned = [create("a"), Body::LiveupdateReboot(DONE), Body::KexecReturn(DONE)];
+        let run = |record: &mut Record, began: u64| {
+            let mut header = header(Hook::ALL);
+            header.clock.monotonic_ns = began;
+            let (mut writer, _) = Writer::open(record.dir.path(), &header).unwrap();
+            for (seq, body) in (1..).zip(returned.clone()) {
+                let header = abi::Header {
+                    seq,
+                    ktime: began + seq * 1_000_000,
+                    ..abi::Header::new_zeroed()
+                };
+                writer.append([encode(&Event { header, body }).as_slice()]).unwrap();
+            }
+            writer.end(&End::default()).unwrap();
+        };
+        let mut record = Record::new();
+        run(&mut record, 5);
+        let ids = |record: &Record| {
+            let findings = record.judged().findings;
+            findings.iter().map(|finding| finding.id).collect::<Vec<_>>()
+        };
+        let first = ids(&record);
+        run(&mut record, 1_000_000_000);
+        // then each is told by an id of its own, and that of the first is the same as before.
+        let both = ids(&record);
+        assert_eq!((first.len(), both.len()), (1, 2));
+        assert_eq!(first[0], both[0]);
+        assert_ne!(both[0], both[1]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use luo_trace_common::hooks::Hook;
 
 use super::Place;
-use crate::model::{Evidence, Finding, Invariant, Status, Subject, Verdict};
+use crate::model::{Evidence, Finding, Id, Invariant, Origin, Status, Subject, Verdict};
 
 /// Of each invariant so many findings are told; of the rest only the number.
 const MOST_FINDINGS: usize = 64;
@@ -22,6 +22,8 @@ struct Tally {
 /// What is decided, invariant by invariant.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
+    /// What update it is of; of all, none.
+    origin: Origin,
     tallies: Vec<(Invariant, Tally)>,
     findings: Vec<Finding>,
 }
@@ -40,6 +42,7 @@ pub(super) struct Breach {
 #[derive(Debug)]
 pub(super) struct Account<'a> {
     invariant: Invariant,
+    origin: &'a Origin,
     tally: &'a mut Tally,
     findings: &'a mut Vec<Finding>,
 }
@@ -87,6 +90,7 @@ impl Account<'_> {
             time_ns,
         } = breach;
         let finding = Finding {
+            id: Id::default(),
             invariant,
             object,
             expected,
@@ -95,6 +99,8 @@ impl Account<'_> {
             evidence,
             time_ns,
         };
+        // A longer record of the same may know more events of it.
+        let finding = finding.named(self.origin, self.findings, 1);
         tell(self.findings, finding);
     }
 }
@@ -124,6 +130,14 @@ impl Tally {
 }
 
 impl Ledger {
+    /// Of one update.
+    pub(super) fn of(origin: Origin) -> Self {
+        Self {
+            origin,
+            ..Self::default()
+        }
+    }
+
     /// The account of an invariant.
     pub(super) fn account(&mut self, invariant: Invariant) -> Account<'_> {
         let place = self
@@ -136,6 +150,7 @@ impl Ledger {
             });
         Account {
             invariant,
+            origin: &self.origin,
             tally: &mut self.tallies[place].1,
             findings: &mut self.findings,
         }

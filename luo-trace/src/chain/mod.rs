@@ -32,7 +32,7 @@ pub use policy::Policies;
 
 use std::ops::Range;
 
-use crate::model::{Finding, Invariant, Verdict};
+use crate::model::{Finding, Invariant, Origin, Verdict};
 use ledger::{Account, Ledger};
 use machines::Machines;
 
@@ -301,7 +301,9 @@ fn judged(boots: &[Boot], machine: &Range<usize>, mut update: Update, total: &mu
         to: update.to.and_then(place),
         next: update.from.filter(|_| update.to.is_none()).and_then(after),
     };
-    let mut ledger = Ledger::default();
+    let boot = |place: Option<Place<'_>>| place.map(|place| place.boot.boot_id.clone());
+    let (from, to) = (boot(crossing.from), boot(crossing.to));
+    let mut ledger = Ledger::of(Origin::of_update(from.as_deref(), to.as_deref()));
     for (invariant, judge) in JUDGES {
         judge(&crossing, &mut ledger.account(invariant));
     }

@@ -14,7 +14,7 @@ use super::{Deadline, replay};
 use crate::chain::case::Case;
 use crate::exit::Exit;
 use crate::journal::{Source, recordings};
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 
 /// Options of `luo-trace demo`.
 #[derive(Debug, ClapArgs)]

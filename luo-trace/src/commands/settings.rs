@@ -317,7 +317,7 @@ mod tests {
     }
 
     /// A value that each option takes, beside its default.
-    const VALUES: [(&str, &str); 17] = [
+    const VALUES: [(&str, &str); 18] = [
         ("journal", "'/var/log/luo'"),
         ("journal-max-size", "'2GiB'"),
         ("journal-keep", "'90d'"),
@@ -330,6 +330,7 @@ mod tests {
         ("control", "'/run/luo-trace/other.sock'"),
         ("policy", "'/etc/luo-trace/policy.toml'"),
         ("format", "'json'"),
+        ("log-format", "'json'"),
         ("kho", "'keys'"),
         ("ring-kib", "4096"),
         ("carry", "'luo'"),

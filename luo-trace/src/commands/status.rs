@@ -10,8 +10,8 @@ use super::policy::left_in_force;
 use crate::exit::Exit;
 use crate::host;
 use crate::kernel::{preflight, snapshot};
-use crate::sink::console::tell;
 use crate::sink::control::client;
+use crate::sink::log::tell;
 use crate::status::{Status, table};
 
 /// Options of `luo-trace status`.

@@ -51,6 +51,7 @@ impl Comparison {
             name,
             answer,
             message,
+            findings: Vec::new(),
             line,
         }
     }

@@ -28,6 +28,7 @@ impl Expectations {
                 name: format!("record of boot {place} is whole"),
                 answer,
                 message,
+                findings: Vec::new(),
                 line: None,
             }
         });
@@ -46,6 +47,7 @@ impl Expectations {
             } else {
                 missing.join("; ")
             },
+            findings: Vec::new(),
             line: None,
         });
         checks.extend(case.unreadable.iter().map(|unreadable| Check {
@@ -53,6 +55,7 @@ impl Expectations {
             name: "every journal can be read".into(),
             answer: Answer::Inconclusive,
             message: unreadable.to_string(),
+            findings: Vec::new(),
             line: None,
         }));
         checks
@@ -98,6 +101,7 @@ impl Expectations {
                 allowance.get_ref().until,
                 shown(&allowance.get_ref().reason)
             ),
+            findings: Vec::new(),
             line: lines.of(allowance),
         }));
         checks
@@ -145,6 +149,7 @@ impl Expectations {
             name: invariant.id().into(),
             answer,
             message,
+            findings: findings.iter().map(|&finding| finding.clone()).collect(),
             line: None,
         }
     }

@@ -23,7 +23,7 @@
 use luo_trace_common::hooks::Hook;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Coverage;
+use crate::model::{Coverage, Model, Origin};
 
 pub mod carry;
 mod events;
@@ -129,6 +129,12 @@ pub struct Part {
 }
 
 impl Header {
+    /// A model of what this run of an agent records, which has seen nothing yet.
+    pub fn model(&self) -> Model {
+        let origin = Origin::of_run(&self.boot_id, self.clock.monotonic_ns);
+        Model::of(&self.coverage(), origin)
+    }
+
     /// What the hooks told all of, and which were switched off, as far as this version knows them.
     pub fn coverage(&self) -> Coverage {
         let hooks = |is: fn(&HookState) -> bool| {

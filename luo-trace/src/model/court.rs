@@ -6,7 +6,7 @@ use luo_trace_common::hooks::Hook;
 use serde::Serialize;
 
 use super::Coverage;
-use super::finding::Finding;
+use super::finding::{Finding, Origin};
 use super::invariants::{COUNT, Invariant};
 use super::scene::Scene;
 use super::state::State;
@@ -120,6 +120,7 @@ struct Suspicion {
 
 #[derive(Debug)]
 pub(super) struct Court {
+    origin: Origin,
     coverage: Coverage,
     tallies: [Tally; COUNT],
     /// Whether the record has holes: then nothing that was not seen can be called ok.
@@ -129,8 +130,9 @@ pub(super) struct Court {
 }
 
 impl Court {
-    pub(super) fn new(coverage: Coverage) -> Self {
+    pub(super) fn new(coverage: Coverage, origin: Origin) -> Self {
         Self {
+            origin,
             coverage,
             tallies: [Tally::default(); COUNT],
             holes: false,
@@ -179,6 +181,7 @@ impl Court {
     /// The promise was broken.
     pub(super) fn violate(&mut self, finding: Finding) {
         self.tallies[finding.invariant as usize].violated += 1;
+        let finding = finding.named(&self.origin, &self.found, usize::MAX);
         self.found.push(finding);
     }
 

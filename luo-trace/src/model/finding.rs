@@ -9,11 +9,62 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use super::counts::Direction;
 use super::invariants::Invariant;
 use crate::event::EventId;
+use crate::text::hash::fnv64;
 
-/// A violation of an invariant. Its JSON form is stable: `invariant`, `severity`, `object`, `expected`, `seen`, `advice`,
+/// What a record is of, without which its events have no names of their own: [`Id`] takes it in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// A run of an agent: of this boot, in which it began at this time of `CLOCK_MONOTONIC`, in nanoseconds. Each run counts its events
+    /// anew.
+    pub fn of_run(boot_id: &str, began_ns: u64) -> Self {
+        Self(format!("{boot_id}@{began_ns}"))
+    }
+
+    /// A live update: from one boot to another; `None`: there is no record of it.
+    pub fn of_update(from: Option<&str>, to: Option<&str>) -> Self {
+        Self(format!("{}>{}", from.unwrap_or_default(), to.unwrap_or_default()))
+    }
+}
+
+/// Names a finding or a refusal: the same for the same one, wherever and whenever it is told, and another for every other. Its text
+/// is 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(u64);
+
+impl Id {
+    /// The id of what these events prove about an object, of those that say the same the one of this number.
+    fn of_finding(origin: &Origin, invariant: Invariant, object: &Subject, events: &[Evidence], number: usize) -> Self {
+        let events: Vec<_> = events.iter().map(|evidence| evidence.event.to_string()).collect();
+        let (origin, invariant, events) = (&origin.0, invariant.id(), events.join(","));
+        Self(fnv64(&format!("{origin}/{invariant}/{object}/{events}/{number}")))
+    }
+
+    /// The id of the refusal that this event of a boot tells of, which came at this time of `CLOCK_MONOTONIC`, in nanoseconds.
+    pub fn of_refusal(boot_id: &str, event: EventId, time_ns: u64) -> Self {
+        Self(fnv64(&format!("{boot_id}/refusal/{event}/{time_ns}")))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A violation of an invariant. Its JSON form is stable: `id`, `invariant`, `severity`, `object`, `expected`, `seen`, `advice`,
 /// `evidence` (`"cpu:seq"` of each event, and `"boot/cpu:seq"` where it takes more than one boot's) and `time_ns`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// Its name.
+    pub id: Id,
     /// Which promise was broken.
     pub invariant: Invariant,
     /// What it is about.
@@ -29,6 +80,21 @@ pub struct Finding {
     /// When it was certain, in nanoseconds of `CLOCK_MONOTONIC`; where it takes two boots, of the later
     /// one.
     pub time_ns: u64,
+}
+
+impl Finding {
+    /// The same under its own id. `before` are those that were found with it, and `proof` so many of its first events as any record
+    /// has that shows it.
+    #[must_use]
+    pub(crate) fn named(mut self, origin: &Origin, before: &[Self], proof: usize) -> Self {
+        let proof = |finding: &Self| finding.evidence.iter().take(proof).copied().collect::<Vec<_>>();
+        let events = proof(&self);
+        let same =
+            |other: &&Self| (other.invariant, other.object) == (self.invariant, self.object) && proof(other) == events;
+        let number = before.iter().filter(same).count();
+        self.id = Id::of_finding(origin, self.invariant, &self.object, &events, number);
+        self
+    }
 }
 
 /// An event that proves something.
@@ -132,13 +198,14 @@ impl fmt::Display for Finding {
         for (i, id) in self.evidence.iter().enumerate() {
             write!(f, "{} {id}", if i > 0 { "," } else { "" })?;
         }
-        f.write_str(".")
+        write!(f, ". Id: {}.", self.id)
     }
 }
 
 impl Serialize for Finding {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Finding", 8)?;
+        let mut json = serializer.serialize_struct("Finding", 9)?;
+        json.serialize_field("id", &self.id)?;
         json.serialize_field("invariant", self.invariant.id())?;
         json.serialize_field("severity", self.invariant.severity().name())?;
         json.serialize_field("object", &self.object.to_string())?;

@@ -36,7 +36,7 @@ mod walk;
 pub use arrivals::WaitingView;
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
-pub use finding::{Evidence, Finding, Subject};
+pub use finding::{Evidence, Finding, Id, Origin, Subject};
 pub use invariants::{Invariant, Severity};
 pub use objects::{FileView, SessionState, SessionView, Task};
 
@@ -137,9 +137,14 @@ pub struct Model {
 impl Model {
     /// A model that has seen nothing yet. What happened before its first event is unknown.
     pub fn new(coverage: &Coverage) -> Self {
+        Self::of(coverage, Origin::default())
+    }
+
+    /// The same of a record whose origin is known.
+    pub fn of(coverage: &Coverage, origin: Origin) -> Self {
         Self {
             state: State::default(),
-            court: Court::new(*coverage),
+            court: Court::new(*coverage, origin),
             attached: *coverage,
             asked: Asked::with(*coverage),
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use luo_trace_common::events::{self as abi, FileCall};
 
 use super::counts::{Direction, HandlerId};
-use super::finding::{Evidence, Finding, Subject};
+use super::finding::{Evidence, Finding, Id, Subject};
 use super::invariants::Invariant;
 use super::objects::Session;
 use crate::event::{Body, Event, EventId};
@@ -87,6 +87,7 @@ impl Scene<'_> {
         evidence: &[EventId],
     ) -> Finding {
         Finding {
+            id: Id::default(),
             invariant,
             object,
             expected: expected.into(),

@@ -12,8 +12,8 @@ use crate::chain::case::{Case, Record};
 use crate::chain::timeline::{Axis, Course, Timeline, blackout};
 use crate::chain::{self, Boot, Chain, Fate, FileFate, FileLine, SessionLine, Sessions, Span};
 use crate::event::{Event, is_usual_refusal};
-use crate::model::{self, Invariant, Status};
-use crate::policy::tell;
+use crate::model::{self, Id, Invariant, Status};
+use crate::policy::tell::{self, Refusal};
 use crate::text::errno;
 
 impl Report {
@@ -86,17 +86,19 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
             .policy
             .events
             .iter()
-            .filter_map(|event| policy(axis, place, event))
+            .filter_map(|event| policy(axis, place, &boot.boot_id, event))
             .collect(),
         policy_more: boot.policy.more,
     }
 }
 
-fn policy(axis: &Axis, place: usize, event: &Event) -> Option<Policy> {
+fn policy(axis: &Axis, place: usize, boot_id: &str, event: &Event) -> Option<Policy> {
     let since_boot = event.header.ktime;
     let (what, text) = tell::line(event)?;
+    let refused = Refusal::of(event).is_some();
     Some(Policy {
         time_ns: at(axis, place, since_boot),
+        id: refused.then(|| Id::of_refusal(boot_id, event.id(), since_boot)),
         since_boot,
         what,
         text,

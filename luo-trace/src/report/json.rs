@@ -70,6 +70,8 @@ pub struct Kernel {
 pub struct Policy {
     /// When.
     pub time_ns: i64,
+    /// The name of a refusal; null of all else.
+    pub id: Option<model::Id>,
     /// How long after its kernel's clock began.
     #[serde(skip)]
     pub since_boot: u64,

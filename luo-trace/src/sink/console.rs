@@ -1,6 +1,6 @@
 //! Events and findings on a terminal or in a pipe, one a line.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use luo_trace_common::policy::Decision;
@@ -9,13 +9,6 @@ use crate::event::{Body, Event, is_usual_refusal};
 use crate::model::Finding;
 use crate::text::errno;
 use crate::text::units::span;
-
-/// Says a sentence to the user who runs luo-trace, on stderr. It goes out in one write: where stdout ends in the same file, the
-/// lines of both stay whole.
-pub fn tell(sentence: impl Display) {
-    // When stderr is gone, no reader is left.
-    let _ = io::stderr().write_all(format!("luo-trace: {sentence}\n").as_bytes());
-}
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,8 @@ pub mod control;
 #[cfg(feature = "agent")]
 pub mod journal;
 #[cfg(feature = "agent")]
+pub mod log;
+#[cfg(feature = "agent")]
 pub mod metrics;
 pub mod web;
 

@@ -234,6 +234,8 @@ impl From<&model::Verdict> for Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Finding {
+    /// Its name.
+    pub id: String,
     /// The invariant's id.
     pub invariant: Cow<'static, str>,
     /// `critical`, `error` or `warning`.
@@ -255,6 +257,7 @@ pub struct Finding {
 impl From<&model::Finding> for Finding {
     fn from(finding: &model::Finding) -> Self {
         Self {
+            id: finding.id.to_string(),
             invariant: finding.invariant.id().into(),
             severity: finding.invariant.severity().name().into(),
             object: finding.object.to_string(),

@@ -55,6 +55,7 @@ fn the_environment_comes_before_the_file_for_every_setting() {
         ("format", "json"),
         ("kho", "keys"),
         ("carry", "luo"),
+        ("log-format", "json"),
     ];
     let values: BTreeMap<_, _> = numbers.into_iter().chain(others).collect();
     let value = |key: &str| values.get(key).copied().unwrap_or("/x").to_owned();

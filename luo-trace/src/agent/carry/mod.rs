@@ -18,7 +18,7 @@ use luo_trace_common::OWN_SESSION;
 use crate::agent::keep::keep_within;
 use crate::journal::carry::{Home, Recorder, bring_home, recover};
 use crate::journal::{Header, Limits, Reader};
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 use crate::text::units::count;
 
 mod device;

@@ -16,7 +16,7 @@ use zerocopy::FromZeros;
 
 use crate::agent::live::Live;
 use crate::event::{Body, Event};
-use crate::model::Finding;
+use crate::model::{Finding, Id};
 use crate::policy::orders::{Answer, Order, Standing, Taken};
 use crate::policy::tell::Refusal;
 use crate::policy::{Circumstances, Compiled, Policy, level};
@@ -262,7 +262,8 @@ impl Keeper {
             Body::PolicyChange(_) => return None,
             Body::PolicyDecision(..) => {
                 if let Some(refusal) = Refusal::of(event) {
-                    self.log.refusal(&refusal);
+                    let id = Id::of_refusal(&self.boot_id, event.id(), event.header.ktime);
+                    self.log.refusal(id, &refusal);
                 }
                 return None;
             }

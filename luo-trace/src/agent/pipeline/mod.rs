@@ -370,6 +370,7 @@ impl Pipeline {
         if let Some(policy) = &mut self.policy {
             self.notes.extend(policy.observe(event, &findings));
         }
+        self.outputs.found(&findings);
         if self.shows {
             if !is_an_item(&event.body) {
                 self.lines.push(Line::Event(event.clone()));
@@ -445,6 +446,7 @@ impl Pipeline {
     pub fn finish(mut self, reason: &str, source: &mut impl Source) -> Result<()> {
         self.tick(source);
         let last = self.live.finish();
+        self.outputs.found(&last);
         if self.outputs.show() {
             self.lines.extend(last.into_iter().map(Line::Finding));
         }
@@ -452,8 +454,8 @@ impl Pipeline {
         if let Some((streams, _)) = self.outputs.streams {
             streams.finish();
         }
-        if let Some(console) = self.outputs.console {
-            console.finish();
+        for lines in [self.outputs.console, self.outputs.log].into_iter().flatten() {
+            lines.finish();
         }
         let end = End {
             reason: reason.into(),

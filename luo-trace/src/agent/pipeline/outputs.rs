@@ -10,12 +10,15 @@ use crate::event::Event;
 use crate::journal::carry::Recorder;
 use crate::model::Finding;
 use crate::sink::Feed;
-use crate::sink::console::{Console, Format, tell};
+use crate::sink::console::{Console, Format};
 use crate::sink::control::{Form, Readers, Streams};
 use crate::sink::journal::{JournalSink, Records};
+use crate::sink::log::{self, Entry, tell};
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
+/// How many batches of findings may wait for a slow log.
+const LOG_QUEUE: usize = 32;
 /// How many batches may wait to be written out for the readers at the socket.
 const STREAMS_QUEUE: usize = 32;
 
@@ -98,6 +101,7 @@ impl Lines {
 #[derive(Default)]
 pub struct Outputs {
     pub(super) console: Option<Lines>,
+    pub(super) log: Option<Lines>,
     pub(super) streams: Option<(Lines, Readers)>,
     pub(super) journal: Option<JournalSink>,
     pub(super) carried: Option<Recorder<Mapping>>,
@@ -123,6 +127,26 @@ impl Outputs {
             }
         };
         self.console = Some(Lines::new(Feed::start("console", CONSOLE_QUEUE, consume)?));
+        Ok(())
+    }
+
+    /// Tells findings in the log.
+    ///
+    /// # Errors
+    /// Where the system has no thread to give.
+    pub fn log(&mut self) -> Result<()> {
+        let consume = |lines: Arc<Vec<Line>>| {
+            for line in lines.iter() {
+                match line {
+                    Line::Event(_) => {}
+                    Line::Finding(finding) => log::write(&Entry::finding(finding)),
+                    Line::LeftOut(findings) => tell(format_args!(
+                        "{findings} findings more: these lines were taken too slowly. The journal and the metrics have them all"
+                    )),
+                }
+            }
+        };
+        self.log = Some(Lines::new(Feed::start("log", LOG_QUEUE, consume)?));
         Ok(())
     }
 
@@ -195,6 +219,15 @@ impl Outputs {
         }
     }
 
+    /// Tells of findings, where they go besides the lines.
+    pub(super) fn found(&mut self, findings: &[Finding]) {
+        if let Some(log) = &mut self.log
+            && !(findings.is_empty() && log.kept.is_empty())
+        {
+            log.send(&Arc::new(findings.iter().cloned().map(Line::Finding).collect()));
+        }
+    }
+
     /// Why what is handed on does not get where it should: a sentence for each output.
     pub(super) fn troubles(&self) -> Vec<String> {
         let gone = |lines: Option<&Lines>, what: &str| {
@@ -203,8 +236,9 @@ impl Outputs {
         };
         let journal = self.journal.as_ref().and_then(JournalSink::trouble);
         let console = gone(self.console.as_ref(), "standard output");
+        let log = gone(self.log.as_ref(), "the log");
         let streams = gone(self.streams.as_ref().map(|(lines, _)| lines), "`luo-trace watch`");
-        [journal, console, streams].into_iter().flatten().collect()
+        [journal, console, log, streams].into_iter().flatten().collect()
     }
 }
 
@@ -230,7 +264,7 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use super::*;
-    use crate::model::{Invariant, Subject};
+    use crate::model::{Id, Invariant, Subject};
     use crate::testing::{Story, session};
 
     /// A terminal that hangs with its first batch, an empty one, until it is let go.
@@ -252,6 +286,7 @@ mod tests {
     /// A batch of one event and one finding.
     fn batch(event: &Event, number: u64) -> Arc<Vec<Line>> {
         let finding = Finding {
+            id: Id::default(),
             invariant: Invariant::FileBalance,
             object: Subject::Update,
             expected: "every file is given back".into(),

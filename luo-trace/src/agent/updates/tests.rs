@@ -318,3 +318,29 @@ fn the_thread_judges_when_it_is_called_and_not_before() {
     }
     assert_eq!(live.status().updates[0].outcome, "waiting");
 }
+
+#[test]
+fn what_was_lost_over_an_update_has_the_id_that_check_gives_it() {
+    // Given a session that did not arrive,
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives_empty);
+    let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.id).collect::<Vec<_>>();
+    let check = |dir: &Path| ids(&Case::of(&[dir], Hosts::Told).unwrap().chain.findings);
+    // then the agent tells it by the id that check has,
+    let mut agent = Agent::new(dir.path(), 1, Duration::MAX);
+    agent.status();
+    let told = agent.judge.found.clone();
+    assert!(!told.is_empty());
+    assert_eq!(told, check(dir.path()).into_iter().collect());
+    // also where check knows more boots than the agent, so that each has another place,
+    let alone = check(dir.path());
+    record(dir.path(), 2, arrives_empty);
+    let of_three = check(dir.path());
+    assert!(alone.iter().all(|id| of_three.contains(id)), "{alone:?} {of_three:?}");
+    // and another update that loses the same has other ids.
+    let other = tempfile::tempdir().unwrap();
+    record(other.path(), 4, leaves(IMAGE));
+    record(other.path(), 5, arrives_empty);
+    assert!(check(other.path()).iter().all(|id| !of_three.contains(id)));
+}

@@ -45,8 +45,8 @@ use crate::image::btf::Btf;
 use crate::journal::{Clock, Header, Keep, Limits};
 use crate::kernel::preflight::{self, Types};
 use crate::kernel::{self, Ring, Tracer};
-use crate::sink::console::tell;
 use crate::sink::control::{self, Control, Request};
+use crate::sink::log::{self, tell};
 use crate::text::units::bytes;
 
 use carry::Carrying;
@@ -95,6 +95,9 @@ pub struct Args {
     /// How to print events and findings
     #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_FORMAT")]
     pub(super) format: Format,
+    /// How to tell on stderr what the agent has to say of itself, of findings where --format is none, and of refusals
+    #[arg(long, value_enum, default_value_t, env = "LUO_TRACE_LOG_FORMAT")]
+    log_format: log::Form,
     /// How closely to watch preserved memory: `keys` tells balance, and nearly doubles what preserving a page takes
     #[arg(long, value_name = "DETAIL", value_parser = kho_detail(), default_value = KhoDetail::default().name(), env = "LUO_TRACE_KHO")]
     kho: KhoDetail,
@@ -342,6 +345,7 @@ impl Agent {
         let mut ring = tracer.ring()?;
         let own = host::header(args.host_id.as_deref())?;
         let header = header(own, &mut tracer, &started, ring_bytes);
+        log::begin(args.log_format, header.host.name.clone(), header.boot_id.clone());
         let live = Arc::new(Live::new(&header)?);
         let journal = args
             .journal

@@ -15,9 +15,10 @@ use crate::agent::live::Live;
 use crate::agent::pipeline::Outputs;
 use crate::journal::serial::Serial;
 use crate::journal::{Header, Limits, Tty, Writer};
-use crate::sink::console::{self, tell};
+use crate::sink::console;
 use crate::sink::control::{Control, Request, Streams};
 use crate::sink::journal::{JournalSink, KEPT, QUEUE};
+use crate::sink::log::tell;
 
 /// How long readers at the socket may take for the last lines.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ pub(super) fn outputs(args: &Args, journal: Option<Opened>) -> Result<Outputs> {
     match args.format {
         Format::Text => outputs.print(console::Format::text(&io::stdout()))?,
         Format::Json => outputs.print(console::Format::Json)?,
+        // A command that only watches has the terminal to itself.
+        Format::None if args.control.is_some() => outputs.log()?,
         Format::None => {}
     }
     if let Some(start) = journal {

@@ -22,8 +22,8 @@ use crate::kernel::lsm::BrakeError;
 use crate::kernel::{self, Tracer};
 use crate::policy::orders::{Answer, Order};
 use crate::policy::{Compiled, Policy};
-use crate::sink::console::tell;
 use crate::sink::control::Request;
+use crate::sink::log::tell;
 
 /// Why an agent takes no orders.
 const NO_POLICY: &str = "the agent runs without a policy: start it with --policy FILE";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 use crate::sink::web::{Access, Port, Source};
 
 /// Options of the port.

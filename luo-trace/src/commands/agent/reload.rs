@@ -10,7 +10,7 @@ use super::aside::Aside;
 use super::policy::File;
 use crate::agent::live::Live;
 use crate::commands::{Cli, settings};
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 
 /// The option that can change while the agent runs.
 const POLICY: &str = "policy";

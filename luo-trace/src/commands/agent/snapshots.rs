@@ -2,7 +2,7 @@
 
 use crate::agent::pipeline::Pipeline;
 use crate::kernel::{Ring, Tracer};
-use crate::sink::console::tell;
+use crate::sink::log::tell;
 
 /// How many ticks to wait at most, after walks over LUO's lists that were disturbed, before the next try.
 const LONGEST_WAIT: u32 = 64;

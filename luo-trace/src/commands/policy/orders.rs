@@ -14,8 +14,8 @@ use crate::exit::Exit;
 use crate::host;
 use crate::kernel::lsm;
 use crate::policy::orders::{Answer, Order};
-use crate::sink::console::tell;
 use crate::sink::control::client;
+use crate::sink::log::tell;
 use crate::status::policy::Policy;
 
 /// Options of `luo-trace policy hold`.

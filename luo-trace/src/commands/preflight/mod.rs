@@ -19,7 +19,6 @@ use crate::image::{self, Contents, Formats, InUse, Judgement, Machine, Outcome, 
 use crate::input;
 use crate::journal::{Header, each};
 use crate::kernel::preflight::{Obstacle, obstacle};
-use crate::model::Model;
 use crate::sink::control::client;
 use crate::status::Status;
 use crate::text::units::{bytes, count};
@@ -239,13 +238,12 @@ impl Host {
 
     fn at_end_of(mut source: crate::journal::Source) -> Self {
         let events = &mut source.events;
-        let model = |header: &Header| Model::new(&header.coverage());
-        let (mut run, mut current) = (events.run(), model(events.header()));
+        let (mut run, mut current) = (events.run(), events.header().model());
         // Whether everything is known: from the beginning, or since a walk over LUO's lists.
         let (mut whole, mut walk_is_whole) = (!events.header().late, false);
         while let Some(event) = events.next() {
             if events.run() != run {
-                (run, current) = (events.run(), model(events.header()));
+                (run, current) = (events.run(), events.header().model());
             }
             match &event.body {
                 Body::Gap { .. } | Body::HooksBlind(_) => (whole, walk_is_whole) = (false, false),

@@ -19,8 +19,9 @@ pub use sarif::sarif;
 use serde::Serialize;
 
 use crate::chain::case::Outcome;
+use crate::model::Finding;
 
-/// One thing that was checked. Its JSON form is stable: `group`, `name`, `answer`, `message`.
+/// One thing that was checked. Its JSON form is stable: `group`, `name`, `answer`, `message`, `findings`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What kind of thing it is.
@@ -31,9 +32,16 @@ pub struct Check {
     pub answer: Answer,
     /// Why, in a sentence; one line, escaped.
     pub message: String,
+    /// What was found against it, in JSON by the ids.
+    #[serde(serialize_with = "ids")]
+    pub findings: Vec<Finding>,
     /// Where it is asked for in the file of expectations, as a line from 1.
     #[serde(skip)]
     pub line: Option<usize>,
+}
+
+fn ids<S: serde::Serializer>(findings: &[Finding], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(findings.iter().map(|finding| finding.id))
 }
 
 /// What kind of thing is checked.

@@ -10,6 +10,7 @@ fn check(group: Group, name: &str, answer: Answer, message: &str) -> Check {
         name: name.into(),
         answer,
         message: message.into(),
+        findings: Vec::new(),
         line: None,
     }
 }

@@ -192,6 +192,7 @@ fn a_finding_has_a_stable_json_form_and_a_paragraph_for_people() {
             "severity": "error",
             "object": "incoming session \"a\\u{1b}[31m\"",
             "expected": "the second retrieve fails with EINVAL",
+            "id": finding.id.to_string(),
             "seen": "it succeeded",
             "advice": Invariant::SessionRetrieveOnce.advice(),
             "evidence": ["0:2", "0:3"],
@@ -204,5 +205,5 @@ fn a_finding_has_a_stable_json_form_and_a_paragraph_for_people() {
         text.starts_with("session-retrieve-once (error): incoming session \"a\\u{1b}[31m\". Expected: "),
         "{text}"
     );
-    assert!(text.ends_with("Evidence: events 0:2, 0:3."), "{text}");
+    assert!(text.contains("Evidence: events 0:2, 0:3. Id: "), "{text}");
 }

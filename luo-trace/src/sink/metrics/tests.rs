@@ -7,7 +7,7 @@ use luo_trace_common::text::SessionName;
 use zerocopy::FromZeros;
 
 use super::*;
-use crate::model::{Coverage, Model, Subject};
+use crate::model::{Coverage, Id, Model, Subject};
 use crate::testing::Story;
 
 const SESSION: SessionRef = SessionRef {
@@ -228,6 +228,7 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
     ]);
     metrics.set_verdicts(&Model::new(&Coverage::all().without(Hook::Kexec)).verdicts());
     metrics.found(&Finding {
+        id: Id::default(),
         invariant: Invariant::FileBalance,
         object: Subject::Update,
         expected: "x".into(),
