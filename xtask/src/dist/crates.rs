@@ -1,5 +1,6 @@
 //! The crates that the agent is made of: their licences, and a bill of materials.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -27,29 +28,6 @@ struct Package {
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    kind: Option<String>,
 }
 
 /// The crates that are in the agent, by name: not those that only build or test it.
@@ -64,22 +42,31 @@ fn inside() -> Result<Vec<Package>> {
     ]);
     let metadata: Metadata =
         serde_json::from_str(&run::output(&mut command)?).context("cargo metadata cannot be read")?;
-    let is_linked = |dependency: &&Dependency| dependency.dep_kinds.iter().any(|kind| kind.kind.is_none());
-    let agent = metadata.packages.iter().find(|package| package.name == "luo-trace");
-    let mut found: Vec<String> = agent.map(|agent| agent.id.clone()).into_iter().collect();
-    let mut next = 0;
-    while let Some(id) = found.get(next) {
-        let node = metadata.resolve.nodes.iter().find(|node| node.id == *id);
-        let linked = node.into_iter().flat_map(|node| node.deps.iter().filter(is_linked));
-        let new: Vec<_> = linked
-            .map(|dependency| dependency.pkg.clone())
-            .filter(|id| !found.contains(id))
-            .collect();
-        found.extend(new);
-        next += 1;
-    }
+    // The metadata's graph has edges of features that are off; the tree has none of them.
+    let mut command: Command = cargo(&[
+        "tree",
+        "--locked",
+        "--package",
+        "luo-trace",
+        "--target",
+        TARGET,
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
+    let tree = run::output(&mut command)?;
+    let linked: BTreeSet<(&str, &str)> = tree
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?.strip_prefix('v')?))
+        })
+        .collect();
     let mut packages = metadata.packages;
-    packages.retain(|package| found.contains(&package.id));
+    packages.retain(|package| linked.contains(&(package.name.as_str(), package.version.as_str())));
     packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
     packages.dedup_by(|a, b| a.id == b.id);
     Ok(packages)
