@@ -301,7 +301,7 @@ fn only_the_kernel_module_knows_aya() {
 
 #[test]
 fn sinks_never_import_each_other() {
-    const SINKS: [&str; 6] = ["console", "control", "journal", "log", "metrics", "web"];
+    const SINKS: [&str; 7] = ["console", "control", "journal", "log", "metrics", "push", "web"];
     for sink in SINKS {
         let others = SINKS.into_iter().filter(|other| *other != sink);
         for other in others {

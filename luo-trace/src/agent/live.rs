@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use luo_trace_common::events::{self as abi, HooksBlind};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use crate::agent::updates::Word;
 use crate::event::{Body, Event};
@@ -17,7 +19,9 @@ use crate::image::Preserved;
 use crate::journal::{Header, HookState};
 use crate::model::{self, Finding, Model, Verdict};
 use crate::policy::orders::{Entry, Standing};
+use crate::sink::log::tell;
 use crate::sink::metrics::Metrics;
+use crate::sink::push::{self, Signal};
 use crate::sink::{self, web};
 use crate::status::{self, Digest, Facts, Losses, Status};
 
@@ -60,6 +64,8 @@ struct State {
     settings_trouble: Option<String>,
     /// Why what the agent sees does not get where it should: to the journal, or to another output.
     output_troubles: Vec<String>,
+    /// Why what should be pushed to a collector is not.
+    push_trouble: Option<String>,
     /// The policy with an operator's orders, where there is one.
     policy: Option<(status::policy::Policy, Standing)>,
     /// What was lost on this side of the ring.
@@ -84,6 +90,16 @@ impl Live {
         Self::at(Place::Here, header)
     }
 
+    /// The same on a host of which these labels say more.
+    ///
+    /// # Errors
+    /// As [`Live::new`], and where a label cannot be one.
+    pub fn labelled(header: &Header, labels: &[(String, String)]) -> Result<Self> {
+        let mut live = Self::new(header)?;
+        live.metrics.label(labels).context("the labels cannot be used")?;
+        Ok(live)
+    }
+
     /// The same of a recording, at its beginning: see [`Live::is_now`].
     ///
     /// # Errors
@@ -98,6 +114,11 @@ impl Live {
         if let Place::Recorded(_, now) = &self.place {
             now.store(time, Ordering::Relaxed);
         }
+    }
+
+    /// Which boot it is of.
+    pub fn boot_id(&self) -> &str {
+        &self.boot_id
     }
 
     fn now(&self) -> u64 {
@@ -159,6 +180,7 @@ impl Live {
                 carry_trouble: None,
                 settings_trouble: None,
                 output_troubles: Vec::new(),
+                push_trouble: None,
                 policy: None,
                 losses: Losses::default(),
                 blind: None,
@@ -289,6 +311,7 @@ impl Live {
         let mut troubles = self.blind(state);
         troubles.extend(state.carry_trouble.clone());
         troubles.extend(state.settings_trouble.clone());
+        troubles.extend(state.push_trouble.clone());
         troubles
     }
 
@@ -454,8 +477,9 @@ impl sink::Source for Live {
     }
 }
 
-impl web::Source for Live {
-    fn metrics(&self) -> String {
+impl Live {
+    /// Brings the metrics up to date that are gauges of what is known.
+    fn measure(&self) {
         let state = self.state();
         self.metrics.set_counts(&state.model.counts_of_others(), self.now());
         self.metrics.set_verdicts(&state.verdicts());
@@ -466,7 +490,41 @@ impl web::Source for Live {
             let (held, allowed) = (left(standing.hold.as_ref()), left(standing.allowance.as_ref()));
             self.metrics.set_orders(held > 0, allowed);
         }
-        drop(state);
+    }
+
+    /// All metrics as an export request: see [`Metrics::export`].
+    pub fn export_metrics(&self, resource: Resource, began: u64, now: u64) -> ExportMetricsServiceRequest {
+        self.measure();
+        self.metrics.export(resource, began, now)
+    }
+}
+
+impl push::Watch for Live {
+    fn exists(&self, signal: Signal, fate: push::Fate) {
+        self.metrics.pushed(signal.name(), fate.name(), 0);
+    }
+
+    fn batch(&self, signal: Signal, fate: push::Fate) {
+        self.metrics.pushed(signal.name(), fate.name(), 1);
+    }
+
+    fn spooled(&self, bytes: u64) {
+        self.metrics.set_push_spool(bytes);
+    }
+
+    fn trouble(&self, why: Option<String>) {
+        let before = std::mem::replace(&mut self.state().push_trouble, why.clone());
+        match (before, why) {
+            (None, Some(why)) => tell(why),
+            (Some(_), None) => tell("the collector takes what is pushed again"),
+            _ => {}
+        }
+    }
+}
+
+impl web::Source for Live {
+    fn metrics(&self) -> String {
+        self.measure();
         self.metrics.render()
     }
 

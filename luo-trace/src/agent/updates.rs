@@ -5,7 +5,7 @@
 //! journal's thread when all that led to the call is written, rests for four times as long as it has worked unless a reader of the
 //! status waits for it, and gives way to everything else on the machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -15,14 +15,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+
 use crate::agent::live::Live;
 use crate::chain::Hosts;
 use crate::chain::case::{Case, Pair, Read};
 use crate::event::Body;
 use crate::host;
 use crate::model::{Finding, Id, Invariant, Status, Verdict};
-use crate::report::{Outcome, Report, Row, updates};
+use crate::report::{Outcome, Report, Row, otlp, updates};
 use crate::sink::log::{self, Entry, tell};
+use crate::sink::push::Push;
 
 /// The shortest rest between two judgements.
 const REST: Duration = Duration::from_millis(200);
@@ -129,6 +133,53 @@ pub struct Judge {
     told: Option<String>,
     /// The findings that were told.
     found: BTreeSet<Id>,
+    pushes: Option<Pushes>,
+}
+
+/// Where decided updates are pushed.
+pub struct Pushes {
+    push: Push,
+    /// What is said of the host that they are of.
+    about: Vec<KeyValue>,
+    /// What was pushed of each update, by its trace.
+    pushed: BTreeMap<Vec<u8>, ExportTraceServiceRequest>,
+}
+
+impl Pushes {
+    /// Pushes there, and says this of the host.
+    pub fn new(push: Push, about: Vec<KeyValue>) -> Self {
+        Self {
+            push,
+            about,
+            pushed: BTreeMap::new(),
+        }
+    }
+
+    /// Pushes the trace of each update that is decided, and again where it is decided otherwise: under the ids that it had.
+    fn updates(&mut self, case: &Case, word: &Word) {
+        let report = Report::of(case);
+        // The rows are those of the last updates, the newest first.
+        let mut known = BTreeMap::new();
+        for (row, place) in word.updates.iter().zip((0..report.updates.len()).rev()) {
+            if row.outcome == Outcome::Waiting.name() {
+                continue;
+            }
+            let trace = otlp::update(&report, place, &self.about);
+            let spans = trace.resource_spans.iter().flat_map(|kernel| &kernel.scope_spans);
+            let Some(id) = spans
+                .flat_map(|scope| &scope.spans)
+                .map(|span| span.trace_id.clone())
+                .next()
+            else {
+                continue;
+            };
+            if self.pushed.get(&id) != Some(&trace) {
+                self.push.trace(trace.clone());
+            }
+            known.insert(id, trace);
+        }
+        self.pushed = known;
+    }
 }
 
 /// What was read of the kernel before, and which files that was: as long as they stay the same they are not read again.
@@ -139,13 +190,22 @@ struct Before {
 
 impl Judge {
     /// Starts the thread, which judges the journals in `dir` when it is called, and at the deadline; what waits `deadline` after the boot
-    /// with this id counts as unclaimed.
+    /// with this id counts as unclaimed. Where `pushes` are, what is decided goes there.
     ///
     /// # Errors
     /// Where the system has no thread to give.
-    pub fn start(dir: PathBuf, boot_id: String, deadline: Duration, live: Arc<Live>) -> io::Result<Bell> {
+    pub fn start(
+        dir: PathBuf,
+        boot_id: String,
+        deadline: Duration,
+        live: Arc<Live>,
+        pushes: Option<Pushes>,
+    ) -> io::Result<Bell> {
         let (caller, called) = sync_channel(1);
-        let judge = Self::new(dir, boot_id, deadline, live);
+        let judge = Self {
+            pushes,
+            ..Self::new(dir, boot_id, deadline, live)
+        };
         let bell = Bell {
             caller,
             written: judge.written.clone(),
@@ -167,6 +227,7 @@ impl Judge {
             tries: 0,
             told: None,
             found: BTreeSet::new(),
+            pushes: None,
         }
     }
 
@@ -214,8 +275,15 @@ impl Judge {
         if let Some(update) = word.updates.first() {
             self.tell(update);
         }
-        let found = word.findings.iter().filter(|finding| self.found.insert(finding.id));
-        found.map(Entry::finding).for_each(|entry| log::write(&entry));
+        for finding in word.findings.iter().filter(|finding| self.found.insert(finding.id)) {
+            log::write(&Entry::finding(finding));
+            if let Some(pushes) = &self.pushes {
+                pushes.push.finding(finding);
+            }
+        }
+        if let Some(pushes) = &mut self.pushes {
+            pushes.updates(&case, &word);
+        }
         self.live.set_updates(word, call);
         false
     }

@@ -76,7 +76,7 @@ fn draw(report: &Report, format: Format, stdout: bool) -> Result<String> {
         Format::Html => html(report)?,
         Format::Json => pretty(report)?,
         Format::Perfetto => pretty(&perfetto(report))?,
-        Format::Otlp => pretty(&otlp(report))?,
+        Format::Otlp => pretty(&otlp::export(report))?,
     })
 }
 

@@ -3,6 +3,7 @@
 //! The options are defined once, for the command line. A value of the file is given to the command line's own parser as an option's
 //! default, so that a flag comes first, then the environment, then the file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -26,6 +27,9 @@ pub const AGENT: &str = "agent";
 
 /// The option that names the file, which has no key.
 const CONFIG: &str = "config";
+
+/// The setting that is a table of names and values.
+const LABELS: &str = "labels";
 
 /// No file of settings is larger.
 const MOST: u64 = 1 << 20;
@@ -241,6 +245,13 @@ fn read(command: &Command, name: &str, value: &Spanned<DeValue<'_>>) -> Result<(
     let wrong = |what: String| (Where::Value, what);
     let values = match value.get_ref() {
         DeValue::Array(array) => array.iter().map(|value| scalar(value.get_ref())).collect(),
+        // As the option takes them: NAME=VALUE each.
+        DeValue::Table(table) if name == LABELS => {
+            let label = |(name, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                scalar(value.get_ref()).map(|value| format!("{}={value}", name.get_ref()))
+            };
+            table.iter().map(label).collect()
+        }
         value => scalar(value).map(|value| vec![value]),
     };
     let values: Vec<String> = values.map_err(wrong)?;
@@ -317,7 +328,7 @@ mod tests {
     }
 
     /// A value that each option takes, beside its default.
-    const VALUES: [(&str, &str); 18] = [
+    const VALUES: [(&str, &str); 23] = [
         ("journal", "'/var/log/luo'"),
         ("journal-max-size", "'2GiB'"),
         ("journal-keep", "'90d'"),
@@ -326,6 +337,11 @@ mod tests {
         ("listen", "'127.0.0.1:9108'"),
         ("web-config", "'/etc/luo-trace/web.yml'"),
         ("web-host", "['a.example', 'b.example']"),
+        ("otlp", "'http://collector:4318'"),
+        ("otlp-interval", "'30s'"),
+        ("otlp-ca", "'/etc/luo-trace/ca.pem'"),
+        ("otlp-headers", "'/etc/luo-trace/headers'"),
+        ("labels", "{ rack = '7', region = 'eu' }"),
         ("ready-file", "'/run/ready'"),
         ("control", "'/run/luo-trace/other.sock'"),
         ("policy", "'/etc/luo-trace/policy.toml'"),

@@ -38,12 +38,12 @@ impl Id {
     fn of_finding(origin: &Origin, invariant: Invariant, object: &Subject, events: &[Evidence], number: usize) -> Self {
         let events: Vec<_> = events.iter().map(|evidence| evidence.event.to_string()).collect();
         let (origin, invariant, events) = (&origin.0, invariant.id(), events.join(","));
-        Self(fnv64(&format!("{origin}/{invariant}/{object}/{events}/{number}")))
+        Self(fnv64(format!("{origin}/{invariant}/{object}/{events}/{number}")))
     }
 
     /// The id of the refusal that this event of a boot tells of, which came at this time of `CLOCK_MONOTONIC`, in nanoseconds.
     pub fn of_refusal(boot_id: &str, event: EventId, time_ns: u64) -> Self {
-        Self(fnv64(&format!("{boot_id}/refusal/{event}/{time_ns}")))
+        Self(fnv64(format!("{boot_id}/refusal/{event}/{time_ns}")))
     }
 }
 

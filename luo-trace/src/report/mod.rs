@@ -7,7 +7,8 @@ mod gather;
 #[cfg(feature = "agent")]
 mod html;
 pub mod json;
-mod otlp;
+#[cfg(feature = "agent")]
+pub mod otlp;
 mod perfetto;
 mod text;
 mod updates;
@@ -15,7 +16,6 @@ mod updates;
 #[cfg(feature = "agent")]
 pub use html::html;
 pub use json::Report;
-pub use otlp::otlp;
 pub use perfetto::perfetto;
 pub use text::{Style, render};
 pub use updates::{ARRIVAL_DEADLINE, Outcome, Row, table, updates, when};

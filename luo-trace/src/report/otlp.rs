@@ -1,54 +1,96 @@
-//! The report as OpenTelemetry spans, in OTLP's JSON form: one trace for each update, over both its kernels.
+//! The report as OpenTelemetry spans: one trace for each update, over both its kernels. A file has them in OTLP's JSON form, and what
+//! the agent pushes in protobuf; both are made of the same messages.
 //!
-//! The form is that of `ExportTraceServiceRequest` in `opentelemetry/proto/collector/trace/v1/trace_service.proto`, by the
-//! JSON mapping of the OTLP specification: ids in hexadecimal, 64-bit numbers as strings, enums as numbers. Each kernel is a
-//! resource. A moment of policy is an event of the phase that it fell into, or else of a span of its own kernel's. Ids depend on nothing but the boots and what a span is of, so the same update always has the same ones.
+//! Each kernel is a resource. A moment of policy is an event of the phase that it fell into, or else of a span of its own kernel's.
+//! Ids depend on nothing but the boots and what a span is of, so the same update always has the same ones.
 
-use serde_json::{Value, json};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
 use super::Report;
-use super::json::{File, Phase, Policy, Session, Stretch, Update};
+use super::json::{File, Kernel, Phase, Policy, Session, Stretch, Update};
 use crate::chain::Fate;
+use crate::text::hash::{fnv, fnv64};
 
-/// `SPAN_KIND_INTERNAL`.
-const INTERNAL: u32 = 1;
-/// `STATUS_CODE_OK` and `STATUS_CODE_ERROR`.
-const STATUS: [u32; 2] = [1, 2];
-
-/// The report as an OTLP export request.
-pub fn otlp(report: &Report) -> Value {
-    let mut spans: Vec<Vec<Value>> = vec![Vec::new(); report.kernels.len()];
-    for (place, update) in report.updates.iter().enumerate() {
-        for (kernel, span) in Trace::of(report, place, update).spans() {
-            if let Some(spans) = spans.get_mut(kernel) {
-                spans.push(span);
-            }
-        }
+/// The whole report as an export request.
+pub fn export(report: &Report) -> ExportTraceServiceRequest {
+    let mut spans: Vec<Vec<Span>> = vec![Vec::new(); report.kernels.len()];
+    for place in 0..report.updates.len() {
+        of_update(report, place, &mut spans);
     }
     for (place, spans) in spans.iter_mut().enumerate() {
         spans.extend(policy(report, place));
     }
+    request(report, spans, &[])
+}
+
+/// The trace of the update at this place of the report. `about` tells more of the host that both kernels ran on.
+pub fn update(report: &Report, place: usize, about: &[KeyValue]) -> ExportTraceServiceRequest {
+    let mut spans = vec![Vec::new(); report.kernels.len()];
+    of_update(report, place, &mut spans);
+    request(report, spans, about)
+}
+
+fn of_update(report: &Report, place: usize, all: &mut [Vec<Span>]) {
+    let Some(update) = report.updates.get(place) else {
+        return;
+    };
+    for (kernel, span) in Trace::of(report, place, update).spans() {
+        if let Some(spans) = all.get_mut(kernel) {
+            spans.push(span);
+        }
+    }
+}
+
+fn request(report: &Report, spans: Vec<Vec<Span>>, about: &[KeyValue]) -> ExportTraceServiceRequest {
     let kernels = report.kernels.iter().zip(spans).filter(|(_, spans)| !spans.is_empty());
-    let resources: Vec<Value> = kernels
-        .map(|(kernel, spans)| {
-            let attributes = [
-                text("service.name", "luo-trace"),
-                text("service.version", &kernel.agent_version),
-                text("os.type", "linux"),
-                text("os.version", &kernel.release),
-                text("luo.boot_id", &kernel.boot_id),
-            ];
-            let scope = json!({ "name": "luo-trace", "version": env!("CARGO_PKG_VERSION") });
-            let scopes = [json!({ "scope": scope, "spans": spans })];
-            json!({ "resource": { "attributes": attributes }, "scopeSpans": scopes })
-        })
-        .collect();
-    json!({ "resourceSpans": resources })
+    let of_kernel = |(kernel, spans): (&Kernel, Vec<Span>)| ResourceSpans {
+        resource: Some(resource(&kernel.agent_version, &kernel.release, &kernel.boot_id, about)),
+        scope_spans: vec![ScopeSpans {
+            scope: Some(scope()),
+            spans,
+            ..ScopeSpans::default()
+        }],
+        ..ResourceSpans::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: kernels.map(of_kernel).collect(),
+    }
+}
+
+/// What a kernel is told as: the agent that watched it, its release and its boot; `about` tells more of the host.
+pub fn resource(agent_version: &str, release: &str, boot_id: &str, about: &[KeyValue]) -> Resource {
+    let mut attributes = vec![
+        text("service.name", "luo-trace"),
+        text("service.version", agent_version),
+        text("os.type", "linux"),
+        text("os.version", release),
+        text("luo.boot_id", boot_id),
+    ];
+    attributes.extend_from_slice(about);
+    Resource {
+        attributes,
+        ..Resource::default()
+    }
+}
+
+/// Who says all this.
+pub fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "luo-trace".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    }
 }
 
 /// The span of what policy did in a kernel, an operator ordered and was found in images, while no update was under way: from the
 /// first such moment to the last.
-fn policy(report: &Report, place: usize) -> Option<Value> {
+fn policy(report: &Report, place: usize) -> Option<Span> {
     let kernel = report.kernels.get(place)?;
     let in_update = |line: &Policy| {
         report
@@ -59,18 +101,19 @@ fn policy(report: &Report, place: usize) -> Option<Value> {
     let lines: Vec<&Policy> = kernel.policy.iter().filter(|line| !in_update(line)).collect();
     let (first, last) = lines.first().zip(lines.last())?;
     let unix = |line: &Policy| u64::try_from(kernel.start_unix_ns.checked_add_unsigned(line.since_boot)?).ok();
-    let id = hash(&format!("{}/policy", kernel.boot_id));
-    Some(json!({
-        "traceId": format!("{:032x}", id.max(1)),
-        "spanId": format!("{:016x}", ((id >> 64) as u64).max(1)),
-        "name": "policy",
-        "kind": INTERNAL,
-        "startTimeUnixNano": unix(first)?.to_string(),
-        "endTimeUnixNano": unix(last)?.to_string(),
-        "attributes": [number("luo.policy.more", kernel.policy_more)],
-        "events": lines.iter().filter_map(|line| Some(event(unix(line)?, line))).collect::<Vec<_>>(),
-        "status": { "code": STATUS[0] },
-    }))
+    let path = format!("{}/policy", kernel.boot_id);
+    Some(Span {
+        trace_id: fnv(&path).max(1).to_be_bytes().to_vec(),
+        span_id: fnv64(&path).max(1).to_be_bytes().to_vec(),
+        name: "policy".into(),
+        kind: SpanKind::Internal.into(),
+        start_time_unix_nano: unix(first)?,
+        end_time_unix_nano: unix(last)?,
+        attributes: vec![number("luo.policy.more", kernel.policy_more)],
+        events: lines.iter().filter_map(|line| Some(event(unix(line)?, line))).collect(),
+        status: Some(status(String::new())),
+        ..Span::default()
+    })
 }
 
 /// The phase of an update in which something was in one of its kernels.
@@ -88,12 +131,25 @@ fn kernel_of(update: &Update, phase: &Phase) -> Option<usize> {
 }
 
 /// A moment of policy, as an event of a span.
-fn event(unix: u64, line: &Policy) -> Value {
-    json!({
-        "timeUnixNano": unix.to_string(),
-        "name": format!("policy {}", line.what),
-        "attributes": [text("luo.policy.what", line.what), text("luo.policy.text", &line.text)],
-    })
+fn event(unix: u64, line: &Policy) -> Event {
+    Event {
+        time_unix_nano: unix,
+        name: format!("policy {}", line.what),
+        attributes: vec![text("luo.policy.what", line.what), text("luo.policy.text", &line.text)],
+        ..Event::default()
+    }
+}
+
+/// What went wrong; empty: nothing.
+fn status(error: String) -> Status {
+    let code = match error.is_empty() {
+        true => StatusCode::Ok,
+        false => StatusCode::Error,
+    };
+    Status {
+        code: code.into(),
+        message: error,
+    }
 }
 
 /// The spans of one update, each with the kernel it belongs to.
@@ -101,7 +157,7 @@ struct Trace<'a> {
     report: &'a Report,
     update: &'a Update,
     id: u128,
-    spans: Vec<(usize, Value)>,
+    spans: Vec<(usize, Span)>,
 }
 
 /// What a span is of, besides its name and time.
@@ -110,9 +166,9 @@ struct Of<'a> {
     /// Its place among the spans: the path of its names.
     path: &'a str,
     parent: Option<&'a str>,
-    attributes: Vec<Value>,
+    attributes: Vec<KeyValue>,
     /// What happened meanwhile.
-    events: Vec<Value>,
+    events: Vec<Event>,
     /// What went wrong; empty: nothing.
     error: String,
 }
@@ -132,12 +188,12 @@ impl<'a> Trace<'a> {
         Self {
             report,
             update,
-            id: hash(&parts.join("/")).max(1),
+            id: fnv(&parts.join("/")).max(1),
             spans: Vec::new(),
         }
     }
 
-    fn spans(mut self) -> Vec<(usize, Value)> {
+    fn spans(mut self) -> Vec<(usize, Span)> {
         let update = self.update;
         let Some((first, whole)) = update.phases.first().zip(update.whole_ns) else {
             return self.spans;
@@ -249,7 +305,7 @@ impl<'a> Trace<'a> {
     }
 
     /// What policy did in a phase.
-    fn events(&self, number: usize, phase: &Phase) -> Vec<Value> {
+    fn events(&self, number: usize, phase: &Phase) -> Vec<Event> {
         let (report, update) = (self.report, self.update);
         let place = kernel_of(update, phase);
         let lines = place.and_then(|place| Some((place, &report.kernels.get(place)?.policy)));
@@ -262,7 +318,7 @@ impl<'a> Trace<'a> {
             .collect()
     }
 
-    fn about(&self) -> Vec<Value> {
+    fn about(&self) -> Vec<KeyValue> {
         let update = self.update;
         let [from, to] = self.report.releases(update);
         let mut attributes = vec![
@@ -301,33 +357,22 @@ impl<'a> Trace<'a> {
             return;
         };
         let id = |path: &str| {
-            format!(
-                "{:016x}",
-                ((hash(&format!("{:032x}/{path}", self.id)) >> 64) as u64).max(1)
-            )
+            let id = fnv64(format!("{:032x}/{path}", self.id)).max(1);
+            id.to_be_bytes().to_vec()
         };
-        let end = start.saturating_add(stretch.duration_ns);
-        let status = if of.error.is_empty() {
-            json!({ "code": STATUS[0] })
-        } else {
-            json!({ "code": STATUS[1], "message": of.error })
+        let span = Span {
+            trace_id: self.id.to_be_bytes().to_vec(),
+            span_id: id(of.path),
+            parent_span_id: of.parent.map(id).unwrap_or_default(),
+            name: name.into(),
+            kind: SpanKind::Internal.into(),
+            start_time_unix_nano: start,
+            end_time_unix_nano: start.saturating_add(stretch.duration_ns),
+            attributes: of.attributes,
+            events: of.events,
+            status: Some(status(of.error)),
+            ..Span::default()
         };
-        let mut span = json!({
-            "traceId": format!("{:032x}", self.id),
-            "spanId": id(of.path),
-            "name": name,
-            "kind": INTERNAL,
-            "startTimeUnixNano": start.to_string(),
-            "endTimeUnixNano": end.to_string(),
-            "attributes": of.attributes,
-            "status": status,
-        });
-        if !of.events.is_empty() {
-            span["events"] = of.events.into();
-        }
-        if let Some(parent) = of.parent {
-            span["parentSpanId"] = id(parent).into();
-        }
         self.spans.push((kernel, span));
     }
 }
@@ -347,22 +392,24 @@ fn operations<'a>(
         .filter_map(|(name, kernel, stretch)| Some((name, kernel, stretch?)))
 }
 
-fn text(key: &str, value: &str) -> Value {
-    json!({ "key": key, "value": { "stringValue": value } })
+/// An attribute that is text.
+pub fn text(key: &str, value: &str) -> KeyValue {
+    attribute(key, Value::StringValue(value.into()))
 }
 
-fn number(key: &str, value: u64) -> Value {
-    json!({ "key": key, "value": { "intValue": i64::try_from(value).unwrap_or(i64::MAX).to_string() } })
+/// One that is a number; OTLP has none above `i64::MAX`.
+pub fn number(key: &str, value: u64) -> KeyValue {
+    attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
 }
 
-fn flag(key: &str, value: bool) -> Value {
-    json!({ "key": key, "value": { "boolValue": value } })
+fn flag(key: &str, value: bool) -> KeyValue {
+    attribute(key, Value::BoolValue(value))
 }
 
-/// FNV-1a over 128 bits: ids have to be the same every time, and different from each other, and nothing more.
-fn hash(text: &str) -> u128 {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    text.bytes()
-        .fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue {
+        key: key.into(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
 }

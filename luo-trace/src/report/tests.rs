@@ -701,11 +701,11 @@ fn otlp_spans_form_one_trace_for_an_update_over_both_kernels() {
                 other => panic!("{other} is no kind of value"),
             }
         }
-        let Some(parent) = span.get("parentSpanId") else {
+        let Some(parent) = by_id.get(&text(span, "parentSpanId")) else {
+            assert_eq!(span["parentSpanId"], "");
             roots += 1;
             continue;
         };
-        let parent = by_id[parent.as_str().unwrap()];
         let inside = nanos(parent, "startTimeUnixNano") <= start && end <= nanos(parent, "endTimeUnixNano");
         assert!(inside, "{span} outside of {parent}");
     }
@@ -821,6 +821,11 @@ fn every_form_takes_policy() {
     let names: Vec<_> = moments.map(|event| event["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["loaded", "hold", "deny"]);
     assert_eq!(otlp_events(&otlp(&report)).len(), 3);
+}
+
+/// An export request in OTLP's JSON form.
+fn otlp(report: &Report) -> Value {
+    serde_json::to_value(super::otlp::export(report)).unwrap()
 }
 
 /// Every event of an export, with the name of the span that it is of. It lies within that span.

@@ -17,6 +17,8 @@ pub mod journal;
 pub mod log;
 #[cfg(feature = "agent")]
 pub mod metrics;
+#[cfg(feature = "agent")]
+pub mod push;
 pub mod web;
 
 /// What a sink that is asked shows.

@@ -156,6 +156,36 @@ fn an_agent_does_not_start_with_a_port_that_cannot_be_protected() {
 }
 
 #[test]
+fn what_is_wrong_with_a_collector_or_a_label_is_told_before_anything_is_traced() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("headers"), "Authorization Bearer secret\n").unwrap();
+    let agent = |rest: &str| says(place.path(), &format!("agent --control agent.sock {rest}")).ends(2);
+    agent("--otlp collector:4318").refuses(&["--otlp", "http://"]);
+    agent("--otlp http://collector --otlp-headers gone").refuses(&["gone", "No such file"]);
+    agent("--otlp http://collector --otlp-ca gone").refuses(&["https://"]);
+    agent("--otlp https://collector --otlp-ca headers").refuses(&["headers", "PEM"]);
+    agent("--otlp-headers headers").refuses(&["--otlp"]);
+    let said = agent("--otlp http://collector --otlp-headers headers");
+    assert!(!said.stderr.contains("secret"), "{}", said.stderr);
+    said.refuses(&["headers:1"]);
+    agent("--label version=1").refuses(&["version", "choose another name"]);
+    agent("--label rack").refuses(&["NAME=VALUE"]);
+    fs::write(
+        place.path().join("agent.toml"),
+        "labels = { region = 'eu', 'le' = '1' }\n",
+    )
+    .unwrap();
+    agent("--config agent.toml").refuses(&["agent.toml:1:10", "le"]);
+    fs::write(
+        place.path().join("agent.toml"),
+        "labels = { region = 'eu' }\nlog-format = 'json'\n",
+    )
+    .unwrap();
+    let shown = says(place.path(), "config show agent.toml").ends(0).stdout;
+    assert!(shown.contains("region=eu"), "{shown}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_told_by_name() {
     let place = tempfile::tempdir().unwrap();
     for line in [

@@ -56,6 +56,8 @@ fn the_environment_comes_before_the_file_for_every_setting() {
         ("kho", "keys"),
         ("carry", "luo"),
         ("log-format", "json"),
+        ("otlp-interval", "30s"),
+        ("labels", "rack=7"),
     ];
     let values: BTreeMap<_, _> = numbers.into_iter().chain(others).collect();
     let value = |key: &str| values.get(key).copied().unwrap_or("/x").to_owned();

@@ -371,6 +371,7 @@ impl Pipeline {
             self.notes.extend(policy.observe(event, &findings));
         }
         self.outputs.found(&findings);
+        self.outputs.refused(self.live.boot_id(), event);
         if self.shows {
             if !is_an_item(&event.body) {
                 self.lines.push(Line::Event(event.clone()));

@@ -8,12 +8,14 @@ use anyhow::Result;
 use crate::agent::carry::Mapping;
 use crate::event::Event;
 use crate::journal::carry::Recorder;
-use crate::model::Finding;
+use crate::model::{Finding, Id};
+use crate::policy::tell::Refusal;
 use crate::sink::Feed;
 use crate::sink::console::{Console, Format};
 use crate::sink::control::{Form, Readers, Streams};
 use crate::sink::journal::{JournalSink, Records};
 use crate::sink::log::{self, Entry, tell};
+use crate::sink::push::Push;
 
 /// How many batches may wait for a slow terminal.
 const CONSOLE_QUEUE: usize = 256;
@@ -105,6 +107,7 @@ pub struct Outputs {
     pub(super) streams: Option<(Lines, Readers)>,
     pub(super) journal: Option<JournalSink>,
     pub(super) carried: Option<Recorder<Mapping>>,
+    pub(super) push: Option<Push>,
     /// Room for a batch that no journal has.
     spare: Records,
 }
@@ -175,6 +178,11 @@ impl Outputs {
         self.journal = Some(journal);
     }
 
+    /// Pushes findings and refusals to a collector.
+    pub fn push(&mut self, push: Push) {
+        self.push = Some(push);
+    }
+
     /// Keeps the end of the record in memory that outlives the kernel, as soon as it is known and before anything else.
     pub fn carry(&mut self, recorder: Recorder<Mapping>) {
         self.carried = Some(recorder);
@@ -221,10 +229,22 @@ impl Outputs {
 
     /// Tells of findings, where they go besides the lines.
     pub(super) fn found(&mut self, findings: &[Finding]) {
+        if let Some(push) = &self.push {
+            findings.iter().for_each(|finding| push.finding(finding));
+        }
         if let Some(log) = &mut self.log
             && !(findings.is_empty() && log.kept.is_empty())
         {
             log.send(&Arc::new(findings.iter().cloned().map(Line::Finding).collect()));
+        }
+    }
+
+    /// Tells of a call to which a rule of policy said no, where that is pushed.
+    pub(super) fn refused(&self, boot_id: &str, event: &Event) {
+        if let Some(push) = &self.push
+            && let Some(refusal) = Refusal::of(event)
+        {
+            push.refusal(Id::of_refusal(boot_id, event.id(), event.header.ktime), refusal);
         }
     }
 
@@ -264,7 +284,7 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use super::*;
-    use crate::model::{Id, Invariant, Subject};
+    use crate::model::{Invariant, Subject};
     use crate::testing::{Story, session};
 
     /// A terminal that hangs with its first batch, an empty one, until it is let go.

@@ -307,7 +307,7 @@ fn the_thread_judges_when_it_is_called_and_not_before() {
     record(dir.path(), 1, arrives);
     let own = header(1);
     let live = Arc::new(Live::new(&own).unwrap());
-    let bell = Judge::start(dir.path().to_owned(), own.boot_id, Duration::MAX, live.clone()).unwrap();
+    let bell = Judge::start(dir.path().to_owned(), own.boot_id, Duration::MAX, live.clone(), None).unwrap();
     let call = live.ask_for_updates();
     assert!(live.status().updates.is_empty());
     bell.ring(call);
@@ -343,4 +343,53 @@ fn what_was_lost_over_an_update_has_the_id_that_check_gives_it() {
     record(other.path(), 4, leaves(IMAGE));
     record(other.path(), 5, arrives_empty);
     assert!(check(other.path()).iter().all(|id| !of_three.contains(id)));
+}
+
+#[test]
+fn an_update_is_pushed_once_it_is_decided_as_the_trace_that_the_report_has() {
+    // Given a kernel that left with a session, which the next one has found and no process has asked for,
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives);
+    let agent = |dir: &Path| {
+        let mut agent = Agent::new(dir, 1, Duration::MAX);
+        let (push, traces) = crate::sink::push::unsent(agent.live.clone());
+        agent.judge.pushes = Some(Pushes::new(push, vec![otlp::text("rack", "7")]));
+        (agent, traces)
+    };
+    let (mut first, pushed) = agent(dir.path());
+    assert_eq!(first.outcome(), "waiting");
+    assert_eq!(pushed(), []);
+    // when it is retrieved and finished,
+    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    fs::remove_file(path).unwrap();
+    record(dir.path(), 1, |story| {
+        arrives(story);
+        is_finished(story);
+    });
+    assert_eq!(first.outcome(), "completed");
+    let traces = pushed();
+    // then its trace is pushed, over both kernels, each with what is said of the host,
+    let [trace] = &traces[..] else { panic!("{traces:?}") };
+    assert_eq!(trace.resource_spans.len(), 2);
+    for kernel in &trace.resource_spans {
+        let about = &kernel.resource.as_ref().unwrap().attributes;
+        assert!(about.contains(&otlp::text("rack", "7")), "{about:?}");
+    }
+    // with the spans that a report of the same has,
+    let spans = |trace: &ExportTraceServiceRequest| {
+        let kernels = trace
+            .resource_spans
+            .iter()
+            .flat_map(|kernel| kernel.scope_spans.clone());
+        kernels.flat_map(|scope| scope.spans).collect::<Vec<_>>()
+    };
+    let report = Report::of(&Case::of(&[dir.path()], Hosts::Told).unwrap());
+    assert_eq!(spans(trace), spans(&otlp::export(&report)));
+    // once, until it is decided otherwise; and an agent that is started anew pushes the same.
+    first.outcome();
+    assert_eq!(pushed(), []);
+    let (mut second, pushed) = agent(dir.path());
+    second.outcome();
+    assert_eq!(pushed(), traces);
 }

@@ -6,6 +6,7 @@ mod descriptors;
 mod outputs;
 mod policy;
 mod port;
+mod push;
 mod reload;
 mod snapshots;
 mod wakeups;
@@ -34,7 +35,7 @@ use crate::agent::enforcement::Loaded;
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
-use crate::agent::updates::Judge;
+use crate::agent::updates::{Judge, Pushes};
 use crate::exit::Exit;
 use crate::host;
 use crate::host::files;
@@ -47,6 +48,7 @@ use crate::kernel::preflight::{self, Types};
 use crate::kernel::{self, Ring, Tracer};
 use crate::sink::control::{self, Control, Request};
 use crate::sink::log::{self, tell};
+use crate::sink::push::Pusher;
 use crate::text::units::bytes;
 
 use carry::Carrying;
@@ -83,6 +85,8 @@ pub struct Args {
     deadline: Deadline,
     #[command(flatten)]
     port: port::Args,
+    #[command(flatten)]
+    push: push::Args,
     /// Create this file when every hook is attached and LUO's lists are known, and remove it at the end
     #[arg(long, value_name = "FILE", env = "LUO_TRACE_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -182,6 +186,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
     let file = policy::File::new(args.policy.as_deref());
     let loaded = file.read()?;
     let port = args.port.prepare()?;
+    let push = args.push.prepare()?;
     let Some(ring_bytes) = ring_bytes(args.ring_kib) else {
         bail!("--ring-kib {} is not a power of two from 4 to 1048576", args.ring_kib);
     };
@@ -190,7 +195,7 @@ fn run_until(args: &Args, end: impl AsyncFnOnce(Arc<Live>)) -> Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(trace(args, ring_bytes, (file, loaded), port, end))
+    runtime.block_on(trace(args, ring_bytes, (file, loaded), (port, push), end))
 }
 
 impl Args {
@@ -232,7 +237,7 @@ async fn trace(
     args: &Args,
     ring_bytes: u32,
     (file, loaded): (policy::File, Option<Loaded>),
-    port: Option<port::Prepared>,
+    (port, push): (Option<port::Prepared>, Option<push::Prepared>),
     end: impl AsyncFnOnce(Arc<Live>),
 ) -> Result<Exit> {
     let types = Types::read();
@@ -268,7 +273,7 @@ async fn trace(
         }
         taken => taken,
     };
-    let mut agent = match Agent::begin(args, ring_bytes, btf?, file, loaded, control)? {
+    let mut agent = match Agent::begin(args, ring_bytes, btf?, file, loaded, control, push)? {
         Ok(agent) => agent,
         Err(exit) => return Ok(exit),
     };
@@ -319,6 +324,7 @@ struct Agent {
     left: policy::Left,
     orders: Option<mpsc::Receiver<Request>>,
     socket: Option<Socket>,
+    pusher: Option<Pusher>,
 }
 
 impl Agent {
@@ -331,6 +337,7 @@ impl Agent {
         file: policy::File,
         loaded: Option<Loaded>,
         control: Option<Control>,
+        push: Option<push::Prepared>,
     ) -> Result<Result<Self, Exit>> {
         let started = host::clock();
         let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho, args.attach.way)?;
@@ -346,7 +353,7 @@ impl Agent {
         let own = host::header(args.host_id.as_deref())?;
         let header = header(own, &mut tracer, &started, ring_bytes);
         log::begin(args.log_format, header.host.name.clone(), header.boot_id.clone());
-        let live = Arc::new(Live::new(&header)?);
+        let live = Arc::new(Live::labelled(&header, args.push.labels())?);
         let journal = args
             .journal
             .as_deref()
@@ -359,6 +366,12 @@ impl Agent {
             ));
         }
         let mut outputs = outputs(args, journal)?;
+        let about = args.push.about(&header);
+        let pusher = push.map(|push| push.start(&header, &about, live.clone(), args.directory()));
+        let pusher = pusher.transpose()?;
+        if let Some(pusher) = &pusher {
+            outputs.push(pusher.push());
+        }
         let (orders, taken) = control::orders();
         let kept_beside = control.as_ref().and(args.control.as_deref());
         let socket = control
@@ -380,7 +393,8 @@ impl Agent {
         carrying.attempt(&pipeline);
         if let Some(dir) = args.directory() {
             let (boot, deadline) = (header.boot_id.clone(), args.deadline.arrival_deadline);
-            let judge = Judge::start(dir.to_owned(), boot, deadline, live.clone());
+            let pushes = pusher.as_ref().map(|pusher| Pushes::new(pusher.push(), about));
+            let judge = Judge::start(dir.to_owned(), boot, deadline, live.clone(), pushes);
             pipeline.judge_updates(judge.context("cannot start")?);
         }
         pipeline.drain(&mut ring);
@@ -400,6 +414,7 @@ impl Agent {
             left,
             orders: Some(taken),
             socket,
+            pusher,
         }))
     }
 
@@ -468,6 +483,9 @@ impl Agent {
         drop(self.tracer);
         drop(ready);
         self.pipeline.finish(reason, &mut self.ring)?;
+        if let Some(pusher) = self.pusher {
+            pusher.finish();
+        }
         if let Some(socket) = self.socket {
             socket.finish().await;
         }

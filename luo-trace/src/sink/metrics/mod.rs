@@ -4,6 +4,7 @@
 //! the kernel and are cut off after [`NAMES`] different ones, the rest together being `other`.
 
 mod backfill;
+mod otlp;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -102,6 +103,19 @@ macro_rules! metrics {
     };
 }
 
+/// The metric that tells of the build.
+const BUILD_INFO: &str = "luo_trace_build_info";
+
+impl Families {
+    fn tell_build(&self) {
+        set(
+            &self.build_info,
+            &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()],
+            1,
+        );
+    }
+}
+
 metrics! {
     sessions: IntGaugeVec = "luo_sessions" ["direction"] "Sessions that exist now.";
     files: IntGaugeVec = "luo_files" ["direction" "handler" "state"] "Files held by sessions now.";
@@ -138,6 +152,8 @@ metrics! {
     lost_events: IntCounterVec = "luo_trace_lost_events_total" [] "Events that were lost before the agent could read them.";
     denied_loads: IntCounterVec = "luo_trace_denied_loads_total" [] "Calls of kexec_load(2) and kexec_file_load(2) by processes that may not load an image, of which no event tells.";
     decode_errors: IntCounterVec = "luo_trace_decode_errors_total" [] "Records from the kernel that the agent could not decode.";
+    push_batches: IntCounterVec = "luo_trace_push_batches_total" ["signal" "result"] "What came of batches that --otlp pushes: sent; failed, to be tried again; refused by the collector; or dropped, for want of room.";
+    push_spool: IntGaugeVec = "luo_trace_push_spool_bytes" [] "Bytes that wait for the collector of --otlp.";
     sink_dropped: IntCounterVec = "luo_trace_sink_dropped_total" ["sink"] "Items that a sink was too slow for, or could not write.";
 }
 
@@ -294,7 +310,7 @@ impl Metrics {
             names: Mutex::default(),
         };
         let f = &metrics.families;
-        set(&f.build_info, &[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()], 1);
+        f.tell_build();
         Invariant::ALL.iter().for_each(|&invariant| violation(f, invariant, 0));
         add(&f.lost_events, &[], 0);
         add(&f.denied_loads, &[], 0);
@@ -540,6 +556,33 @@ impl Metrics {
     /// Counts records that could not be decoded.
     pub fn decode_errors(&self, records: u64) {
         add(&self.families.decode_errors, &[], records);
+    }
+
+    /// Counts batches that are pushed, by what came of them; with 0 it makes the counter appear.
+    pub fn pushed(&self, signal: &str, result: &str, batches: u64) {
+        add(&self.families.push_batches, &[signal, result], batches);
+    }
+
+    /// Tells how much waits to be pushed.
+    pub fn set_push_spool(&self, bytes: u64) {
+        set(&self.families.push_spool, &[], signed(bytes));
+    }
+
+    /// Has the information on the build say this of the host, too.
+    ///
+    /// # Errors
+    /// Where a name is one that Prometheus does not take, or the table has already.
+    pub fn label(&mut self, labels: &[(String, String)]) -> prometheus::Result<()> {
+        let Some(row) = METRICS.iter().find(|row| row.name == BUILD_INFO) else {
+            return Ok(());
+        };
+        let labels = labels.iter().cloned().collect();
+        let labelled = IntGaugeVec::new(Opts::new(row.name, row.help).const_labels(labels), row.labels)?;
+        self.registry.unregister(Box::new(self.families.build_info.clone()))?;
+        self.registry.register(Box::new(labelled.clone()))?;
+        self.families.build_info = labelled;
+        self.families.tell_build();
+        Ok(())
     }
 
     /// Counts what a sink dropped; with 0 it makes the sink appear.
