@@ -5,6 +5,7 @@ pub mod enforcement;
 pub mod image_reader;
 pub mod image_watch;
 pub mod keep;
+pub mod ledger;
 pub mod live;
 pub mod pipeline;
 pub mod updates;

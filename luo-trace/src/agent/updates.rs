@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 
+use crate::agent::ledger;
 use crate::agent::live::Live;
 use crate::chain::Hosts;
 use crate::chain::case::{Case, Pair, Read};
@@ -134,6 +135,10 @@ pub struct Judge {
     /// The findings that were told.
     found: BTreeSet<Id>,
     pushes: Option<Pushes>,
+    /// What the ledger has of each update.
+    noted: BTreeMap<String, Row>,
+    /// Whether the ledger could not be written, and that was told.
+    ledger_fails: bool,
 }
 
 /// Where decided updates are pushed.
@@ -228,11 +233,14 @@ impl Judge {
             told: None,
             found: BTreeSet::new(),
             pushes: None,
+            noted: BTreeMap::new(),
+            ledger_fails: false,
         }
     }
 
     fn run(mut self, called: &Receiver<()>) {
         host::give_way();
+        self.read_ledger();
         let mut again = false;
         while again || self.is_called(called) {
             let began = Instant::now();
@@ -284,8 +292,46 @@ impl Judge {
         if let Some(pushes) = &mut self.pushes {
             pushes.updates(&case, &word);
         }
+        self.note(&word);
         self.live.set_updates(word, call);
         false
+    }
+
+    /// Takes what an agent before has noted.
+    fn read_ledger(&mut self) {
+        match ledger::read(&self.dir) {
+            Ok(read) => {
+                if !read.damaged.is_empty() {
+                    tell(format_args!(
+                        "of the ledger of updates {} lines are damaged, and are left out",
+                        read.damaged.len()
+                    ));
+                }
+                self.noted = read.rows.into_iter().map(|row| (row.id.clone(), row)).collect();
+            }
+            Err(error) => tell(format_args!("the ledger of updates cannot be read: {error}")),
+        }
+    }
+
+    /// Notes in the ledger what is decided, and what is decided otherwise than before.
+    fn note(&mut self, word: &Word) {
+        let decided = word.updates.iter().filter(|row| row.outcome != Outcome::Waiting.name());
+        for row in decided.rev() {
+            if self.noted.get(&row.id) == Some(row) {
+                continue;
+            }
+            match ledger::note(&self.dir, row) {
+                Ok(()) => {
+                    self.ledger_fails = false;
+                    self.noted.insert(row.id.clone(), row.clone());
+                }
+                Err(error) if !self.ledger_fails => {
+                    self.ledger_fails = true;
+                    tell(format_args!("the ledger of updates cannot be written: {error}"));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// The records of the kernel before, read again where they have changed: what was carried over comes later.

@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::{Deadline, case};
+use crate::agent::ledger;
 use crate::exit::Exit;
-use crate::report::{Report, table, updates};
+use crate::report::{Report, Row, table, updates};
+use crate::sink::log::tell;
 
 /// Where the service keeps its journals.
 const JOURNALS: &str = "/var/lib/luo-trace";
@@ -38,16 +40,29 @@ enum Format {
     Json,
 }
 
-/// Reads the journals, joins them, and prints the updates in their order.
+/// Reads the journals, joins them, and prints the updates in their order. Before them come those that only the ledger of a directory
+/// knows any more.
 ///
 /// # Errors
 /// Where a journal cannot be read.
 pub fn run(args: &Args) -> Result<Exit> {
-    let rows = updates(
+    let recorded = updates(
         &Report::of(&case(&args.journals, args.one_host)?),
         args.deadline.arrival_deadline,
         0,
     );
+    let mut noted = Vec::new();
+    for dir in args.journals.iter().filter(|path| path.is_dir()) {
+        let read = ledger::read(dir).with_context(|| format!("the ledger in {} cannot be read", dir.display()))?;
+        for line in read.damaged {
+            tell(format_args!(
+                "line {line} of the ledger in {} is damaged; going on without it",
+                dir.display()
+            ));
+        }
+        noted.extend(read.rows);
+    }
+    let rows = Row::with_ledger(recorded, noted);
     let text = match args.format {
         Format::Table => table(&rows),
         Format::Json => serde_json::to_string_pretty(&rows)? + "\n",

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::chain::Fate;
 use crate::chain::case::Outcome;
 use crate::model::{self, Severity};
+use crate::text::hash::fnv;
 use crate::text::units::{count, span};
 
 /// A chain of kernels and the live updates between them.
@@ -443,6 +444,18 @@ impl Report {
             Fate::Aborted => from.to_owned(),
             _ => format!("{from} → {to}"),
         }
+    }
+
+    /// The id of the update at this place: of its kernels' boots, and of which try it was where the first of them tried more than once.
+    /// It is never 0, and its trace has it, too.
+    pub fn update_id(&self, place: usize) -> u128 {
+        let update = self.updates.get(place);
+        let (from, to) = update.map_or((None, None), |update| (update.from, update.to));
+        let boot = |kernel: Option<usize>| Some(self.kernels.get(kernel?)?.boot_id.as_str());
+        let before = self.updates.iter().take(place);
+        let tries = before.filter(|other| other.from == from).count();
+        let (from, to) = (boot(from).unwrap_or("?"), boot(to).unwrap_or("?"));
+        fnv(format!("{from}/{to}/{tries}")).max(1)
     }
 
     /// The releases of an update's kernels.

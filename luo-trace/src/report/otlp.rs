@@ -175,20 +175,10 @@ struct Of<'a> {
 
 impl<'a> Trace<'a> {
     fn of(report: &'a Report, place: usize, update: &'a Update) -> Self {
-        let boot = |kernel: Option<usize>| Some(report.kernels.get(kernel?)?.boot_id.as_str());
-        let tries = report.updates[..place]
-            .iter()
-            .filter(|other| other.from == update.from)
-            .count();
-        let parts = [
-            boot(update.from).unwrap_or("?"),
-            boot(update.to).unwrap_or("?"),
-            &tries.to_string(),
-        ];
         Self {
             report,
             update,
-            id: fnv(&parts.join("/")).max(1),
+            id: report.update_id(place),
             spans: Vec::new(),
         }
     }

@@ -116,6 +116,14 @@ pub struct Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
+    /// Its id, that of its trace in OTLP: 32 hexadecimal digits.
+    pub id: String,
+    /// Whether its journals are gone, so that only the ledger of the agent that judged it tells of it.
+    pub only_in_ledger: bool,
+    /// The boot that left; null: there is no record of it.
+    pub from_boot: Option<String>,
+    /// The boot that arrived; null: there is no record of it.
+    pub to_boot: Option<String>,
     /// LUO's number of it.
     pub number: Option<u64>,
     /// When it began to freeze, in nanoseconds since 1970 by the wall clock of the kernel that left. Where that is not known, when the
@@ -159,7 +167,7 @@ pub struct Row {
 impl Row {
     /// The row of an update whose last kernel has run for so long, where that is longer than its record; what waits then waits beyond
     /// this deadline, or not.
-    fn of(report: &Report, update: &Update, deadline: Duration, now_ns: u64) -> Self {
+    fn of(report: &Report, (place, update): (usize, &Update), deadline: Duration, now_ns: u64) -> Self {
         let [from, to] = report.releases(update).map(|release| release.map(str::to_owned));
         let sessions = || update.sessions.iter();
         let files = || {
@@ -180,7 +188,12 @@ impl Row {
             invariant: verdict.invariant.into(),
             status: verdict.status.into(),
         });
+        let boot = |place: Option<usize>| Some(report.kernels.get(place?)?.boot_id.clone());
         let mut row = Self {
+            id: format!("{:032x}", report.update_id(place)),
+            only_in_ledger: false,
+            from_boot: boot(update.from),
+            to_boot: boot(update.to),
             number: update.number,
             time_unix_ns: begins.or_else(arrives).and_then(|at| report.unix(update, at)),
             from,
@@ -261,6 +274,34 @@ impl Row {
             .join(", ")
     }
 
+    /// The rows of a ledger that the journals do not have any more, and then those that they have. Of an update of which they have one
+    /// side alone, and the ledger both, the ledger's row stands.
+    pub fn with_ledger(journals: Vec<Self>, ledger: Vec<Self>) -> Vec<Self> {
+        let (mut all, mut rest) = (Vec::new(), journals);
+        for row in ledger {
+            if rest.iter().any(|known| known.id == row.id) {
+                continue;
+            }
+            rest.retain(|known| !known.is_half_of(&row));
+            all.push(Self {
+                only_in_ledger: true,
+                ..row
+            });
+        }
+        all.extend(rest);
+        all
+    }
+
+    /// Whether this is what one kernel tells of an update of which the other tells of both.
+    fn is_half_of(&self, whole: &Self) -> bool {
+        let is_whole = whole.from_boot.is_some() && whole.to_boot.is_some();
+        match (&self.from_boot, &self.to_boot) {
+            (None, Some(_)) => is_whole && self.to_boot == whole.to_boot,
+            (Some(_), None) => is_whole && self.from_boot == whole.from_boot && self.fate != Fate::Aborted.name(),
+            _ => false,
+        }
+    }
+
     /// The whole of it in a sentence.
     pub fn sentence(&self) -> String {
         let blackout = self.blackout_ns.map(|ns| format!("blackout {}", span(ns)));
@@ -282,7 +323,7 @@ fn is_lost(session: &Session) -> bool {
 /// Every update of a report, in their order. What waits for longer than this deadline after its kernel's boot is unclaimed, going by the
 /// end of that one's record or by this time of its clock, where that is later.
 pub fn updates(report: &Report, deadline: Duration, now_ns: u64) -> Vec<Row> {
-    let updates = report.updates.iter();
+    let updates = report.updates.iter().enumerate();
     updates
         .map(|update| Row::of(report, update, deadline, now_ns))
         .collect()
@@ -311,7 +352,11 @@ pub fn table(rows: &[Row]) -> String {
             row.blackout_ns.map_or("-".into(), span),
             row.sessions,
             row.files,
-            row.remark(),
+            match (row.remark(), row.only_in_ledger) {
+                (remark, false) => remark,
+                (remark, true) if remark.is_empty() => "only in the ledger".into(),
+                (remark, true) => remark + ", only in the ledger",
+            },
         );
         _ = writeln!(out, "{}", line.trim_end());
     }

@@ -393,3 +393,50 @@ fn an_update_is_pushed_once_it_is_decided_as_the_trace_that_the_report_has() {
     second.outcome();
     assert_eq!(pushed(), traces);
 }
+
+#[test]
+fn a_decided_update_is_noted_and_outlives_its_journals() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), 0, leaves(IMAGE));
+    record(dir.path(), 1, arrives);
+    let mut agent = Agent::new(dir.path(), 1, Duration::MAX);
+    assert_eq!(agent.outcome(), "waiting");
+    assert!(
+        ledger::read(dir.path()).unwrap().rows.is_empty(),
+        "it is not decided yet"
+    );
+    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    fs::remove_file(&path).unwrap();
+    record(dir.path(), 1, |story| {
+        arrives(story);
+        is_finished(story);
+    });
+    (0..2).for_each(|_| assert_eq!(agent.outcome(), "completed"));
+    // An agent that is started anew notes nothing twice.
+    let mut again = Agent::new(dir.path(), 1, Duration::MAX);
+    again.judge.read_ledger();
+    again.outcome();
+    let noted = fs::read_to_string(dir.path().join("updates.jsonl")).unwrap();
+    assert_eq!(noted.lines().filter(|line| !line.is_empty()).count(), 1, "{noted}");
+    // While the journals are there, they tell of it; and once they are gone, the ledger does.
+    let rows = |dir: &Path| {
+        let case = Case::of(&[dir], Hosts::Told).unwrap();
+        let journals = updates(&Report::of(&case), Duration::MAX, 0);
+        Row::with_ledger(journals, ledger::read(dir).unwrap().rows)
+    };
+    let told: Vec<_> = rows(dir.path()).into_iter().map(|row| row.only_in_ledger).collect();
+    assert_eq!(told, [false]);
+    let outcomes = || {
+        let rows = rows(dir.path()).into_iter();
+        rows.map(|row| (row.outcome.into_owned(), row.only_in_ledger))
+            .collect::<Vec<_>>()
+    };
+    // Of the kernel that left first; what the other tells of the update is only half of it.
+    fs::remove_file(dir.path().join(format!("{}.luoj", header(0).boot_id))).unwrap();
+    assert_eq!(outcomes(), [("completed".into(), true)]);
+    let table = crate::report::table(&rows(dir.path()));
+    assert!(table.contains("only in the ledger"), "{table}");
+    fs::remove_file(path).unwrap();
+    record(dir.path(), 7, |story| _ = story.orderly());
+    assert_eq!(outcomes()[0], ("completed".into(), true));
+}
