@@ -20,7 +20,7 @@ use crate::chain::case::{Case, Pair, Read};
 use crate::event::Body;
 use crate::host;
 use crate::model::{Finding, Invariant, Status, Verdict};
-use crate::report::{Outcome, Report, Row, updates};
+use crate::report::{Report, Row, UpdateOutcome, updates};
 use crate::sink::console::tell;
 
 /// The shortest rest between two judgements.
@@ -87,7 +87,7 @@ impl Word {
 pub fn is_a_milestone(body: &Body) -> bool {
     matches!(
         body,
-        Body::Arrival(_)
+        Body::Handover(_)
             | Body::SnapshotEnd(_)
             | Body::FilesDeserialize(_)
             | Body::SessionRetrieve(_)
@@ -239,7 +239,7 @@ impl Judge {
     /// Tells of the last update once it is decided, and whenever it is decided otherwise.
     fn tell(&mut self, update: &Row) {
         let sentence = update.sentence();
-        if update.outcome != Outcome::Waiting.name() && self.told.as_ref() != Some(&sentence) {
+        if update.outcome != UpdateOutcome::Waiting.name() && self.told.as_ref() != Some(&sentence) {
             tell(&sentence);
             self.told = Some(sentence);
         }
