@@ -116,14 +116,14 @@ macro_rules! for_each_kind {
                 86 SnapshotEnd(SnapshotEnd) "snapshot-end";
 
                 /// A session that the previous kernel serialized, found in the memory it left, before anybody read it in. Records of
-                /// this kind and the next two come before the [`Kind::Arrival`] that they belong to.
+                /// this kind and the next two come before the [`Kind::Handover`] that they belong to.
                 96 ArrivedSession(ArrivedSession) "arrived-session";
                 /// A file that the previous kernel serialized; follows its session.
                 97 ArrivedFile(ArrivedFile) "arrived-file";
                 /// A global state that the previous kernel serialized.
                 98 ArrivedFlb(FlbRecord) "arrived-flb";
                 /// What the previous kernel left was looked through, as far as it could be.
-                99 Arrival(Arrival) "arrival";
+                99 Handover(Handover) "handover";
 
                 /// The agent has looked into an image that was loaded. Its own record, too.
                 113 ImageVerdict(ImageVerdict) "image-verdict" boxed;
@@ -187,7 +187,7 @@ for_each_kind!(kinds);
 
 /// What payloads of every kind tell of themselves, where they have it.
 pub trait Payload {
-    /// How the operation ended; `None` for what is no operation: a record, a look at the kernel's lists.
+    /// How the operation ended; `None` for what is no operation: a record, a snapshot of the kernel's lists.
     fn outcome(&self) -> Option<&Outcome> {
         None
     }
@@ -811,17 +811,17 @@ pub struct ArrivedFile {
 
 payload!(ArrivedFile {});
 
-/// [`Arrival::flags`]: everything that the previous kernel says is there was read: nothing is missing from what was found.
-pub const ARRIVAL_WHOLE: u32 = 1;
-/// [`Arrival::flags`]: a process opened the device before, so that the memory was given back: nothing was looked at.
-pub const ARRIVAL_TOO_LATE: u32 = 2;
-/// [`Arrival::flags`]: the previous kernel handed nothing over to LUO.
-pub const ARRIVAL_NOTHING: u32 = 4;
+/// [`Handover::flags`]: everything that the previous kernel says is there was read: nothing is missing from what was found.
+pub const HANDOVER_WHOLE: u32 = 1;
+/// [`Handover::flags`]: a process opened the device before, so that the memory was given back: nothing was looked at.
+pub const HANDOVER_TOO_LATE: u32 = 2;
+/// [`Handover::flags`]: the previous kernel handed nothing over to LUO.
+pub const HANDOVER_NOTHING: u32 = 4;
 
 /// What the previous kernel left for LUO was looked through. Mirrors `struct luo_ser` in `include/linux/kho/abi/luo.h` (7.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Arrival {
+pub struct Handover {
     /// LUO's own number of this boot in the chain of live updates: 0 after a cold boot, [`u64::MAX`] where it is not known.
     pub update_number: u64,
     /// How many sessions were found.
@@ -830,15 +830,15 @@ pub struct Arrival {
     pub files: u64,
     /// How many global states were found.
     pub flbs: u64,
-    /// [`ARRIVAL_WHOLE`], [`ARRIVAL_TOO_LATE`] and [`ARRIVAL_NOTHING`], or none of them.
+    /// [`HANDOVER_WHOLE`], [`HANDOVER_TOO_LATE`] and [`HANDOVER_NOTHING`], or none of them.
     pub flags: u32,
     /// Keeps the size a multiple of its alignment; 0.
     pub reserved: u32,
 }
 
-payload!(Arrival {});
+payload!(Handover {});
 
-impl Arrival {
+impl Handover {
     /// LUO's number of this boot, where it is known.
     pub fn known_update_number(&self) -> Option<u64> {
         Some(self.update_number).filter(|&number| number != u64::MAX)
@@ -1057,7 +1057,7 @@ mod tests {
             (Kind::ArrivedSession, 72),
             (Kind::ArrivedFile, 128),
             (Kind::ArrivedFlb, 64),
-            (Kind::Arrival, 40),
+            (Kind::Handover, 40),
             (Kind::Missed, 8),
             (Kind::ImageFile, 32),
             (Kind::ImageVerdict, 528),

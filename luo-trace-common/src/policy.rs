@@ -248,7 +248,7 @@ pub struct State {
     pub loads: u64,
     /// The newest load and the one before it, each at the lowest bit of its number. Written by the programs.
     pub load: [Load; 2],
-    /// What is known of the image that is loaded: a [`Verdict`] as a number.
+    /// What is known of the image that is loaded: a [`ImageBits`] as a number.
     pub verdict: u64,
     /// [`Image::id`](crate::events::Image::id) of the image that the verdict is about.
     pub judged: u64,
@@ -273,7 +273,7 @@ pub const ABI: u64 = {
         offset_of!(State, judged),
         offset_of!(State, violated),
         offset_of!(State, probes),
-        Verdict::BITS as usize,
+        ImageBits::BITS as usize,
     ];
     // Fowler, Noll and Vo's hash, by words.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -342,8 +342,8 @@ impl State {
     /// Takes over a verdict from the state of the programs before, which still counted their own loads when it was read: the image
     /// that it is about is in place when the next load begins, or it is void. Gives the verdict as it counts from here on, and what
     /// stands for the load before the first.
-    pub const fn inherited(old: &State) -> Option<(Verdict, Load)> {
-        let verdict = Verdict(old.verdict);
+    pub const fn inherited(old: &State) -> Option<(ImageBits, Load)> {
+        let verdict = ImageBits(old.verdict);
         let newest = old.load[(old.loads & 1) as usize];
         if verdict.load() == 0 || newest.number != old.loads || newest.number_of(old.judged) != verdict.load() {
             return None;
@@ -354,7 +354,7 @@ impl State {
             before_number: INHERITED,
         };
         Some((
-            Verdict::new(INHERITED, verdict.incompatible(), verdict.lacks_liveupdate()),
+            ImageBits::new(INHERITED, verdict.incompatible(), verdict.lacks_liveupdate()),
             load,
         ))
     }
@@ -362,9 +362,9 @@ impl State {
 
 /// What is known of an image, as one number, so that it is read as a whole: which load it came by, and some bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict(pub u64);
+pub struct ImageBits(pub u64);
 
-impl Verdict {
+impl ImageBits {
     const JUDGED: u64 = 1;
     const INCOMPATIBLE: u64 = 2;
     const LINE_KNOWN: u64 = 4;

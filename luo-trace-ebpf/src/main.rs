@@ -11,7 +11,6 @@
 #![feature(core_intrinsics)]
 #![allow(missing_docs, reason = "programs are documented by the hook table")]
 
-mod arrival;
 mod call;
 mod caller;
 mod dispatch;
@@ -19,6 +18,7 @@ mod emit;
 mod facts;
 mod file;
 mod flb;
+mod handover;
 mod image;
 mod kernel;
 mod kho;

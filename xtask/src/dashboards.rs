@@ -334,20 +334,20 @@ impl Drop for Prometheus {
 
 #[cfg(test)]
 mod tests {
-    use luo_trace::sink::web::{Access, Port, Source};
+    use luo_trace::sink::web::{Access, PageSource, Port};
     use luo_trace::status::Status;
 
     use super::*;
 
     struct Fake;
 
-    impl luo_trace::sink::Source for Fake {
+    impl luo_trace::sink::StatusSource for Fake {
         fn status(&self) -> Status {
             Status::default()
         }
     }
 
-    impl Source for Fake {
+    impl PageSource for Fake {
         fn metrics(&self) -> String {
             "luo_update_number 7\n".into()
         }

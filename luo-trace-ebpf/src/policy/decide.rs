@@ -13,8 +13,8 @@ use aya_ebpf::macros::btf_map;
 use luo_trace_common::events::{IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, Image, Kind, PolicyDecision};
 use luo_trace_common::fields::Field;
 use luo_trace_common::policy::{
-    Aspect, CGROUP_NODES, CgroupKey, CgroupNode, CommKey, Condition, Decision, Facts, NEVER, NOT_COUNTED, Operation,
-    Orders, RULES, RuleName, RuleSet, Ruling, Selected, SessionKey, State, Table, UidKey, VALUES, Verdict, own_rule,
+    Aspect, CGROUP_NODES, CgroupKey, CgroupNode, CommKey, Condition, Decision, Facts, ImageBits, NEVER, NOT_COUNTED,
+    Operation, Orders, RULES, RuleName, RuleSet, Ruling, Selected, SessionKey, State, Table, UidKey, VALUES, own_rule,
 };
 use luo_trace_common::text::Comm;
 
@@ -325,15 +325,15 @@ impl Call {
 
     /// What is known of the image that is loaded. Of one that is being loaded nothing can be known.
     #[inline(always)]
-    fn verdict(&self, operation: Operation, state: *const State) -> Verdict {
-        let verdict = Verdict(now!(state, verdict));
+    fn verdict(&self, operation: Operation, state: *const State) -> ImageBits {
+        let verdict = ImageBits(now!(state, verdict));
         match self.image.mode {
-            _ if matches!(operation, Operation::KexecLoad) => Verdict::default(),
-            IMAGE_NONE => Verdict::new(0, Some(false), Some(false)),
+            _ if matches!(operation, Operation::KexecLoad) => ImageBits::default(),
+            IMAGE_NONE => ImageBits::new(0, Some(false), Some(false)),
             // It carries nothing over, whatever kernel is in it.
-            IMAGE_LEGACY => Verdict::new(0, Some(true), None),
+            IMAGE_LEGACY => ImageBits::new(0, Some(true), None),
             IMAGE_FILE if self.image.load != 0 && verdict.load() == u64::from(self.image.load) => verdict,
-            _ => Verdict::default(),
+            _ => ImageBits::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use luo_trace::event::Body;
 use luo_trace::event::decode::Decoder;
 use luo_trace::expect::{Day, Expectations};
 use luo_trace::image::btf::Btf;
-use luo_trace::image::{self, Formats, InUse, Outcome, Platform, Preserved};
+use luo_trace::image::{self, Forecast, Formats, InUse, Platform, Preserved};
 use luo_trace::journal::carry::{Memory, Recorder, recover};
 use luo_trace::journal::serial::{Log, Serial};
 use luo_trace::journal::{Events, Frame, Header, Reader};
@@ -101,7 +101,7 @@ pub fn journal(input: &[u8]) {
             file.len()
         );
     }
-    judgement.outcome();
+    judgement.conclusion();
 }
 
 /// The log of a serial line. Where the first byte is even, the rest is the log. Where it is odd, the rest are frames as in
@@ -121,7 +121,7 @@ pub fn serial(input: &[u8]) {
         let Ok(reader) = Reader::new(recording) else {
             unreachable!("what has no beginning is no recording");
         };
-        judge(Events::new(reader), |_| {}).outcome();
+        judge(Events::new(reader), |_| {}).conclusion();
     }
 }
 
@@ -143,7 +143,7 @@ pub fn carried(input: &[u8]) {
             if let Ok(recovered) = recover(&memory)
                 && let Ok(reader) = Reader::new(&recovered.journal[..])
             {
-                judge(Events::new(reader), |_| {}).outcome();
+                judge(Events::new(reader), |_| {}).conclusion();
             }
         }
         [_, low, high, flip, lengths @ ..] => damaged(usize::from(u16::from_le_bytes([*low, *high])), *flip, lengths),
@@ -411,7 +411,7 @@ const SHOWN: &str = "luo_update_number 7";
 
 struct Port;
 
-impl sink::Source for Port {
+impl sink::StatusSource for Port {
     fn status(&self) -> status::Status {
         status::Status {
             host: SHOWN.into(),
@@ -420,7 +420,7 @@ impl sink::Source for Port {
     }
 }
 
-impl web::Source for Port {
+impl web::PageSource for Port {
     fn metrics(&self) -> String {
         SHOWN.into()
     }
@@ -522,7 +522,7 @@ pub fn image(input: &[u8]) {
                 Some(&b"liveupdate=on"[..]),
             );
             // Files whose handler is not known are never known to come over.
-            assert!(judgement.outcome > Outcome::Carries);
+            assert!(judgement.outcome > Forecast::Carries);
         }
     }
 }

@@ -321,10 +321,10 @@ impl Live {
         let blind = state.blind.as_ref().map(|blind| blind.trouble(self.now()));
         // A policy's programs hang on functions of the kernel as the hooks do; kprobes alone are no matter to them.
         let off = |blind: &&Blind| blind.what.cause == abi::BLIND_FTRACE_OFF && state.policy.is_some();
-        let brake = state.blind.as_ref().filter(off).map(|_| BRAKE_OFF.to_owned());
+        let policy = state.blind.as_ref().filter(off).map(|_| POLICY_IS_BLIND.to_owned());
         missing
             .chain(blind)
-            .chain(brake)
+            .chain(policy)
             .chain(state.output_troubles.iter().cloned())
             .collect()
     }
@@ -365,7 +365,7 @@ impl Live {
 }
 
 /// What is told of a policy where function tracing is off.
-const BRAKE_OFF: &str =
+const POLICY_IS_BLIND: &str =
     "the policy refuses nothing: the kernel does not call its programs while its function tracing is off";
 
 /// Hooks that are attached and see nothing.
@@ -434,7 +434,7 @@ impl State {
     }
 }
 
-impl sink::Source for Live {
+impl sink::StatusSource for Live {
     fn status(&self) -> Status {
         let facts = self.facts();
         let mut state = self.state();
@@ -522,7 +522,7 @@ impl push::Watch for Live {
     }
 }
 
-impl web::Source for Live {
+impl web::PageSource for Live {
     fn metrics(&self) -> String {
         self.measure();
         self.metrics.render()

@@ -25,7 +25,7 @@ use crate::chain::case::{Case, Pair, Read};
 use crate::event::Body;
 use crate::host;
 use crate::model::{Finding, Id, Invariant, Status, Verdict};
-use crate::report::{Outcome, Report, Row, otlp, updates};
+use crate::report::{Report, Row, UpdateOutcome, otlp, updates};
 use crate::sink::log::{self, Entry, tell};
 use crate::sink::push::Push;
 
@@ -93,7 +93,7 @@ impl Word {
 pub fn is_a_milestone(body: &Body) -> bool {
     matches!(
         body,
-        Body::Arrival(_)
+        Body::Handover(_)
             | Body::SnapshotEnd(_)
             | Body::FilesDeserialize(_)
             | Body::SessionRetrieve(_)
@@ -166,7 +166,7 @@ impl Pushes {
         // The rows are those of the last updates, the newest first.
         let mut known = BTreeMap::new();
         for (row, place) in word.updates.iter().zip((0..report.updates.len()).rev()) {
-            if row.outcome == Outcome::Waiting.name() {
+            if row.outcome == UpdateOutcome::Waiting.name() {
                 continue;
             }
             let trace = otlp::update(&report, place, &self.about);
@@ -315,7 +315,10 @@ impl Judge {
 
     /// Notes in the ledger what is decided, and what is decided otherwise than before.
     fn note(&mut self, word: &Word) {
-        let decided = word.updates.iter().filter(|row| row.outcome != Outcome::Waiting.name());
+        let decided = word
+            .updates
+            .iter()
+            .filter(|row| row.outcome != UpdateOutcome::Waiting.name());
         for row in decided.rev() {
             if self.noted.get(&row.id) == Some(row) {
                 continue;
@@ -359,7 +362,7 @@ impl Judge {
     /// Tells of the last update once it is decided, and whenever it is decided otherwise.
     fn tell(&mut self, update: &Row) {
         let sentence = update.sentence();
-        if update.outcome != Outcome::Waiting.name() && self.told.as_ref() != Some(&sentence) {
+        if update.outcome != UpdateOutcome::Waiting.name() && self.told.as_ref() != Some(&sentence) {
             tell(&sentence);
             self.told = Some(sentence);
         }

@@ -59,9 +59,9 @@ impl Boot {
 
     /// When what came was first seen to be there.
     pub(super) fn arrived_at(&self) -> u64 {
-        let arrival = self.arrival.as_ref().and_then(|arrival| arrival.at);
+        let handover = self.handover.as_ref().and_then(|handover| handover.at);
         let read_in = self.deserialize.map(|span| span.end);
-        arrival.or(read_in).unwrap_or(self.attached)
+        handover.or(read_in).unwrap_or(self.attached)
     }
 }
 

@@ -9,8 +9,8 @@ use luo_trace_common::events::{
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::Compatible;
 
+use super::decisions::Policies;
 use super::lines::{Sessions, Span};
-use super::policy::Policies;
 use crate::event::{Body, Event, EventId};
 use crate::journal::{Clock, Header, Host};
 use crate::model::{Coverage, Invariant, Walk};
@@ -80,7 +80,7 @@ pub struct Boot {
     /// The attempts at `reboot(LINUX_REBOOT_CMD_KEXEC)`, in their order.
     pub attempts: Vec<Attempt>,
     /// What the previous kernel left, where an agent looked before it was read in.
-    pub arrival: Option<Arrival>,
+    pub handover: Option<Handover>,
     /// What LUO's operations did to preserved memory, where `--kho keys` counted it.
     pub pages: Pages,
     /// What policy did, and what an operator ordered.
@@ -208,8 +208,8 @@ impl Pages {
 /// What the previous kernel left for LUO, as it was found before anybody read it in. The sessions themselves are in
 /// [`Boot::incoming`], marked [`super::SessionLine::arrived`].
 #[derive(Clone, Debug, Default)]
-pub struct Arrival {
-    /// When the look was over; `None`: it is not.
+pub struct Handover {
+    /// When the reading was over; `None`: it is not.
     pub at: Option<u64>,
     /// The previous kernel left nothing.
     pub nothing: bool,
@@ -223,8 +223,8 @@ pub struct Arrival {
     pub(super) holes: bool,
 }
 
-impl Arrival {
-    /// Whether the look is over.
+impl Handover {
+    /// Whether the reading is over.
     pub(super) fn is_over(&self) -> bool {
         self.at.is_some()
     }
@@ -414,7 +414,7 @@ impl Boot {
                 self.image = p.image;
                 self.update_number = self.update_number.or(p.known_update_number());
             }
-            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Arrival(_) => {
+            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Handover(_) => {
                 self.arrive(event);
             }
             _ => {}
@@ -435,8 +435,8 @@ impl Boot {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.whole = false;
         }
-        if let Some(arrival) = self.arrival.as_mut().filter(|arrival| !arrival.is_over()) {
-            arrival.lose();
+        if let Some(handover) = self.handover.as_mut().filter(|handover| !handover.is_over()) {
+            handover.lose();
         }
     }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::chain::{Boot, Chain, Hosts};
 use crate::event::{Body, Event};
-use crate::journal::{Events, Header, OpenError, Source, Summary, Unreadable, each, events};
+use crate::journal::{Events, Header, OpenError, Opened, Summary, Unreadable, each, events};
 use crate::model::{Finding, Status, Verdict};
 
 /// What a journal proves.
@@ -74,7 +74,7 @@ impl Case {
     }
 
     /// Judges what one machine recorded.
-    pub fn of_one(journals: Vec<Source>) -> Self {
+    pub fn of_one(journals: Vec<Opened>) -> Self {
         let read = journals.into_iter().map(|source| Read::of(source, Some(0)));
         Self::joined(read.collect(), Hosts::One)
     }
@@ -101,16 +101,16 @@ impl Case {
     }
 
     /// What it comes to.
-    pub fn outcome(&self) -> Outcome {
+    pub fn conclusion(&self) -> Conclusion {
         let chain = self.chain.verdicts.iter().map(|verdict| match verdict.status {
-            Status::Violated => Outcome::Violated,
-            Status::Unknown if !verdict.is_unwatched() => Outcome::Inconclusive,
-            Status::Unknown | Status::Ok => Outcome::Held,
+            Status::Violated => Conclusion::Violated,
+            Status::Unknown if !verdict.is_unwatched() => Conclusion::Inconclusive,
+            Status::Unknown | Status::Ok => Conclusion::Held,
         });
         let missing = !self.chain.holes.is_empty() || !self.unreadable.is_empty();
-        let holes = missing.then_some(Outcome::Inconclusive);
-        let boots = self.records.iter().map(|record| record.judgement.outcome());
-        boots.chain(chain).chain(holes).max().unwrap_or(Outcome::Held)
+        let holes = missing.then_some(Conclusion::Inconclusive);
+        let boots = self.records.iter().map(|record| record.judgement.conclusion());
+        boots.chain(chain).chain(holes).max().unwrap_or(Conclusion::Held)
     }
 
     /// Everything that keeps the chain from being a full proof, a sentence each; of each record, its judgement tells.
@@ -135,13 +135,13 @@ pub struct Read {
 
 impl Read {
     /// Reads one to its end; `log` is the log of several that it lies in, as in [`Boot::log`].
-    fn of(source: Source, log: Option<usize>) -> Self {
+    fn of(source: Opened, log: Option<usize>) -> Self {
         Self::by(source, log, |events, boot| judge(events, |event| boot.apply(event)))
     }
 
     /// The same where `read` takes in the events.
     fn by(
-        Source { name, events }: Source,
+        Opened { name, events }: Opened,
         log: Option<usize>,
         read: impl FnOnce(Events<Box<dyn io::Read>>, &mut Boot) -> Judgement,
     ) -> Self {
@@ -178,7 +178,7 @@ impl Read {
         Self::each(journals, |source| Self::by(source, None, read))
     }
 
-    fn each(journals: &[PathBuf], mut read: impl FnMut(Source) -> Self) -> Vec<Self> {
+    fn each(journals: &[PathBuf], mut read: impl FnMut(Opened) -> Self) -> Vec<Self> {
         let mut all = Vec::new();
         for path in journals {
             _ = each(path, |source| all.push(read(source)));
@@ -208,7 +208,7 @@ impl Pair {
         let mut boots: Vec<Boot> = Vec::new();
         let mut journals: Vec<(String, PathBuf)> = Vec::new();
         // What cannot be read from its beginning does not say which boot it is of.
-        _ = each(dir, |Source { name, events }| {
+        _ = each(dir, |Opened { name, events }| {
             let boot = Boot::new(events.header());
             journals.push((boot.boot_id.clone(), name));
             if boots.iter().all(|known| known.boot_id != boot.boot_id) {
@@ -242,7 +242,7 @@ fn without_repetition(mut read: Vec<Read>) -> (Vec<Read>, Vec<PathBuf>) {
 /// What a judgement comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum Conclusion {
     /// Every promise was kept.
     Held,
     /// None was seen broken, and something is missing that could tell.
@@ -251,7 +251,7 @@ pub enum Outcome {
     Violated,
 }
 
-impl Outcome {
+impl Conclusion {
     /// The name users see.
     pub const fn name(self) -> &'static str {
         match self {
@@ -340,13 +340,13 @@ fn merge(all: &mut Vec<Verdict>, more: Vec<Verdict>) {
 
 impl Judgement {
     /// What it comes to.
-    pub fn outcome(&self) -> Outcome {
+    pub fn conclusion(&self) -> Conclusion {
         if !self.findings.is_empty() || self.with(Status::Violated).next().is_some() {
-            Outcome::Violated
+            Conclusion::Violated
         } else if self.doubts().is_empty() {
-            Outcome::Held
+            Conclusion::Held
         } else {
-            Outcome::Inconclusive
+            Conclusion::Inconclusive
         }
     }
 
@@ -411,7 +411,7 @@ impl Judgement {
 
 #[cfg(test)]
 mod tests {
-    use luo_trace_common::events::{self as abi, Kexec, Outcome as Result, Plain, SessionOp, SessionRef};
+    use luo_trace_common::events::{self as abi, Kexec, Outcome, Plain, SessionOp, SessionRef};
     use luo_trace_common::hooks::Hook;
     use luo_trace_common::text::SessionName;
     use zerocopy::FromZeros;
@@ -421,7 +421,7 @@ mod tests {
     use crate::journal::{End, HookState, Writer};
 
     const DONE: Plain = Plain {
-        outcome: Result {
+        outcome: Outcome {
             result: 0,
             duration: 10,
         },
@@ -499,23 +499,23 @@ mod tests {
     #[test]
     fn a_whole_record_of_an_orderly_boot_holds() {
         let judgement = Record::new().run(Hook::ALL, &[create("a")], 0, true).judged();
-        assert_eq!((judgement.outcome(), judgement.doubts()), (Outcome::Held, vec![]));
+        assert_eq!((judgement.conclusion(), judgement.doubts()), (Conclusion::Held, vec![]));
         assert_eq!(judgement.ending().as_deref(), Some("SIGTERM"));
     }
 
     #[test]
     fn a_record_that_stops_is_whole_only_where_the_jump_came_next() {
         let stopped = Record::new().run(Hook::ALL, &[create("a")], 0, false).judged();
-        assert_eq!(stopped.outcome(), Outcome::Inconclusive);
+        assert_eq!(stopped.conclusion(), Conclusion::Inconclusive);
         assert!(stopped.doubts()[0].contains("just stops"), "{:?}", stopped.doubts());
 
         let leaving = [Body::KexecEnter(Kexec::default()), Body::LiveupdateReboot(DONE)];
         let left = Record::new().run(Hook::ALL, &leaving, 0, false).judged();
         assert!(left.departed);
-        assert_eq!(left.outcome(), Outcome::Held, "{:?}", left.doubts());
+        assert_eq!(left.conclusion(), Conclusion::Held, "{:?}", left.doubts());
 
         let refused = Plain {
-            outcome: Result {
+            outcome: Outcome {
                 result: -16,
                 duration: 1,
             },
@@ -532,20 +532,20 @@ mod tests {
             Body::KexecReturn(DONE),
         ];
         let judgement = Record::new().run(Hook::ALL, &returned, 0, false).judged();
-        assert_eq!(judgement.outcome(), Outcome::Violated);
+        assert_eq!(judgement.conclusion(), Conclusion::Violated);
         assert_eq!(judgement.findings[0].invariant.id(), "freeze-no-return");
     }
 
     #[test]
     fn losses_and_missing_hooks_leave_it_open() {
         let lost = Record::new().run(Hook::ALL, &[create("a")], 3, true).judged();
-        assert_eq!(lost.outcome(), Outcome::Inconclusive);
+        assert_eq!(lost.conclusion(), Conclusion::Inconclusive);
         assert!(lost.doubts().contains(&"events lost: 3".into()), "{:?}", lost.doubts());
 
         let blind = Record::new()
             .run(&[Hook::SessionCreate], &[create("a")], 0, true)
             .judged();
-        assert_eq!(blind.outcome(), Outcome::Inconclusive);
+        assert_eq!(blind.conclusion(), Conclusion::Inconclusive);
         assert!(
             blind
                 .with(Status::Unknown)
@@ -596,8 +596,8 @@ mod tests {
             writer.end(&End::default()).unwrap();
             journal(&path).unwrap()
         };
-        assert_eq!(judged(&header(true)).outcome(), Outcome::Held);
-        assert_eq!(judged(&header(false)).outcome(), Outcome::Inconclusive);
+        assert_eq!(judged(&header(true)).conclusion(), Conclusion::Held);
+        assert_eq!(judged(&header(false)).conclusion(), Conclusion::Inconclusive);
     }
 
     #[test]

@@ -48,11 +48,11 @@ impl Crossing<'_> {
     /// The departure, and the arrival.
     pub(super) fn evidence(&self) -> Vec<Evidence> {
         let departure = self.from.zip(self.attempt().and_then(|attempt| attempt.evidence));
-        let arrival = self.to.and_then(|to| {
-            let arrival = to.boot.arrival.as_ref().and_then(|arrival| arrival.evidence);
-            Some((to, arrival?))
+        let handover = self.to.and_then(|to| {
+            let handover = to.boot.handover.as_ref().and_then(|handover| handover.evidence);
+            Some((to, handover?))
         });
-        [departure, arrival]
+        [departure, handover]
             .into_iter()
             .flatten()
             .map(|(place, id)| place.evidence(id))
@@ -70,7 +70,7 @@ pub(super) struct Came<'a> {
 impl<'a> Came<'a> {
     pub(super) fn of(crossing: &Crossing<'a>, to: Place<'a>) -> Self {
         let boot = to.boot;
-        let found = boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        let found = boot.handover.as_ref().is_some_and(|handover| handover.whole);
         let mut sessions = boot.incoming.sorted();
         if found {
             sessions.retain(|session| session.arrived);
@@ -252,9 +252,9 @@ pub(super) fn flb_data(crossing: &Crossing, account: &mut Account) {
     };
     let Some(came) = to
         .boot
-        .arrival
+        .handover
         .as_ref()
-        .filter(|arrival| arrival.whole && crossing.update.direct)
+        .filter(|handover| handover.whole && crossing.update.direct)
     else {
         return as_restored(attempt, to, account);
     };

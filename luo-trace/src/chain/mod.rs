@@ -3,32 +3,32 @@
 //! One boot's promises are the model's to judge; those that a live update makes from one kernel to the next are judged
 //! here, over [`Boot`]s, each gathered from one record. Pure: whatever is known of files and clocks came with the records.
 //!
-//! - `boot`, `lines`, `arrival`: the account of one boot, event by event, in bounded memory;
+//! - `boot`, `lines`, `handover`: the account of one boot, event by event, in bounded memory;
 //! - `machines`: which boots are of one machine;
 //! - `join`: which of them followed which;
-//! - `conserve`, `account`, `arrive`: the invariants, and `ledger` keeps their accounts.
+//! - `conserve`, `account`, `jump`: the invariants, and `ledger` keeps their accounts.
 
 mod account;
-mod arrival;
-mod arrive;
 mod boot;
 pub mod case;
 mod conserve;
+mod decisions;
+mod handover;
 mod join;
+mod jump;
 mod ledger;
 mod lines;
 mod machines;
-mod policy;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
 
 pub use account::{Files, Unclaimed};
-pub use boot::{Arrival, Attempt, Boot, FlbLine, Pages};
+pub use boot::{Attempt, Boot, FlbLine, Handover, Pages};
+pub use decisions::Policies;
 pub use join::{Basis, Hole};
 pub use lines::{FileFate, FileLine, Refused, SessionLine, Sessions, Span};
 pub use machines::{Hosts, Stranger};
-pub use policy::Policies;
 
 use std::ops::Range;
 
@@ -173,7 +173,7 @@ impl Update {
 
     /// Whether everything that came with it is known, by the record of the boot that arrived.
     pub fn knows_what_came(&self, to: &Boot) -> bool {
-        let found = to.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        let found = to.handover.as_ref().is_some_and(|handover| handover.whole);
         // LUO counts from 0 where it was handed nothing.
         let nothing = to.update_number == Some(0) && self.basis != Some(Basis::Number);
         (found || nothing || to.known.incoming) && to.incoming.dropped == 0
@@ -206,9 +206,9 @@ const JUDGES: [(Invariant, Judge); 7] = [
     (Invariant::KexecFlbData, conserve::flb_data),
     (Invariant::KexecMemoryConserved, conserve::memory),
     (Invariant::KexecFilesAccounted, account::files),
-    (Invariant::KexecNumber, arrive::number),
-    (Invariant::KexecArrived, arrive::arrived),
-    (Invariant::TargetCompatible, arrive::compatible),
+    (Invariant::KexecNumber, jump::number),
+    (Invariant::KexecArrived, jump::arrived),
+    (Invariant::TargetCompatible, jump::compatible),
 ];
 
 /// A row of the catalogue without its function does not compile: its invariant would always read *ok*.

@@ -13,7 +13,7 @@ use super::report::{self, Format, write};
 use super::{Deadline, replay};
 use crate::chain::case::Case;
 use crate::exit::Exit;
-use crate::journal::{Source, recordings};
+use crate::journal::{Opened, recordings};
 use crate::sink::log::tell;
 
 /// Options of `luo-trace demo`.
@@ -90,7 +90,7 @@ fn named(name: &str) -> &'static Recording {
 
 impl Recording {
     /// Its journals.
-    fn journals(&self) -> Result<Vec<Source>> {
+    fn journals(&self) -> Result<Vec<Opened>> {
         recordings(Path::new(self.name), self.log.as_bytes())
             .with_context(|| format!("the recording {:?} that is built in cannot be read", self.name))
     }
@@ -132,23 +132,23 @@ pub fn run(args: &Args) -> Result<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::case::Outcome;
+    use crate::chain::case::Conclusion;
 
     /// What a recording proves: what it comes to, and which invariants are broken.
-    fn proves(name: &str) -> (Outcome, Vec<&'static str>) {
+    fn proves(name: &str) -> (Conclusion, Vec<&'static str>) {
         let case = Case::of_one(named(name).journals().unwrap());
         let mut broken: Vec<_> = case.findings().map(|finding| finding.invariant.id()).collect();
         broken.dedup();
-        (case.outcome(), broken)
+        (case.conclusion(), broken)
     }
 
     #[test]
     fn each_recording_shows_what_it_says() {
-        assert_eq!(proves("clean"), (Outcome::Held, vec![]));
-        let violated = |ids: &[&'static str]| (Outcome::Violated, ids.to_vec());
+        assert_eq!(proves("clean"), (Conclusion::Held, vec![]));
+        let violated = |ids: &[&'static str]| (Conclusion::Violated, ids.to_vec());
         let lost = ["kexec-carrier", "kexec-sessions-conserved"];
         assert_eq!(proves("lost-session"), violated(&lost));
-        assert_eq!(proves("failed-freeze"), (Outcome::Held, vec![]));
+        assert_eq!(proves("failed-freeze"), (Conclusion::Held, vec![]));
         assert_eq!(
             proves("left-behind"),
             violated(&["incoming-finished-first", "kexec-files-accounted"])

@@ -17,7 +17,7 @@ use crate::agent::updates::Word;
 use crate::chain::case::Case;
 use crate::event::Event;
 use crate::exit::Exit;
-use crate::journal::{Clock, Source, each};
+use crate::journal::{Clock, Opened, each};
 use crate::sink;
 use crate::sink::console::{Console, Format};
 use crate::sink::log::tell;
@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Result<Exit> {
 /// What one host recorded.
 pub(super) struct Recording<'a> {
     /// Opens its journals: they are read more than once.
-    pub(super) open: &'a dyn Fn() -> Result<Vec<Source>>,
+    pub(super) open: &'a dyn Fn() -> Result<Vec<Opened>>,
     /// When what waits counts as unclaimed.
     pub(super) deadline: Deadline,
 }
@@ -153,7 +153,7 @@ impl Recording<'_> {
             let Some(event) = event else {
                 // As the last scrape of a boot would have it, had it come in time.
                 live.finish();
-                backfill.sample(&web::Source::metrics(&**live), last);
+                backfill.sample(&web::PageSource::metrics(&**live), last);
                 next = None;
                 return Ok(());
             };
@@ -161,7 +161,7 @@ impl Recording<'_> {
             let mut at = next.unwrap_or(last);
             while at < last {
                 live.is_now(monotonic(clock, at));
-                backfill.sample(&web::Source::metrics(&**live), at);
+                backfill.sample(&web::PageSource::metrics(&**live), at);
                 at += step;
             }
             next = Some(at);
@@ -214,14 +214,14 @@ impl Recording<'_> {
     }
 
     /// Its journals, those of older boots first.
-    fn journals(&self) -> Result<Vec<Source>> {
+    fn journals(&self) -> Result<Vec<Opened>> {
         in_order((self.open)()?)
     }
 }
 
 /// The journals, those of older boots first, all of one host.
-fn in_order(mut journals: Vec<Source>) -> Result<Vec<Source>> {
-    let host = |journal: &Source| journal.events.header().host.clone();
+fn in_order(mut journals: Vec<Opened>) -> Result<Vec<Opened>> {
+    let host = |journal: &Opened| journal.events.header().host.clone();
     for kind in crate::journal::Host::KINDS {
         let mut ids = journals.iter().filter_map(|journal| {
             let id = host(journal).id(kind)?.to_owned();
@@ -289,13 +289,13 @@ impl Stage {
     }
 }
 
-impl sink::Source for Stage {
+impl sink::StatusSource for Stage {
     fn status(&self) -> Status {
         self.live().status()
     }
 }
 
-impl web::Source for Stage {
+impl web::PageSource for Stage {
     fn metrics(&self) -> String {
         self.live().metrics()
     }

@@ -33,7 +33,7 @@ enum Format {
     Json,
 }
 
-/// Asks the running agent; where none runs, looks at the kernel's lists once and leaves no trace.
+/// Asks the running agent; where none runs, takes one snapshot of the kernel's lists and leaves no trace.
 ///
 /// # Errors
 /// Where the agent does not answer, the kernel cannot be looked at, or stdout cannot be written.
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     let status = match client::status(&args.socket.path)? {
         Some(status) => status,
         None => match preflight::obstacle() {
-            None => look()?,
+            None => snapshot()?,
             Some(obstacle) => {
                 tell(format_args!("no agent runs that could be asked, and {obstacle}"));
                 return Ok(Exit::CannotWork);
@@ -52,13 +52,13 @@ pub fn run(args: &Args) -> Result<Exit> {
     Ok(Exit::Held)
 }
 
-/// One look at the kernel's lists.
-pub(super) fn look() -> Result<Status> {
+/// One snapshot of the kernel's lists.
+pub(super) fn snapshot() -> Result<Status> {
     let mut header = host::header(None)?;
-    let events = snapshot::look(&mut header)?;
+    let events = snapshot::once(&mut header)?;
     let facts = host::facts(header.kernel_release, header.boot_id);
     let foreign = host::namespace::is_foreign().then(|| host::namespace::FOREIGN.to_owned());
-    let status = Status::of_look(facts, &events);
+    let status = Status::of_snapshot(facts, &events);
     Ok(Status {
         troubles: foreign.into_iter().chain(status.troubles).collect(),
         luo_format: header.luo_format,

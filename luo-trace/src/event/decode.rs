@@ -108,7 +108,7 @@ impl Decoder {
 
     /// A gap for an operation that began before every hook was attached.
     fn partly_seen(&self, event: &Event) -> Option<Event> {
-        // An entry, a record and a look at a list are moments, not operations.
+        // An entry, a record and what a snapshot lists are moments, not operations.
         let moment = matches!(event.body, Body::KexecEnter(_) | Body::KhoAnomaly(_)) || event.outcome().is_none();
         let whole = self.since == 0 || moment || event.start().is_some_and(|start| start >= self.since);
         (!whole).then_some(Event {

@@ -139,7 +139,7 @@ impl Event {
         (duration > 0).then(|| self.header.ktime.saturating_sub(duration))
     }
 
-    /// How the operation ended; `None` for a gap, and for what is no operation: a record, a look at the kernel's lists.
+    /// How the operation ended; `None` for a gap, and for what is no operation: a record, a snapshot of the kernel's lists.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.body.outcome()
     }
@@ -299,14 +299,14 @@ impl Event {
                 d.name("handler", &p.handler);
             }
             Body::ArrivedFlb(p) => d.flb_record(p),
-            Body::Arrival(p) => {
+            Body::Handover(p) => {
                 if let Some(number) = p.known_update_number() {
                     d.number("update_number", number);
                 }
                 d.number("sessions", p.sessions);
                 d.number("files", p.files);
                 d.number("flbs", p.flbs);
-                d.arrival_marks(p.flags);
+                d.handover_marks(p.flags);
             }
             Body::HooksBlind(p) => {
                 let ids: Vec<_> = p.ids().collect();
@@ -425,14 +425,14 @@ impl Details {
         );
     }
 
-    /// How far a look at what the previous kernel left came.
-    fn arrival_marks(&mut self, flags: u32) {
+    /// How far the reading of what the previous kernel left came.
+    fn handover_marks(&mut self, flags: u32) {
         self.flags(
             flags,
             &[
-                (abi::ARRIVAL_WHOLE, "whole"),
-                (abi::ARRIVAL_TOO_LATE, "too-late"),
-                (abi::ARRIVAL_NOTHING, "nothing"),
+                (abi::HANDOVER_WHOLE, "whole"),
+                (abi::HANDOVER_TOO_LATE, "too-late"),
+                (abi::HANDOVER_NOTHING, "nothing"),
             ],
         );
     }

@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::command_line::{CommandLine, Taken};
-use super::{Contents, Formats, Found, InUse, Platform, Preserved, Source};
+use super::{Contents, Evidence, Formats, Found, InUse, Platform, Preserved};
 
 /// What becomes of what is preserved, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum Forecast {
     /// It comes over, or there is nothing that could be lost.
     Carries,
     /// That is not known.
@@ -21,7 +21,7 @@ pub enum Outcome {
     Refused,
 }
 
-impl Outcome {
+impl Forecast {
     /// In words.
     pub fn words(self) -> &'static str {
         match self {
@@ -59,24 +59,24 @@ pub enum About {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// What follows from it alone.
-    pub outcome: Outcome,
+    pub outcome: Forecast,
     /// What it is about.
     pub about: About,
     /// It, in a sentence without its full stop.
     pub text: String,
     /// What says so.
-    pub source: Source,
+    pub source: Evidence,
 }
 
 /// What was found, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Judgement {
     /// All in all.
-    pub outcome: Outcome,
+    pub outcome: Forecast,
     /// What the kernel alone does, whatever its command line.
-    pub kernel: Outcome,
+    pub kernel: Forecast,
     /// What the command line alone does.
-    pub command_line: Outcome,
+    pub command_line: Forecast,
     /// Why, what decides first.
     pub reasons: Vec<Reason>,
 }
@@ -85,7 +85,7 @@ impl Judgement {
     /// The same, where the running kernel may refuse to load the image, for this reason.
     #[must_use]
     pub fn objected(mut self, sure: bool, text: String) -> Self {
-        let outcome = if sure { Outcome::Refused } else { Outcome::Unknown };
+        let outcome = if sure { Forecast::Refused } else { Forecast::Unknown };
         self.outcome = self.outcome.max(outcome);
         self.kernel = self.kernel.max(outcome);
         let worse = |reason: &Reason| reason.outcome > outcome;
@@ -96,7 +96,7 @@ impl Judgement {
                 outcome,
                 about: About::Kernel,
                 text,
-                source: Source::Host,
+                source: Evidence::Host,
             },
         );
         self
@@ -121,29 +121,29 @@ pub fn judge<'a>(
     reasons.platform(contents, here);
     if contents.unified.as_ref().is_some_and(|unified| unified.others) {
         let text = "the image has profiles with other kernels, which were not looked into: this is the first one's";
-        reasons.say(Outcome::Unknown, Source::Strings, text);
+        reasons.say(Forecast::Unknown, Evidence::Strings, text);
     }
     kernel(&mut reasons, contents, preserved, running);
     if let Some(why) = &preserved.incomplete {
         let text = format!("what is preserved may not be known in full: {why}");
-        reasons.say(Outcome::Unknown, Source::Host, text);
+        reasons.say(Forecast::Unknown, Evidence::Host, text);
     }
     let of_kernel = reasons.worst(About::Kernel);
     match line.doubt {
-        Some(why) => reasons.of_line(Outcome::Unknown, Source::CommandLine, why),
+        Some(why) => reasons.of_line(Forecast::Unknown, Evidence::CommandLine, why),
         None => reasons.line(contents, taken.as_ref()),
     }
     let of_line = reasons.worst(About::CommandLine);
     let mut outcome = of_kernel.max(of_line);
-    if outcome == Outcome::Panics && kho_is_off {
+    if outcome == Forecast::Panics && kho_is_off {
         // Without KHO the next kernel does not look at what would have it panic.
-        outcome = Outcome::Loses;
+        outcome = Forecast::Loses;
     }
     reasons.0.sort_by_key(|reason| std::cmp::Reverse(reason.outcome));
-    if preserved.is_empty() && outcome != Outcome::Panics {
-        outcome = Outcome::Carries;
+    if preserved.is_empty() && outcome != Forecast::Panics {
+        outcome = Forecast::Carries;
         let text = "nothing is preserved, so nothing would be lost";
-        reasons.say(Outcome::Carries, Source::Host, text);
+        reasons.say(Forecast::Carries, Evidence::Host, text);
         // It goes before everything that would speak against the image.
         reasons.0.rotate_right(1);
     }
@@ -205,9 +205,9 @@ impl<'a> Line<'a> {
 struct Reasons(Vec<Reason>);
 
 impl Reasons {
-    fn say(&mut self, outcome: Outcome, source: Source, text: impl Into<String>) {
+    fn say(&mut self, outcome: Forecast, source: Evidence, text: impl Into<String>) {
         let about = match source {
-            Source::CommandLine => About::CommandLine,
+            Evidence::CommandLine => About::CommandLine,
             _ => About::Kernel,
         };
         let text = text.into();
@@ -219,12 +219,12 @@ impl Reasons {
         });
     }
 
-    fn worst(&self, about: About) -> Outcome {
+    fn worst(&self, about: About) -> Forecast {
         let about = self.0.iter().filter(|reason| reason.about == about);
-        about.map(|reason| reason.outcome).max().unwrap_or(Outcome::Carries)
+        about.map(|reason| reason.outcome).max().unwrap_or(Forecast::Carries)
     }
 
-    fn of_line(&mut self, outcome: Outcome, source: Source, text: String) {
+    fn of_line(&mut self, outcome: Forecast, source: Evidence, text: String) {
         let about = About::CommandLine;
         self.0.push(Reason {
             outcome,
@@ -237,14 +237,14 @@ impl Reasons {
     fn line(&mut self, contents: &Contents, taken: Option<&Taken<'_>>) {
         let Some(taken) = taken else {
             let text = "the command line is not known: give it with --cmdline".to_owned();
-            return self.of_line(Outcome::Unknown, Source::CommandLine, text);
+            return self.of_line(Forecast::Unknown, Evidence::CommandLine, text);
         };
         // What says so, and how a sentence about the line begins.
         let (source, it) = match taken.instead {
-            None => (Source::CommandLine, "it".to_owned()),
+            None => (Evidence::CommandLine, "it".to_owned()),
             Some(option) => {
                 let it = format!("the kernel ignores the line it is given ({option}), and its own");
-                (Source::Configuration, it)
+                (Evidence::Configuration, it)
             }
         };
         match taken.verdict(contents.kho_by_default) {
@@ -254,22 +254,22 @@ impl Reasons {
                     true => "",
                     false => ", unless the kernel has one of its own built in, which this image does not tell",
                 };
-                self.of_line(Outcome::Carries, source, format!("{it} switches LUO on{unless}"));
+                self.of_line(Forecast::Carries, source, format!("{it} switches LUO on{unless}"));
             }
             CommandLine::Unknown if taken.open => self.of_line(
-                Outcome::Unknown,
-                Source::Configuration,
+                Forecast::Unknown,
+                Evidence::Configuration,
                 "a bootconfig in the image (CONFIG_CMDLINE_FROM_BOOTCONFIG) comes before the line, and what it switches on or off \
                  cannot be read: put kho=on and liveupdate=on on the line"
                     .to_owned(),
             ),
             CommandLine::Unknown => self.of_line(
-                Outcome::Unknown,
+                Forecast::Unknown,
                 source,
                 format!("{it} has no kho=on, and whether this kernel does without is not known"),
             ),
             CommandLine::Lacks(what) => {
-                self.of_line(Outcome::Loses, source, format!("{it} {what}: everything is lost"));
+                self.of_line(Forecast::Loses, source, format!("{it} {what}: everything is lost"));
             }
         }
     }
@@ -283,7 +283,7 @@ impl Reasons {
             let text = format!(
                 "it is another machine's kernel, which cannot run here: it is for {its}, and this host is {this}"
             );
-            return self.say(Outcome::Loses, Source::Host, text);
+            return self.say(Forecast::Loses, Evidence::Host, text);
         }
         let kib = |size: u64| format!("{} KiB", size >> 10);
         match (contents.page_size, here.page_size) {
@@ -293,12 +293,12 @@ impl Reasons {
                     kib(its),
                     kib(this)
                 );
-                self.say(Outcome::Loses, Source::Host, text);
+                self.say(Forecast::Loses, Evidence::Host, text);
             }
             // Where the architecture leaves a choice, the answer is part of what was looked at.
             (Some(its), Some(_)) if contents.machine.is_some_and(|machine| machine.page_size().is_none()) => {
                 let text = format!("its pages have {}, as this host's", kib(its));
-                self.say(Outcome::Carries, Source::Host, text);
+                self.say(Forecast::Carries, Evidence::Host, text);
             }
             (None, Some(_)) | (Some(_), None)
                 if contents.machine.is_some_and(|machine| machine.page_size().is_none()) =>
@@ -309,7 +309,7 @@ impl Reasons {
                     "this host's"
                 };
                 let text = format!("KHO does not carry between sizes of pages, and {of} is not known");
-                self.say(Outcome::Unknown, Source::Host, text);
+                self.say(Forecast::Unknown, Evidence::Host, text);
             }
             _ => {}
         }
@@ -318,9 +318,9 @@ impl Reasons {
     /// KHO or LUO: whether it is built in.
     fn built_in(&mut self, name: &str, found: Found) -> bool {
         match found.there {
-            true => self.say(Outcome::Carries, found.source, format!("{name} is built in")),
+            true => self.say(Forecast::Carries, found.source, format!("{name} is built in")),
             false => self.say(
-                Outcome::Loses,
+                Forecast::Loses,
                 found.source,
                 format!("{name} is not built in: everything is lost"),
             ),
@@ -335,17 +335,17 @@ impl Reasons {
                 let text = format!(
                     "cannot tell whether the format is the same: which one this host's {name} writes is not known"
                 );
-                self.say(Outcome::Unknown, Source::Host, text);
+                self.say(Forecast::Unknown, Evidence::Host, text);
                 None
             }
             Some(_) if image.is_empty() => {
                 let text = format!("the image does not name the format that its {name} reads");
-                self.say(Outcome::Unknown, Source::Strings, text);
+                self.say(Forecast::Unknown, Evidence::Strings, text);
                 None
             }
             Some(running) if image.contains(running) => {
                 let text = format!("{name} reads what this host writes, {running}");
-                self.say(Outcome::Carries, Source::Strings, text);
+                self.say(Forecast::Carries, Evidence::Strings, text);
                 Some(true)
             }
             Some(_) => Some(false),
@@ -356,21 +356,25 @@ impl Reasons {
     fn knows(&mut self, contents: &Contents, what: &str, used: &InUse, lost: &str) {
         let InUse { name, .. } = used;
         match contents.knows(name.as_bytes()) {
-            Some(true) => self.say(Outcome::Carries, Source::Strings, format!("it knows the {what} {name}")),
+            Some(true) => self.say(
+                Forecast::Carries,
+                Evidence::Strings,
+                format!("it knows the {what} {name}"),
+            ),
             Some(false) if contents.takes_modules => self.say(
-                Outcome::Unknown,
-                Source::Strings,
+                Forecast::Unknown,
+                Evidence::Strings,
                 format!("the {what} {name} is not built in; a module may bring it"),
             ),
             Some(false) => self.say(
-                Outcome::Loses,
-                Source::Strings,
+                Forecast::Loses,
+                Evidence::Strings,
                 format!("it does not know the {what} {name}: {lost}"),
             ),
             None => {
                 let name = if name.is_empty() { "of some files" } else { name };
                 let text = format!("the {what} {name} cannot be looked for");
-                self.say(Outcome::Unknown, Source::Strings, text);
+                self.say(Forecast::Unknown, Evidence::Strings, text);
             }
         }
     }
@@ -386,7 +390,7 @@ fn kernel(reasons: &mut Reasons, contents: &Contents, preserved: &Preserved, run
     if let (Some(false), Some(writes)) = (kho, &running.kho) {
         let reads = contents.kho_formats.join(", ");
         let text = format!("this host's KHO writes {writes} and the image's reads {reads}: it ignores everything");
-        return reasons.say(Outcome::Loses, Source::Strings, text);
+        return reasons.say(Forecast::Loses, Evidence::Strings, text);
     }
     if !reasons.built_in("LUO", contents.luo) {
         return;
@@ -397,13 +401,13 @@ fn kernel(reasons: &mut Reasons, contents: &Contents, preserved: &Preserved, run
         let differs = format!("this host's LUO writes {writes} and the image's reads {reads}");
         return match kho {
             Some(true) => reasons.say(
-                Outcome::Panics,
-                Source::Strings,
+                Forecast::Panics,
+                Evidence::Strings,
                 format!("{differs}: it panics while it boots"),
             ),
             _ => reasons.say(
-                Outcome::Loses,
-                Source::Strings,
+                Forecast::Loses,
+                Evidence::Strings,
                 format!("{differs}: it panics while it boots, or everything is lost"),
             ),
         };

@@ -33,7 +33,7 @@ mod unpack;
 
 pub use command_line::BuiltIn;
 pub use container::Compression;
-pub use judge::{About, Judgement, Line, Outcome, Reason, judge};
+pub use judge::{About, Forecast, Judgement, Line, Reason, judge};
 pub use platform::{Machine, Platform};
 pub use preserved::{Formats, InUse, Preserved};
 pub use unified::Unified;
@@ -53,7 +53,7 @@ const BTF_MAX: usize = 64 << 20;
 /// What says that an image has something, or has it not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Source {
+pub enum Evidence {
     /// The image's own configuration (`CONFIG_IKCONFIG`).
     Configuration,
     /// Its type information (BTF).
@@ -66,7 +66,7 @@ pub enum Source {
     Host,
 }
 
-impl Source {
+impl Evidence {
     /// In words.
     pub fn words(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ pub struct Found {
     /// Whether.
     pub there: bool,
     /// What says so.
-    pub source: Source,
+    pub source: Evidence,
 }
 
 /// What an image has.
@@ -232,15 +232,15 @@ fn contents(
     let built_in = |option: fn(&Config) -> bool, functions: [&str; 3], formats: &[String]| match (&config, &btf) {
         (Some(config), _) => Found {
             there: option(config),
-            source: Source::Configuration,
+            source: Evidence::Configuration,
         },
         (None, Some(btf)) => Found {
             there: functions.iter().any(|function| btf.has_function(function)),
-            source: Source::Types,
+            source: Evidence::Types,
         },
         (None, None) => Found {
             there: !formats.is_empty(),
-            source: Source::Strings,
+            source: Evidence::Strings,
         },
     };
     let kho = ["kho_preserve_folio", "kho_preserve_pages", "kho_fill_kimage"];

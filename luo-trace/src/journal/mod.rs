@@ -31,9 +31,9 @@ mod files;
 mod frame;
 mod host;
 mod keep;
+mod opened;
 mod reader;
 pub mod serial;
-mod source;
 #[cfg(feature = "agent")]
 mod tty;
 mod writer;
@@ -46,8 +46,8 @@ pub use files::Files;
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
+pub use opened::{Opened, Unreadable, each, recordings};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
-pub use source::{Source, Unreadable, each, recordings};
 #[cfg(feature = "agent")]
 pub use tty::Tty;
 pub use writer::{Store, Writer};

@@ -11,11 +11,11 @@ use luo_trace_common::fields::Field;
 use luo_trace_common::hooks::{Attach, Hook, KhoDetail, Need};
 use luo_trace_common::variables::Variable;
 
-use super::arrival::Arrival;
+use super::handover::Handover;
 use super::index;
 use super::kallsyms::Symbols;
 use super::links::{self, Links, Wish};
-use super::lsm::{Brake, BrakeError};
+use super::lsm::{LsmError, LsmPrograms};
 use super::memory;
 use super::misses;
 use super::plan::{Plan, plan, wanted, without_doubtful};
@@ -66,7 +66,7 @@ pub struct Tracer {
     sight: Option<Sight>,
     snapshots: Result<Snapshots>,
     /// Whether the program that looks through what the previous kernel left is loaded.
-    arrival: Result<Arrival>,
+    handover: Result<Handover>,
     /// What the programs were told of this kernel.
     offsets: [u32; Field::COUNT],
     variables: [u64; Variable::COUNT],
@@ -116,7 +116,7 @@ impl Tracer {
         sight::count_switches(&mut links, &programs, way, btf, &symbols);
         let sight = Sight::begin(&mut ebpf, &links, &hooks, way, &offsets, &symbols)?;
         let snapshots = Snapshots::load(&mut ebpf, &symbols);
-        let arrival = Arrival::load(&mut ebpf);
+        let handover = Handover::load(&mut ebpf);
         let tracer = Self {
             #[cfg(feature = "bpf-log")]
             log: super::log::KernelLog::start(&mut ebpf)?,
@@ -126,7 +126,7 @@ impl Tracer {
             hooks,
             sight: Some(sight),
             snapshots,
-            arrival,
+            handover,
             offsets,
             variables,
         };
@@ -172,9 +172,9 @@ impl Tracer {
     ///
     /// # Errors
     /// Where the kernel does not run the program.
-    pub fn arrival(&mut self, drain: impl FnMut() -> bool) -> Result<()> {
-        match &self.arrival {
-            Ok(arrival) => arrival.take(&mut self.ebpf, drain),
+    pub fn handover(&mut self, drain: impl FnMut() -> bool) -> Result<()> {
+        match &self.handover {
+            Ok(handover) => handover.take(&mut self.ebpf, drain),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         }
     }
@@ -195,8 +195,8 @@ impl Tracer {
     ///
     /// # Errors
     /// Where the kernel has no room for them or never runs them; then none is attached. A second call fails.
-    pub fn brake(&mut self) -> Result<Brake, BrakeError> {
-        Brake::attach(&mut self.ebpf, &self.offsets, &self.variables)
+    pub fn lsm(&mut self) -> Result<LsmPrograms, LsmError> {
+        LsmPrograms::attach(&mut self.ebpf, &self.offsets, &self.variables)
     }
 
     /// Prints what the programs logged, in a build with the feature `bpf-log`.

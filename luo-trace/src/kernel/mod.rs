@@ -3,11 +3,11 @@
 //! [`preflight`] finds out whether this host can be traced at all, [`Tracer::attach`] loads the programs and attaches the
 //! hooks, and the [`Ring`] gives the records they send. Whatever comes out of here is bytes for [`crate::event::decode`].
 
-mod arrival;
 mod attach;
 mod bpf;
 mod drive;
 mod facts;
+mod handover;
 mod index;
 pub mod kallsyms;
 mod links;

@@ -10,8 +10,8 @@ use luo_trace_common::events::SNAPSHOT_CHANGED;
 use luo_trace_common::snapshot::BELIEVE;
 use luo_trace_common::variables::Variable;
 
-use super::arrival::Arrival;
 use super::drive::{drive, repeat};
+use super::handover::Handover;
 use super::index;
 use super::kallsyms::{self, Symbols};
 use super::preflight::Types;
@@ -22,8 +22,8 @@ use crate::event::{Body, Event};
 use crate::journal::Header;
 
 const PROGRAM: &str = "snapshot";
-/// The ring of a look, in bytes.
-const LOOK_RING: u32 = 256 << 10;
+/// The ring of a snapshot that is taken once, in bytes.
+const ONCE_RING: u32 = 256 << 10;
 
 /// Walks over LUO's lists with a loaded program.
 #[derive(Debug, Default)]
@@ -78,8 +78,8 @@ impl Snapshots {
     }
 }
 
-/// Looks at what there is once, without hooking anything and without leaving anything behind: the records of what the
-/// previous kernel left, which [`Body::Arrival`] ends, and of one walk over LUO's lists, from [`Body::SnapshotBegin`] to
+/// Takes a snapshot of what there is, once, without hooking anything and without leaving anything behind: the records of what the
+/// previous kernel left, which [`Body::Handover`] ends, and of one walk over LUO's lists, from [`Body::SnapshotBegin`] to
 /// [`Body::SnapshotEnd`]. What the kernel says of itself goes into `header`, where it does.
 ///
 /// Since no hook tells of changes, two walks must find the same; where none does, the last one is marked as changed.
@@ -87,7 +87,7 @@ impl Snapshots {
 /// # Errors
 /// Where there is no LUO, no privilege, or the kernel hides its variables; [`super::preflight::obstacle`] tells the first two
 /// better.
-pub fn look(header: &mut Header) -> Result<Vec<Event>> {
+pub fn once(header: &mut Header) -> Result<Vec<Event>> {
     let _held = HeldSignals::hold();
     let offsets = Types::read().btf()?.offsets();
     let symbols = index::look_up(&kallsyms::variables()).context("cannot read the kernel's list of symbols")?;
@@ -95,13 +95,13 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
         .btf(None)
         .override_global("FIELDS", &offsets[..], true)
         .override_global("VARIABLES", &symbols.variables()[..], true)
-        .map_max_entries("EVENTS", LOOK_RING)
+        .map_max_entries("EVENTS", ONCE_RING)
         // What belongs to tasks.
         .allow_unsupported_maps()
         .load(super::OBJECT)
         .context("the kernel refuses luo-trace's maps")?;
     let mut snapshots = Snapshots::load(&mut ebpf, &symbols).context("LUO's lists cannot be walked")?;
-    let arrival = Arrival::load(&mut ebpf).context("what the previous kernel left cannot be read")?;
+    let handover = Handover::load(&mut ebpf).context("what the previous kernel left cannot be read")?;
     let ring = ebpf.take_map("EVENTS").context("the binary lacks the ring buffer")?;
     let mut ring = RingBuf::<MapData>::try_from(ring)?;
     let mut decoder = Decoder::default();
@@ -118,12 +118,12 @@ pub fn look(header: &mut Header) -> Result<Vec<Event>> {
     if let Ok(facts) = super::facts::read(&mut ebpf) {
         super::facts::fill(&facts, header);
     }
-    arrival.take(&mut ebpf, &mut drain)?;
+    handover.take(&mut ebpf, &mut drain)?;
     snapshots.take(&ebpf, drain, || walks.borrow_mut().settled())?;
     walks.into_inner().events()
 }
 
-/// What the last two walks of a look found.
+/// What the last two walks of a snapshot found.
 #[derive(Default)]
 struct LastTwo {
     /// What the previous kernel left, which comes before the first walk.
@@ -137,7 +137,7 @@ impl LastTwo {
     /// Takes a record. A walk's first one begins anew.
     fn take(&mut self, event: Event) {
         match event.body {
-            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Arrival(_) => {
+            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::ArrivedFlb(_) | Body::Handover(_) => {
                 return self.arrived.push(event);
             }
             Body::SnapshotBegin(_) => self.before = std::mem::take(&mut self.now),
@@ -177,8 +177,8 @@ mod tests {
 
     use super::*;
 
-    /// The records of a look whose walks found sessions with these numbers of files.
-    fn look(walks: &[&[u64]]) -> Vec<Event> {
+    /// The records of a snapshot whose walks found sessions with these numbers of files.
+    fn once(walks: &[&[u64]]) -> Vec<Event> {
         let mut last_two = LastTwo::default();
         for (walk, sessions) in (1..).zip(walks) {
             let header = Header::new_zeroed();
@@ -210,15 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn a_look_at_which_two_walks_found_the_same_is_whole() {
-        let events = look(&[&[1, 2], &[3], &[3]]);
+    fn a_snapshot_in_which_two_walks_found_the_same_is_whole() {
+        let events = once(&[&[1, 2], &[3], &[3]]);
         assert_eq!(events.len(), 3);
         assert_eq!(flags(&events), 0);
     }
 
     #[test]
-    fn a_look_at_which_no_two_walks_found_the_same_has_changed() {
-        assert_eq!(flags(&look(&[&[1, 2]])), SNAPSHOT_CHANGED);
-        assert_eq!(flags(&look(&[&[1], &[1, 2], &[1]])), SNAPSHOT_CHANGED);
+    fn a_snapshot_in_which_no_two_walks_found_the_same_has_changed() {
+        assert_eq!(flags(&once(&[&[1, 2]])), SNAPSHOT_CHANGED);
+        assert_eq!(flags(&once(&[&[1], &[1, 2], &[1]])), SNAPSHOT_CHANGED);
     }
 }

@@ -15,34 +15,34 @@ use luo_trace_common::text::SessionName;
 
 use crate::event::{Body, Event};
 
-mod arrivals;
 mod counts;
 mod court;
 mod device;
 mod finding;
 mod flbs;
+mod handover;
 mod images;
 mod index;
 mod invariants;
 mod objects;
 mod pages;
 mod scene;
+mod snapshot;
 mod state;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod walk;
 
-pub use arrivals::WaitingView;
 pub use counts::{Counts, Direction, FileCount, FileState, FlbCount};
 pub use court::{Status, Verdict};
 pub use finding::{Evidence, Finding, Id, Origin, Subject};
+pub use handover::WaitingView;
 pub use invariants::{Invariant, Severity};
 pub use objects::{FileView, SessionState, SessionView, Task};
 
 pub(crate) use court::SETTLE_NS;
+pub(crate) use snapshot::Walk;
 pub(crate) use state::BLINK_NS;
-pub(crate) use walk::Walk;
 
 use court::Court;
 use invariants::Asked;
@@ -181,7 +181,7 @@ impl Model {
         self.court.weigh(&self.state, &scene);
         self.asked.judge(&self.state, &scene, &mut self.court);
         let moment = scene.moment;
-        if self.state.survey.is_some() {
+        if self.state.snapshot.is_some() {
             self.state
                 .openings()
                 .into_iter()

@@ -24,7 +24,7 @@ impl Report {
         let updates = case.chain.updates.iter().zip(&timeline.updates);
         let kernels = case.chain.boots.iter().zip(&case.records).enumerate();
         Self {
-            result: case.outcome(),
+            result: case.conclusion(),
             kernels: kernels
                 .map(|(place, (boot, record))| kernel(&case.chain, axis, place, boot, record))
                 .collect(),
@@ -312,7 +312,7 @@ fn fate(from: Option<Known<'_>>, to: Option<Known<'_>>) -> SessionFate {
         };
     };
     let Some(line) = to.line else {
-        let looked = to.boot.arrival.as_ref().is_some_and(|arrival| arrival.whole);
+        let looked = to.boot.handover.as_ref().is_some_and(|handover| handover.whole);
         return if looked {
             SessionFate::Missing
         } else {

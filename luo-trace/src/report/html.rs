@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::Report;
 use super::json::{self, Durations, File, Flb, Refused, Session, Stretch, Update};
 use crate::chain::Fate;
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 use crate::model::Severity;
 use crate::text::units::{bytes, count, span};
 
@@ -219,9 +219,9 @@ impl<'a> Page<'a> {
             title: title(report),
             result: report.result.name(),
             tone: match report.result {
-                Outcome::Held => "good",
-                Outcome::Inconclusive => "fair",
-                Outcome::Violated => "bad",
+                Conclusion::Held => "good",
+                Conclusion::Inconclusive => "fair",
+                Conclusion::Violated => "bad",
             },
             tiles: tiles(report),
             trend: Rows {

@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::chain::Fate;
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 use crate::model::{self, Severity};
 use crate::text::hash::fnv;
 use crate::text::units::{count, span};
@@ -16,7 +16,7 @@ use crate::text::units::{count, span};
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// Whether all promises were kept: `held`, `violated` or `inconclusive`.
-    pub result: Outcome,
+    pub result: Conclusion,
     /// The kernels, in the order they ran.
     pub kernels: Vec<Kernel>,
     /// The live updates that were tried, in their order.

@@ -18,7 +18,7 @@ pub use html::html;
 pub use json::Report;
 pub use perfetto::perfetto;
 pub use text::{Style, render};
-pub use updates::{ARRIVAL_DEADLINE, Outcome, Row, table, updates, when};
+pub use updates::{ARRIVAL_DEADLINE, Row, UpdateOutcome, table, updates, when};
 
 #[cfg(test)]
 mod tests;

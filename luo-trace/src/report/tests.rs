@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use luo_trace_common::OWN_SESSION;
 use luo_trace_common::events::{
-    Arrival, ArrivedFile, ArrivedSession, IMAGE_LEGACY, Image, Kexec, Outcome, POLICY_HOLD, POLICY_LOADED, Plain,
+    ArrivedFile, ArrivedSession, Handover, IMAGE_LEGACY, Image, Kexec, Outcome, POLICY_HOLD, POLICY_LOADED, Plain,
     PolicyChange, PolicyDecision, SessionRef, VERDICT_CARRIES, VERDICT_LOSES,
 };
 use luo_trace_common::hooks::Hook;
@@ -132,12 +132,12 @@ fn arrives(s: &mut Story, number: u64) {
             }));
         }
     }
-    s.push(Body::Arrival(Arrival {
+    s.push(Body::Handover(Handover {
         update_number: number,
         sessions: 2,
         files: 3,
-        flags: luo_trace_common::events::ARRIVAL_WHOLE,
-        ..Arrival::default()
+        flags: luo_trace_common::events::HANDOVER_WHOLE,
+        ..Handover::default()
     }));
     s.open_device_with(|s| {
         s.arrive(vm(), 2).arrive(cache(), 1).read_in();
@@ -373,10 +373,10 @@ fn a_session_that_did_not_arrive_is_missing_only_where_somebody_looked() {
         sessions.map(|session| session.fate).collect::<BTreeSet<_>>()
     };
     let mut looked = Story::new();
-    looked.push(Body::Arrival(Arrival {
+    looked.push(Body::Handover(Handover {
         update_number: 1,
-        flags: luo_trace_common::events::ARRIVAL_NOTHING,
-        ..Arrival::default()
+        flags: luo_trace_common::events::HANDOVER_NOTHING,
+        ..Handover::default()
     }));
     // Then they are missing where it looked, and not known where it did not.
     assert_eq!(fates(&looked), BTreeSet::from([SessionFate::Missing]));
@@ -389,10 +389,10 @@ fn a_report_calls_nothing_lost_of_which_the_judgement_is_in_doubt() {
     let mut before = Story::new();
     leaves(&mut before);
     let mut nothing = Story::new();
-    nothing.push(Body::Arrival(Arrival {
+    nothing.push(Body::Handover(Handover {
         update_number: 1,
-        flags: luo_trace_common::events::ARRIVAL_NOTHING,
-        ..Arrival::default()
+        flags: luo_trace_common::events::HANDOVER_NOTHING,
+        ..Handover::default()
     }));
     let mut left_behind = Story::new();
     arrives(&mut left_behind, 1);

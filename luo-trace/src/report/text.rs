@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::json::{File, Flb, Kernel, Session, Stretch, Update};
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 use crate::text::units::{bytes, count, span};
 
 /// How a report is drawn.
@@ -358,7 +358,7 @@ impl Page {
         if !unknown.is_empty() {
             line!(self, "  unknown: {}", unknown.join(", "));
         }
-        if report.result != Outcome::Held {
+        if report.result != Conclusion::Held {
             line!(self, "  In all: {}.", report.result.name());
         }
     }

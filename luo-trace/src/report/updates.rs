@@ -33,7 +33,7 @@ pub const ARRIVAL_DEADLINE: Duration = Duration::from_secs(600);
 /// | inconclusive | something is missing that would tell |
 /// | completed | all that left has arrived, and a process has asked for all of it |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub enum UpdateOutcome {
     /// The kernel that tried it went on.
     Aborted,
     /// It departed, and the machine booted cold.
@@ -58,7 +58,7 @@ pub enum Outcome {
     Completed,
 }
 
-impl Outcome {
+impl UpdateOutcome {
     /// All of them, in their order.
     pub const ALL: [Self; 11] = [
         Self::Aborted,
@@ -133,7 +133,7 @@ pub struct Row {
     pub from: Option<String>,
     /// The release of the kernel that arrived. Of an aborted update there is none.
     pub to: Option<String>,
-    /// What it came to, the name of an [`Outcome`].
+    /// What it came to, the name of an [`UpdateOutcome`].
     pub outcome: Cow<'static, str>,
     /// What became of it: `completed`, `aborted`, `departed` (there is no record of its arrival) or `arrived` (there is no record of its
     /// departure).
@@ -223,7 +223,7 @@ impl Row {
     }
 
     /// What it came to; `late` tells whether the deadline is over.
-    fn outcome_of(&self, update: &Update, late: bool) -> Outcome {
+    fn outcome_of(&self, update: &Update, late: bool) -> UpdateOutcome {
         let is = |status: &'static str| self.verdicts.iter().filter(move |verdict| verdict.status == status);
         let breaks = |id: Invariant| is("violated").any(|verdict| verdict.invariant == id.id());
         let loses = [Invariant::KexecSessionsConserved, Invariant::KexecFilesAccounted]
@@ -231,17 +231,17 @@ impl Row {
             .any(breaks);
         let waits = self.pending_sessions > 0 || self.pending_files > 0;
         match update.fate {
-            Fate::Aborted => Outcome::Aborted,
-            Fate::Departed if breaks(Invariant::KexecArrived) => Outcome::ColdBoot,
-            Fate::Departed => Outcome::Departed,
-            _ if update.carries_nothing => Outcome::CarriedNothing,
-            _ if loses || self.lost_sessions > 0 || self.lost_files > 0 => Outcome::Lost,
-            _ if is("violated").next().is_some() => Outcome::Violated,
-            _ if self.unclaimed_files > 0 || waits && late => Outcome::Unclaimed,
-            _ if waits => Outcome::Waiting,
-            Fate::Arrived => Outcome::Arrived,
-            Fate::Completed if is("unknown").next().is_some() => Outcome::Inconclusive,
-            Fate::Completed => Outcome::Completed,
+            Fate::Aborted => UpdateOutcome::Aborted,
+            Fate::Departed if breaks(Invariant::KexecArrived) => UpdateOutcome::ColdBoot,
+            Fate::Departed => UpdateOutcome::Departed,
+            _ if update.carries_nothing => UpdateOutcome::CarriedNothing,
+            _ if loses || self.lost_sessions > 0 || self.lost_files > 0 => UpdateOutcome::Lost,
+            _ if is("violated").next().is_some() => UpdateOutcome::Violated,
+            _ if self.unclaimed_files > 0 || waits && late => UpdateOutcome::Unclaimed,
+            _ if waits => UpdateOutcome::Waiting,
+            Fate::Arrived => UpdateOutcome::Arrived,
+            Fate::Completed if is("unknown").next().is_some() => UpdateOutcome::Inconclusive,
+            Fate::Completed => UpdateOutcome::Completed,
         }
     }
 

@@ -22,7 +22,7 @@ pub mod push;
 pub mod web;
 
 /// What a sink that is asked shows.
-pub trait Source: Send + Sync + 'static {
+pub trait StatusSource: Send + Sync + 'static {
     /// The state of things. It may take a while.
     fn status(&self) -> Status;
 }

@@ -27,7 +27,7 @@ const WINDOW: u64 = 10;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// Who says so: `agent`, which has watched since it was attached, `look`, which saw the kernel's lists once, or `recording`, which
+    /// Who says so: `agent`, which has watched since it was attached, `snapshot`, which saw the kernel's lists once, or `recording`, which
     /// is played again.
     pub source: Cow<'static, str>,
     /// The host's name.
@@ -50,7 +50,7 @@ pub struct Status {
     /// (by `kexec_load(2)`, which loses everything); null: not known.
     pub image: Option<Cow<'static, str>>,
     /// The live updates that this kernel or the one before has tried, and the one that brought it, the newest first, as `luo-trace
-    /// updates` tells them; empty for a look, and without a directory of journals.
+    /// updates` tells them; empty for a snapshot, and without a directory of journals.
     pub updates: Vec<Row>,
     /// Whether something has happened since that may change what is told of them: ask again.
     pub judging_updates: bool,
@@ -70,9 +70,9 @@ pub struct Status {
     pub losses: Losses,
     /// Why not everything is seen, in sentences; empty: everything is.
     pub troubles: Vec<String>,
-    /// The hooks of the agent, and what became of each; empty for a look, which has none.
+    /// The hooks of the agent, and what became of each; empty for a snapshot, which has none.
     pub hooks: Vec<HookState>,
-    /// How they are attached: `multi`, by links to many functions at once, or `each`, one by one; null for a look.
+    /// How they are attached: `multi`, by links to many functions at once, or `each`, one by one; null for a snapshot.
     pub attach: Option<String>,
     /// The agent's policy; null: it has none.
     pub policy: Option<policy::Policy>,
@@ -330,9 +330,9 @@ impl Digest {
                 self.see(&p.image);
             }
             Body::SnapshotEnd(p) => self.walk = p.flags,
-            Body::Arrival(p) => {
+            Body::Handover(p) => {
                 self.update_number = p.known_update_number().or(self.update_number);
-                self.arrived = p.flags & abi::ARRIVAL_WHOLE != 0;
+                self.arrived = p.flags & abi::HANDOVER_WHOLE != 0;
             }
             // Whatever is read in from now on is seen.
             Body::SessionDeserialize(_) => self.walk &= !abi::SNAPSHOT_INCOMING_UNREAD,
@@ -507,8 +507,8 @@ impl Status {
         }
     }
 
-    /// What one look at the kernel's lists shows.
-    pub fn of_look(facts: Facts, events: &[Event]) -> Self {
+    /// What one snapshot of the kernel's lists shows.
+    pub fn of_snapshot(facts: Facts, events: &[Event]) -> Self {
         let mut model = Model::new(&Coverage::default());
         let mut digest = Digest::default();
         let mut findings = Vec::new();
@@ -519,7 +519,7 @@ impl Status {
         findings.reverse();
         Self {
             findings,
-            ..Self::new("look", facts, &model, &digest)
+            ..Self::new("snapshot", facts, &model, &digest)
         }
     }
 

@@ -84,7 +84,7 @@ fn head(out: &mut impl Write, status: &Status) -> io::Result<()> {
         paragraph(out, &verdict.tell())?;
     }
     let source = match status.source.as_ref() {
-        "look" => "one look at the kernel's lists: no agent runs, so nothing is known of what happened before",
+        "snapshot" => "one snapshot of the kernel's lists: no agent runs, so nothing is known of what happened before",
         _ => match status.attach.as_deref() {
             Some("multi") => {
                 "the agent, which has watched since it was attached, with its hooks by links to many functions at once"

@@ -207,23 +207,23 @@ fn a_walk_that_did_not_see_everything_says_so_until_it_is_seen() {
 
 #[test]
 fn what_waits_to_be_read_in_is_shown_and_then_is_no_trouble() {
-    let look = |partly: bool| {
+    let snapshot = |partly: bool| {
         let mut story = Story::new();
-        story.arrival(&[("vm", &[TOKEN])], &[]);
-        if let Some(Body::Arrival(p)) = story.events.last_mut().map(|event| &mut event.body) {
+        story.handover(&[("vm", &[TOKEN])], &[]);
+        if let Some(Body::Handover(p)) = story.events.last_mut().map(|event| &mut event.body) {
             p.flags = if partly { 0 } else { p.flags };
         }
-        story.look(|look| _ = look.unread());
-        Status::of_look(Facts::default(), &story.events)
+        story.snapshot(|snapshot| _ = snapshot.unread());
+        Status::of_snapshot(Facts::default(), &story.events)
     };
-    let all = look(false);
+    let all = snapshot(false);
     let [vm] = &all.sessions[..] else { panic!("{all:?}") };
     assert_eq!((&*vm.name, &*vm.direction, &*vm.state), ("vm", "incoming", "pending"));
     assert_eq!((vm.files_held(), &*vm.files[0].state), (1, "pending"));
     assert!(table(&all).contains("Incoming sessions: 1\n"));
     assert_eq!(all.troubles, Vec::<String>::new());
     // Where there may be more, that is told.
-    assert_eq!(look(true).troubles.len(), 1);
+    assert_eq!(snapshot(true).troubles.len(), 1);
 }
 
 #[test]
@@ -298,12 +298,12 @@ fn a_status_survives_its_json_form_and_reads_what_an_older_agent_leaves_out() {
 }
 
 #[test]
-fn one_look_tells_what_the_lists_hold_and_judges_nothing_it_did_not_see() {
+fn one_snapshot_tells_what_the_lists_hold_and_judges_nothing_it_did_not_see() {
     let vm = named(1, "vm");
     let mut story = Story::new();
     story.create(vm).preserve(vm, 1, memfd(1));
-    let status = Status::of_look(Facts::default(), &story.events);
-    assert_eq!((&*status.source, status.sessions.len()), ("look", 1));
+    let status = Status::of_snapshot(Facts::default(), &story.events);
+    assert_eq!((&*status.source, status.sessions.len()), ("snapshot", 1));
     assert_eq!(status.verdicts_that_are("violated"), 0);
     assert!(table(&status).contains("no agent runs"));
 }

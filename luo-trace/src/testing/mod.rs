@@ -9,14 +9,14 @@
 mod flood;
 pub mod image;
 mod kernel;
-mod look;
 mod plan;
+mod snapshot;
 mod story;
 
 pub use flood::Flood;
 pub use kernel::{Left, Lists};
-pub use look::Look;
 pub use plan::{Deed, Fault, Plan};
+pub use snapshot::Snapshot;
 pub use story::{IMAGE, MEMFD, Story, memfd, session};
 
 use luo_trace_common::events::{HooksBlind, IMAGE_LEGACY, INCOMING};

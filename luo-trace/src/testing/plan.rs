@@ -43,7 +43,7 @@ pub enum Deed {
     /// A driver gives one back.
     Put { flb: u8 },
     /// A walk over the kernel's lists.
-    Look,
+    Snapshot,
     /// Reboot into the next kernel; a fault is a file that does not freeze.
     Reboot { fault: Fault },
 }
@@ -58,5 +58,5 @@ pub struct Plan {
     /// Which of the tasks that can run takes the next step, modulo their number; over and over.
     pub order: Vec<u8>,
     /// Whether the record begins with a walk over the kernel's lists.
-    pub looks: bool,
+    pub snapshot: bool,
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use luo_trace_common::events::{
-    ARRIVAL_WHOLE, Arrival, ArrivedFile, ArrivedSession, CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall,
-    FlbCallback, FlbOp, FlbRecord, FlbUse, Header, IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad, ImageVerdict,
-    Kexec, Keys, KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease, TOKEN_KNOWN,
+    ArrivedFile, ArrivedSession, CommandLine, FileCall, FileCallback, FileOp, FilesOp, FlbCall, FlbCallback, FlbOp,
+    FlbRecord, FlbUse, HANDOVER_WHOLE, Handover, Header, IMAGE_FILE, INCOMING, Image, ImageCarrier, ImageLoad,
+    ImageVerdict, Kexec, Keys, KhoBalance, OUTGOING, Object, Outcome, Plain, SessionOp, SessionRef, SessionRelease,
+    TOKEN_KNOWN,
 };
 use luo_trace_common::hooks::Hook;
 use luo_trace_common::text::{Comm, Compatible, Name, SessionName};
@@ -380,7 +381,7 @@ impl Story {
     /// The machine is as it should be before anything happens: nothing is in LUO's lists, and an image is loaded that carries
     /// what comes.
     pub fn orderly(&mut self) -> &mut Self {
-        self.look(|_| ()).load("kho=on liveupdate=on")
+        self.snapshot(|_| ()).load("kho=on liveupdate=on")
     }
 
     /// `reboot(LINUX_REBOOT_CMD_KEXEC)` up to where the jump follows, or the failure.
@@ -448,7 +449,7 @@ impl Story {
     }
 
     /// What the previous kernel left, as it lies in memory: sessions with their tokens, and FLBs with their users.
-    pub fn arrival(&mut self, sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> &mut Self {
+    pub fn handover(&mut self, sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> &mut Self {
         for body in left_behind(sessions, flbs) {
             self.push(body);
         }
@@ -534,12 +535,12 @@ pub(super) fn left_behind(sessions: &[(&str, &[u64])], flbs: &[(&str, u64)]) -> 
         flbs.iter()
             .map(|(name, users)| Body::ArrivedFlb(flb_record(name, *users))),
     );
-    records.push(Body::Arrival(Arrival {
+    records.push(Body::Handover(Handover {
         update_number: u64::MAX,
         sessions: sessions.len() as u64,
         files: sessions.iter().map(|(_, tokens)| tokens.len() as u64).sum(),
         flbs: flbs.len() as u64,
-        flags: ARRIVAL_WHOLE,
+        flags: HANDOVER_WHOLE,
         reserved: 0,
     }));
     records

@@ -126,8 +126,8 @@ pub fn leaves(story: &mut Story) {
 /// A kernel in which that session is retrieved and finished.
 pub fn arrives(story: &mut Story) {
     let vm = session(1, "vm");
-    story.arrival(&[("vm", &[1])], &[]);
-    story.look(|look| _ = look.unread());
+    story.handover(&[("vm", &[1])], &[]);
+    story.snapshot(|snapshot| _ = snapshot.unread());
     story
         .arrive(vm, 1)
         .read_in()
@@ -138,8 +138,8 @@ pub fn arrives(story: &mut Story) {
 
 /// A kernel in which nothing came over.
 pub fn arrives_empty(story: &mut Story) {
-    story.arrival(&[], &[]);
-    story.look(|_| ());
+    story.handover(&[], &[]);
+    story.snapshot(|_| ());
     story.read_in();
 }
 

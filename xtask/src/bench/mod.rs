@@ -1,12 +1,12 @@
 //! `cargo xtask bench`: what luo-trace costs.
 
 mod attach;
-mod brake;
 mod check;
 mod closure;
 pub(crate) mod drain;
 mod month;
 mod overhead;
+mod policy;
 mod table;
 
 use std::fs;
@@ -37,7 +37,7 @@ enum What {
     /// What the agent takes from exec to ready and from SIGTERM to its end, in each way of attaching hooks, in guest instructions
     Attach(attach::Attach),
     /// What policy adds to calls that have nothing to do with LUO and to those that it is asked about, in guest instructions
-    Brake(brake::Brake),
+    Policy(policy::Policy),
     /// How fast `luo-trace check` reads and judges a long journal, and in how much memory
     Check(check::Args),
     /// What an event costs the agent in instructions, in its pipeline and in `luo-trace check`, without a virtual machine
@@ -77,7 +77,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     match args.what {
         What::Overhead(args) => overhead::command(args),
         What::Attach(args) => attach::command(args),
-        What::Brake(args) => brake::command(args),
+        What::Policy(args) => policy::command(args),
         What::Check(args) => check::command(args),
         What::Drain(args) => drain::command(&args),
         What::Month(args) => month::command(args),

@@ -37,7 +37,7 @@ const KINDS: [(Kind, u32); 24] = [
     (Kind::OpenTwice, 2),
     (Kind::Shut, 3),
     (Kind::Status, 2),
-    (Kind::Look, 4),
+    (Kind::Snapshot, 4),
     (Kind::EndAgent, 1),
     (Kind::StartAgent, 10),
 ];
@@ -65,7 +65,7 @@ enum Kind {
     OpenTwice,
     Shut,
     Status,
-    Look,
+    Snapshot,
     EndAgent,
     StartAgent,
 }
@@ -111,7 +111,7 @@ impl Author {
                 Some(rest) => left = rest,
             }
         }
-        Kind::Look
+        Kind::Snapshot
     }
 
     fn together(&mut self, rules: &Rules, may_end_agent: bool) -> Vec<Act> {
@@ -126,7 +126,7 @@ impl Author {
         let deed = match self.rng.u8(0..8) {
             0 if may_end_agent => Deed::KillAgent,
             1 if may_end_agent => Deed::StopAgent,
-            0..5 => Deed::Look,
+            0..5 => Deed::Snapshot,
             _ => return acts,
         };
         let thread = MEANWHILE;
@@ -189,7 +189,7 @@ impl Author {
             Kind::OpenTwice => Deed::OpenTwice,
             Kind::Shut => Deed::Shut,
             Kind::Status => Deed::Status,
-            Kind::Look => Deed::Look,
+            Kind::Snapshot => Deed::Snapshot,
             Kind::EndAgent => self.one_of([Deed::StopAgent, Deed::KillAgent]),
             Kind::StartAgent => Deed::StartAgent,
         }

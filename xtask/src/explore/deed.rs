@@ -74,7 +74,7 @@ pub(super) enum Deed {
     OpenTwice,
     Shut,
     Status,
-    Look,
+    Snapshot,
     StopAgent,
     KillAgent,
     StartAgent,

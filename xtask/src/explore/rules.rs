@@ -129,7 +129,7 @@ impl Rules {
                 self.device_open = false;
                 vec![Step::CloseDevice(Nothing {})]
             }
-            Deed::Status | Deed::Look | Deed::StopAgent | Deed::KillAgent | Deed::StartAgent => self.agent(deed)?,
+            Deed::Status | Deed::Snapshot | Deed::StopAgent | Deed::KillAgent | Deed::StartAgent => self.agent(deed)?,
             Deed::RebootToNothing | Deed::LoadLegacy | Deed::Shut | Deed::Tamper(_) => return None,
         };
         Some(steps)
@@ -433,7 +433,7 @@ impl Rules {
                 exits: 0,
                 prints: None,
             })],
-            Deed::Look if !gone => vec![Step::Look(Nothing {})],
+            Deed::Snapshot if !gone => vec![Step::Snapshot(Nothing {})],
             Deed::StopAgent if !gone => vec![Step::StopAgent(StopAgent { exits: 0 })],
             Deed::KillAgent if !gone => vec![Step::KillAgent(Nothing {}), Step::CheckNoBpf(Nothing {})],
             Deed::StartAgent if gone => vec![Step::StartAgent(StartAgent::default())],

@@ -119,7 +119,7 @@ mod tests {
     fn what_is_left_is_what_it_takes_to_fail() {
         let many: Vec<_> = (0..40).map(|name| Deed::Create(name % 9)).collect();
         let (first, second) = (
-            [&many[..], &[Deed::Look, Deed::Status]].concat(),
+            [&many[..], &[Deed::Snapshot, Deed::Status]].concat(),
             [&many[..], &[Deed::Shut]].concat(),
         );
         let whole = story(&[&first, &second, &many]);
@@ -134,15 +134,15 @@ mod tests {
                     .flat_map(|kernel| &kernel.acts)
                     .any(|act| act.deed == *deed)
             };
-            Ok(has(&Deed::Look) && has(&Deed::Shut))
+            Ok(has(&Deed::Snapshot) && has(&Deed::Shut))
         });
-        assert_eq!(left.unwrap(), story(&[&[Deed::Look], &[Deed::Shut]]));
+        assert_eq!(left.unwrap(), story(&[&[Deed::Snapshot], &[Deed::Shut]]));
         assert!(asked < 60, "{asked}");
     }
 
     #[test]
     fn without_time_the_whole_is_left() {
-        let whole = story(&[&[Deed::Look]]);
+        let whole = story(&[&[Deed::Snapshot]]);
         assert_eq!(shrink(whole.clone(), Instant::now(), |_| Ok(true)).unwrap(), whole);
     }
 

@@ -140,7 +140,7 @@ impl<'a> Teller<'a> {
                 let steps = self.rules.apply(deed);
                 self.say(steps);
             }
-            (deed @ (Deed::Look | Deed::StopAgent | Deed::KillAgent), MEANWHILE) => {
+            (deed @ (Deed::Snapshot | Deed::StopAgent | Deed::KillAgent), MEANWHILE) => {
                 let steps = self.rules.apply(deed);
                 self.meanwhile.extend(steps);
             }

@@ -100,7 +100,7 @@ fn stories_are_long_and_use_every_step_that_there_is_for_them() {
         "unload",
         "reboot",
         "run",
-        "look",
+        "snapshot",
         "stop-agent",
         "kill-agent",
         "start-agent",

@@ -131,7 +131,7 @@ impl Options {
 
 /// How a scenario went.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct ScenarioResult {
     /// What went wrong; nothing when the scenario passed.
     pub failures: Vec<String>,
     /// Whether it is that the guest was not done in time.
@@ -250,8 +250,8 @@ fn empty(directory: PathBuf) -> Result<PathBuf> {
 /// Runs a scenario on a kernel.
 ///
 /// # Errors
-/// It could not be run. A scenario that ran and failed is an [`Outcome`].
-pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Outcome> {
+/// It could not be run. A scenario that ran and failed is an [`ScenarioResult`].
+pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<ScenarioResult> {
     let first = &kernel.built(scenario.kernel)?;
     let slowness = kernel.flavour.map_or(1, Flavour::slowness);
     let boot = options.output.join("boot");
@@ -318,7 +318,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
             notes: Vec::new(),
         },
     };
-    Ok(Outcome {
+    Ok(ScenarioResult {
         failures: compared.failures,
         late,
         notes: compared.notes,

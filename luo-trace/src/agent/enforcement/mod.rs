@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use luo_trace_common::events::{
     FileOp, Header as EventHeader, POLICY_ADOPTED, POLICY_LOADED, POLICY_OFF, PolicyChange, PolicyDecision,
 };
-use luo_trace_common::policy::{Aspect, Decision, Mode, NEVER, NOT_COUNTED, Operation, Selected, Table, Verdict};
+use luo_trace_common::policy::{Aspect, Decision, ImageBits, Mode, NEVER, NOT_COUNTED, Operation, Selected, Table};
 use luo_trace_common::text::Name;
 use zerocopy::FromZeros;
 
@@ -31,7 +31,7 @@ pub use log::Log;
 pub use store::Store;
 
 /// What holds updates back: the programs in the kernel, as far as they are told anything.
-pub trait Brake {
+pub trait Lsm {
     /// Has every decision made by this policy from now on, and gives its generation.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ pub trait Brake {
     /// The rules that name what is preserved now.
     fn preserved(&mut self, selected: [Selected; Aspect::COUNT]);
     /// What is known of an image, by its id.
-    fn judge(&mut self, image: u64, verdict: Verdict);
+    fn judge(&mut self, image: u64, verdict: ImageBits);
 }
 
 /// A record of the agent's own.
@@ -96,9 +96,9 @@ pub struct Adopted {
 }
 
 /// Policy on this host while an agent runs.
-pub struct Keeper {
+pub struct Enforcement {
     /// Or why there is none, so that nothing is ever refused.
-    brake: Result<Box<dyn Brake>, String>,
+    lsm: Result<Box<dyn Lsm>, String>,
     live: Arc<Live>,
     store: Option<Store>,
     boot_id: String,
@@ -118,7 +118,7 @@ pub struct Keeper {
     log: Log,
 }
 
-impl Keeper {
+impl Enforcement {
     /// Takes over this host: what a lost agent left in the kernel (`adopted`), what was kept of its orders, and how bad what it
     /// saw violated was, are in force with the policy, from this moment. The notes tell so: the policy, and
     /// behind it every order that stands.
@@ -127,7 +127,7 @@ impl Keeper {
     /// Where the policy cannot be enforced, or cannot outlive the agent though it has to.
     pub fn begin(
         loaded: Loaded,
-        brake: Result<Box<dyn Brake>, String>,
+        lsm: Result<Box<dyn Lsm>, String>,
         adopted: Option<Adopted>,
         store: Option<Store>,
         live: Arc<Live>,
@@ -144,8 +144,8 @@ impl Keeper {
             },
             None => standing,
         };
-        let mut keeper = Self {
-            brake,
+        let mut enforcement = Self {
+            lsm,
             live,
             store,
             boot_id,
@@ -159,27 +159,27 @@ impl Keeper {
             changed: true,
             log: Log::start()?,
         };
-        keeper.log.say(keeper.store_trouble.as_ref());
-        keeper.tell_orders();
+        enforcement.log.say(enforcement.store_trouble.as_ref());
+        enforcement.tell_orders();
         let mut notes = Vec::new();
         if adopted.is_some() {
-            notes.push(keeper.change(POLICY_ADOPTED, "what an agent that is gone left in force"));
+            notes.push(enforcement.change(POLICY_ADOPTED, "what an agent that is gone left in force"));
         }
-        keeper.follow(now);
-        notes.push(keeper.swap(loaded)?);
+        enforcement.follow(now);
+        notes.push(enforcement.swap(loaded)?);
         notes.extend(
-            keeper
+            enforcement
                 .standing
                 .found()
                 .into_iter()
-                .map(|change| keeper.complete(change)),
+                .map(|change| enforcement.complete(change)),
         );
-        if let Ok(brake) = &mut keeper.brake {
-            brake.retire_others()?;
+        if let Ok(lsm) = &mut enforcement.lsm {
+            lsm.retire_others()?;
         }
-        keeper.keep_orders();
-        keeper.show();
-        Ok((keeper, notes))
+        enforcement.keep_orders();
+        enforcement.show();
+        Ok((enforcement, notes))
     }
 
     /// Puts another policy in the place of the one in force, at once for every decision.
@@ -188,8 +188,8 @@ impl Keeper {
     /// Why it cannot be; then the one before is still in force.
     pub fn swap(&mut self, loaded: Loaded) -> Result<Note> {
         let (mode, closed) = (loaded.policy.mode, loaded.policy.closed);
-        let brake = match &mut self.brake {
-            Ok(brake) => brake,
+        let lsm = match &mut self.lsm {
+            Ok(lsm) => lsm,
             Err(why) if mode == Mode::Enforce => bail!("nothing can be refused: {why}"),
             Err(_) => {
                 self.loaded = loaded;
@@ -197,20 +197,20 @@ impl Keeper {
             }
         };
         if mode == Mode::Off {
-            brake.release()?;
-            brake.outlive(false)?;
+            lsm.release()?;
+            lsm.outlive(false)?;
             self.generation = 0;
         } else {
             // First what may fail, then what is seen.
             if closed {
-                brake.outlive(true)?;
+                lsm.outlive(true)?;
             }
             let mut compiled = loaded.policy.compile();
             // What is preserved already counts from the first decision on.
             compiled.table.preserved = self.live.with_model(|model| loaded.policy.preserved_in(model));
-            self.generation = brake.enforce(&compiled)?;
+            self.generation = lsm.enforce(&compiled)?;
             if !closed {
-                brake.outlive(false)?;
+                lsm.outlive(false)?;
             }
         }
         self.loaded = loaded;
@@ -243,7 +243,7 @@ impl Keeper {
     /// # Errors
     /// Why nothing can be ordered here.
     pub fn take(&mut self, order: &Order, uid: u32, now: u64) -> Result<(Answer, Note), String> {
-        if let Err(why) = &self.brake {
+        if let Err(why) = &self.lsm {
             return Err(format!("nothing can be held or allowed: {why}"));
         }
         let Taken { mut told, change } = self.standing.take(order, uid, self.loaded.policy.mode, now);
@@ -311,22 +311,22 @@ impl Keeper {
 
     /// Everything that came is taken in: tells the programs what it comes to, and that the agent lives.
     pub fn follow(&mut self, now: u64) {
-        let Ok(brake) = &mut self.brake else { return };
-        brake.beat(now);
+        let Ok(lsm) = &mut self.lsm else { return };
+        lsm.beat(now);
         if !mem::take(&mut self.changed) {
             return;
         }
-        brake.violated(self.standing.violated);
+        lsm.violated(self.standing.violated);
         let policy = &self.loaded.policy;
         if names_what_is_preserved(policy) {
-            brake.preserved(self.live.with_model(|model| policy.preserved_in(model)));
+            lsm.preserved(self.live.with_model(|model| policy.preserved_in(model)));
         }
     }
 
     /// The agent lives, and is busy.
     pub fn beat(&mut self, now: u64) {
-        if let Ok(brake) = &mut self.brake {
-            brake.beat(now);
+        if let Ok(lsm) = &mut self.lsm {
+            lsm.beat(now);
         }
     }
 
@@ -342,7 +342,7 @@ impl Keeper {
 
     /// Whether what is to outlive the agent would is another matter than it was.
     fn look_at_pins(&mut self) -> bool {
-        let lapsed = self.brake.as_ref().ok().and_then(|brake| brake.lapsed());
+        let lapsed = self.lsm.as_ref().ok().and_then(|lsm| lsm.lapsed());
         let changed = lapsed != self.pins_trouble;
         if changed {
             self.log.say(lapsed.as_ref());
@@ -368,15 +368,15 @@ impl Keeper {
     }
 
     /// What is known of the image of this id: the programs decide by it at once, where that one is in place.
-    pub fn judge(&mut self, image: u64, verdict: Verdict) {
-        if let Ok(brake) = &mut self.brake {
-            brake.judge(image, verdict);
+    pub fn judge(&mut self, image: u64, verdict: ImageBits) {
+        if let Ok(lsm) = &mut self.lsm {
+            lsm.judge(image, verdict);
         }
     }
 
     /// Whether there are programs that can refuse.
     pub fn can_refuse(&self) -> bool {
-        self.brake.is_ok()
+        self.lsm.is_ok()
     }
 
     /// Waits until everything that was said is told.
@@ -391,15 +391,15 @@ impl Keeper {
     pub fn end(&mut self) -> Result<Option<Note>> {
         let stays = self.loaded.policy.closed && self.generation != 0;
         // From here on it is out of reach: nothing that is done until the end takes it for alive, or for lost.
-        let Ok(mut brake) = mem::replace(&mut self.brake, Err("the agent ends".into())) else {
+        let Ok(mut lsm) = mem::replace(&mut self.lsm, Err("the agent ends".into())) else {
             return Ok(None);
         };
         if stays {
-            brake.beat(NEVER);
+            lsm.beat(NEVER);
             return Ok(None);
         }
-        brake.release()?;
-        brake.outlive(false)?;
+        lsm.release()?;
+        lsm.outlive(false)?;
         let was_on = mem::take(&mut self.generation) != 0;
         Ok(was_on.then(|| self.change(POLICY_OFF, &self.loaded.file)))
     }
@@ -407,8 +407,8 @@ impl Keeper {
     fn tell_orders(&mut self) {
         let until = |order: &Option<_>| order.as_ref().map_or(0, crate::policy::orders::Entry::until);
         let (held, allowed) = (until(&self.standing.hold), until(&self.standing.allowance));
-        if let Ok(brake) = &mut self.brake {
-            brake.order(held, allowed);
+        if let Ok(lsm) = &mut self.lsm {
+            lsm.order(held, allowed);
         }
     }
 
@@ -432,7 +432,7 @@ impl Keeper {
         let Loaded { policy, file } = &self.loaded;
         let troubles = [&self.file_trouble, &self.store_trouble, &self.pins_trouble];
         let troubles = troubles.into_iter().flatten().cloned();
-        let deaf = self.brake.as_ref().err();
+        let deaf = self.lsm.as_ref().err();
         let deaf = deaf.map(|why| format!("nothing is refused, nor told: {why}"));
         let shown = Shown {
             mode: policy.mode.name().into(),

@@ -39,7 +39,7 @@ impl Fake {
     }
 }
 
-impl Brake for Fake {
+impl Lsm for Fake {
     fn enforce(&mut self, policy: &Compiled) -> Result<u64> {
         if mem::take(&mut self.0.borrow_mut().fails) {
             bail!("the maps are full");
@@ -86,7 +86,7 @@ impl Brake for Fake {
         self.0.borrow_mut().preserved = selected;
     }
 
-    fn judge(&mut self, _image: u64, verdict: Verdict) {
+    fn judge(&mut self, _image: u64, verdict: ImageBits) {
         _ = self.say(format!("verdict {}", verdict.load()));
     }
 }
@@ -118,9 +118,9 @@ fn live() -> Arc<Live> {
 
 /// A host with its agent.
 struct Host {
-    brake: Fake,
+    lsm: Fake,
     live: Arc<Live>,
-    keeper: Keeper,
+    enforcement: Enforcement,
     notes: Vec<Note>,
 }
 
@@ -134,10 +134,10 @@ fn begin(loaded: Loaded, adopted: Option<(u64, u64)>, dir: &Path) -> Host {
 }
 
 fn begin_after(loaded: Loaded, adopted: Option<Adopted>, dir: &Path) -> Host {
-    let (brake, live) = (Fake::default(), live());
+    let (lsm, live) = (Fake::default(), live());
     let store = Store::beside(&dir.join("agent.sock"));
-    let boxed: Box<dyn Brake> = Box::new(brake.clone());
-    let begun = Keeper::begin(
+    let boxed: Box<dyn Lsm> = Box::new(lsm.clone());
+    let begun = Enforcement::begin(
         loaded,
         Ok(boxed),
         adopted,
@@ -146,11 +146,11 @@ fn begin_after(loaded: Loaded, adopted: Option<Adopted>, dir: &Path) -> Host {
         "boot".into(),
         SECOND,
     );
-    let (keeper, notes) = begun.unwrap();
+    let (enforcement, notes) = begun.unwrap();
     Host {
-        brake,
+        lsm,
         live,
-        keeper,
+        enforcement,
         notes,
     }
 }
@@ -171,13 +171,13 @@ fn the_orders_that_stand_are_in_force_before_the_policy_is() {
     // Given a host that was held, with an agent that was killed,
     let dir = tempfile::tempdir().unwrap();
     let mut before = begin(policy("enforce", ""), None, dir.path());
-    before.keeper.take(&hold(None), 7, 2 * SECOND).unwrap();
+    before.enforcement.take(&hold(None), 7, 2 * SECOND).unwrap();
     drop(before);
     // when the next one starts,
     let host = begin(policy("enforce", ""), None, dir.path());
     // then no decision was ever made without the hold,
     assert_eq!(
-        host.brake.calls(),
+        host.lsm.calls(),
         ["held never allowed 0", "enforce 1", "end with the agent", "alone"]
     );
     // and whoever asks is told whose it is.
@@ -209,7 +209,7 @@ fn what_a_lost_agent_left_in_the_kernel_stays_in_force() {
         dir.path(),
     );
     assert_eq!(
-        host.brake.calls(),
+        host.lsm.calls(),
         ["held never allowed 90", "outlive", "enforce 1", "alone"]
     );
     assert_eq!(change(&host.notes[0]).what, POLICY_ADOPTED);
@@ -222,7 +222,7 @@ fn what_a_lost_agent_left_in_the_kernel_stays_in_force() {
     assert_eq!((allowed.what, allowed.until), (POLICY_ALLOW, 90 * SECOND));
     // It is kept from now on, so that nothing of it is lost again.
     let next = begin(policy("enforce", ""), None, dir.path());
-    assert_eq!(next.brake.calls()[0], "held never allowed 90");
+    assert_eq!(next.lsm.calls()[0], "held never allowed 90");
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn orders_that_cannot_be_read_are_a_hold_and_that_is_told() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("agent.orders"), "{\"version\":1,\"bo").unwrap();
     let host = begin(policy("enforce", ""), None, dir.path());
-    assert_eq!(host.brake.calls()[0], "held never allowed 0");
+    assert_eq!(host.lsm.calls()[0], "held never allowed 0");
     let hold = shown(&host.live).hold.unwrap();
     assert!(hold.reason.contains("cannot be read"), "{hold:?}");
 }
@@ -239,13 +239,13 @@ fn orders_that_cannot_be_read_are_a_hold_and_that_is_told() {
 fn a_policy_that_cannot_be_enforced_leaves_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = begin(policy("audit", ""), None, dir.path());
-    host.brake.calls();
+    host.lsm.calls();
     // When another one does not fit,
-    host.brake.0.borrow_mut().fails = true;
-    let error = host.keeper.swap(policy("enforce", "")).unwrap_err();
-    host.keeper.refuse(&error.to_string());
+    host.lsm.0.borrow_mut().fails = true;
+    let error = host.enforcement.swap(policy("enforce", "")).unwrap_err();
+    host.enforcement.refuse(&error.to_string());
     // then nothing was let go of, and whoever asks is told.
-    assert_eq!(host.brake.calls(), [""; 0]);
+    assert_eq!(host.lsm.calls(), [""; 0]);
     let now = shown(&host.live);
     assert_eq!(now.mode, "audit");
     assert!(
@@ -253,9 +253,9 @@ fn a_policy_that_cannot_be_enforced_leaves_the_one_before() {
         "{now:?}"
     );
     // When one does, then that is over.
-    let note = host.keeper.swap(policy("enforce", "")).unwrap();
+    let note = host.enforcement.swap(policy("enforce", "")).unwrap();
     assert_eq!(change(&note).what, POLICY_LOADED);
-    assert_eq!(host.brake.calls(), ["enforce 1", "end with the agent"]);
+    assert_eq!(host.lsm.calls(), ["enforce 1", "end with the agent"]);
     let now = shown(&host.live);
     assert_eq!((&*now.mode, now.troubles.len()), ("enforce", 0));
 }
@@ -264,38 +264,41 @@ fn a_policy_that_cannot_be_enforced_leaves_the_one_before() {
 fn a_policy_that_is_switched_off_asks_nobody_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = begin(policy("enforce", "on_agent_loss = \"closed\""), None, dir.path());
-    host.brake.calls();
-    let note = host.keeper.swap(policy("off", "on_agent_loss = \"closed\"")).unwrap();
+    host.lsm.calls();
+    let note = host
+        .enforcement
+        .swap(policy("off", "on_agent_loss = \"closed\""))
+        .unwrap();
     assert_eq!((change(&note).what, change(&note).generation), (POLICY_OFF, 0));
-    assert_eq!(host.brake.calls(), ["release", "end with the agent"]);
+    assert_eq!(host.lsm.calls(), ["release", "end with the agent"]);
     // A hold is taken all the same, and says that nothing comes of it.
-    let (answer, _) = host.keeper.take(&hold(None), 0, SECOND).unwrap();
+    let (answer, _) = host.enforcement.take(&hold(None), 0, SECOND).unwrap();
     assert!(answer.told[1].contains("nothing is refused"), "{answer:?}");
     // The end of the agent is no end of a policy then, and nothing stays.
-    host.brake.calls();
-    assert_eq!(host.keeper.end().unwrap(), None);
-    assert_eq!(host.brake.calls(), ["release", "end with the agent"]);
-    assert_ne!(host.brake.0.borrow().beat, NEVER);
+    host.lsm.calls();
+    assert_eq!(host.enforcement.end().unwrap(), None);
+    assert_eq!(host.lsm.calls(), ["release", "end with the agent"]);
+    assert_ne!(host.lsm.0.borrow().beat, NEVER);
 }
 
 #[test]
 fn a_closed_policy_outlives_an_agent_that_ends_in_order_and_an_open_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut closed = begin(policy("enforce", "on_agent_loss = \"closed\""), None, dir.path());
-    closed.brake.calls();
-    assert_eq!(closed.keeper.end().unwrap(), None);
-    assert_eq!(closed.brake.calls(), [""; 0]);
+    closed.lsm.calls();
+    assert_eq!(closed.enforcement.end().unwrap(), None);
+    assert_eq!(closed.lsm.calls(), [""; 0]);
     // What is still done until the end shows no sign of life: it would grow stale.
-    closed.keeper.follow(9 * SECOND);
-    closed.keeper.tick(9 * SECOND);
-    assert_eq!(closed.brake.0.borrow().beat, NEVER);
+    closed.enforcement.follow(9 * SECOND);
+    closed.enforcement.tick(9 * SECOND);
+    assert_eq!(closed.lsm.0.borrow().beat, NEVER);
 
     let mut open = begin(policy("enforce", ""), None, dir.path());
-    open.brake.calls();
-    let note = open.keeper.end().unwrap();
+    open.lsm.calls();
+    let note = open.enforcement.end().unwrap();
     assert_eq!(note.map(|note| change(&note).what), Some(POLICY_OFF));
-    assert_eq!(open.brake.calls(), ["release", "end with the agent"]);
-    assert_ne!(open.brake.0.borrow().beat, NEVER);
+    assert_eq!(open.lsm.calls(), ["release", "end with the agent"]);
+    assert_ne!(open.lsm.0.borrow().beat, NEVER);
 }
 
 #[test]
@@ -304,14 +307,14 @@ fn pins_that_another_process_removed_are_a_trouble_until_the_policy_is_pinned_an
     let dir = tempfile::tempdir().unwrap();
     let closed = || policy("enforce", "on_agent_loss = \"closed\"");
     let mut host = begin(closed(), None, dir.path());
-    host.keeper.tick(2 * SECOND);
+    host.enforcement.tick(2 * SECOND);
     assert_eq!(shown(&host.live).troubles, [] as [String; 0]);
-    host.brake.0.borrow_mut().lapsed = true;
+    host.lsm.0.borrow_mut().lapsed = true;
     // then that is told within a second,
-    host.keeper.tick(3 * SECOND);
+    host.enforcement.tick(3 * SECOND);
     assert_eq!(shown(&host.live).troubles, ["the pins are gone"]);
     // and is over when the file is read again.
-    host.keeper.swap(closed()).unwrap();
+    host.enforcement.swap(closed()).unwrap();
     assert_eq!(shown(&host.live).troubles, [] as [String; 0]);
 }
 
@@ -319,8 +322,8 @@ fn pins_that_another_process_removed_are_a_trouble_until_the_policy_is_pinned_an
 fn an_order_is_in_force_kept_recorded_and_shown() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = begin(policy("enforce", ""), None, dir.path());
-    host.brake.calls();
-    let (_, note) = host.keeper.take(&hold(Some(60 * SECOND)), 7, 2 * SECOND).unwrap();
+    host.lsm.calls();
+    let (_, note) = host.enforcement.take(&hold(Some(60 * SECOND)), 7, 2 * SECOND).unwrap();
     let held = change(&note);
     assert_eq!((held.what, held.until, held.uid), (POLICY_HOLD, 62 * SECOND, 7));
     assert_eq!((held.mode, held.text), (Mode::Enforce as u32, Name::new("disk swap")));
@@ -328,7 +331,7 @@ fn an_order_is_in_force_kept_recorded_and_shown() {
         reason: "the fix".into(),
         for_ns: 10 * SECOND,
     };
-    let (answer, note) = host.keeper.take(&order, 8, 2 * SECOND).unwrap();
+    let (answer, note) = host.enforcement.take(&order, 8, 2 * SECOND).unwrap();
     assert_eq!((change(&note).what, change(&note).until), (POLICY_ALLOW, 12 * SECOND));
     assert!(
         answer
@@ -337,23 +340,23 @@ fn an_order_is_in_force_kept_recorded_and_shown() {
             .any(|told| told.contains("lifts the hold: disk swap (user 7)")),
         "{answer:?}"
     );
-    assert_eq!(host.brake.calls(), ["held 62 allowed 0", "held 62 allowed 12"]);
+    assert_eq!(host.lsm.calls(), ["held 62 allowed 0", "held 62 allowed 12"]);
     assert!(dir.path().join("agent.orders").exists());
     // When the allowance ends, then the hold stands again, as it did in the kernel all the time.
-    assert_eq!(host.keeper.tick(12 * SECOND - 1), []);
-    let ended = host.keeper.expire(12 * SECOND);
+    assert_eq!(host.enforcement.tick(12 * SECOND - 1), []);
+    let ended = host.enforcement.expire(12 * SECOND);
     assert_eq!(
         ended.iter().map(|note| change(note).what).collect::<Vec<_>>(),
         [POLICY_EXPIRED]
     );
-    assert_eq!(host.brake.calls(), ["held 62 allowed 0"]);
+    assert_eq!(host.lsm.calls(), ["held 62 allowed 0"]);
     let (kept, _) = Store::beside(&dir.path().join("agent.sock")).read("boot", 0);
     assert!(kept.hold.is_some() && kept.allowance.is_none());
     assert!(shown(&host.live).hold.is_some() && shown(&host.live).allowance.is_none());
     // When it is taken back, then nothing is left of it anywhere.
-    let (_, note) = host.keeper.take(&Order::Clear, 0, 13 * SECOND).unwrap();
+    let (_, note) = host.enforcement.take(&Order::Clear, 0, 13 * SECOND).unwrap();
     assert_eq!(change(&note).what, POLICY_CLEAR);
-    assert_eq!(host.brake.calls(), ["held 0 allowed 0"]);
+    assert_eq!(host.lsm.calls(), ["held 0 allowed 0"]);
     assert!(!dir.path().join("agent.orders").exists());
     assert_eq!(shown(&host.live).hold, None);
 }
@@ -362,12 +365,12 @@ fn an_order_is_in_force_kept_recorded_and_shown() {
 fn an_order_that_cannot_be_kept_stands_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = begin(policy("enforce", ""), None, &dir.path().join("gone"));
-    let (answer, _) = host.keeper.take(&hold(None), 7, SECOND).unwrap();
+    let (answer, _) = host.enforcement.take(&hold(None), 7, SECOND).unwrap();
     assert!(
         answer.told.last().unwrap().contains("not kept for the next agent"),
         "{answer:?}"
     );
-    assert_eq!(host.brake.calls().last().unwrap(), "held never allowed 0");
+    assert_eq!(host.lsm.calls().last().unwrap(), "held never allowed 0");
     assert!(shown(&host.live).troubles[0].contains("agent.orders"));
 }
 
@@ -377,20 +380,20 @@ fn where_no_program_is_asked_nothing_is_ordered_and_nothing_enforced() {
     let store = Store::beside(&dir.path().join("agent.sock"));
     let begun = |loaded| {
         let nobody = Err("bpf is no active security module".into());
-        Keeper::begin(loaded, nobody, None, Some(store.clone()), live(), "boot".into(), SECOND)
+        Enforcement::begin(loaded, nobody, None, Some(store.clone()), live(), "boot".into(), SECOND)
     };
     assert!(begun(policy("enforce", "")).is_err());
-    let (mut keeper, notes) = begun(policy("audit", "")).unwrap();
+    let (mut enforcement, notes) = begun(policy("audit", "")).unwrap();
     // It is not in force, so that nobody expects a decision for every call.
     assert_eq!(change(&notes[0]).what, POLICY_OFF);
     assert!(
-        keeper
+        enforcement
             .take(&hold(None), 0, SECOND)
             .unwrap_err()
             .contains("no active security module")
     );
-    assert!(keeper.swap(policy("enforce", "")).is_err());
-    assert!(!keeper.can_refuse());
+    assert!(enforcement.swap(policy("enforce", "")).is_err());
+    assert!(!enforcement.can_refuse());
 }
 
 #[test]
@@ -402,10 +405,10 @@ fn the_programs_are_told_what_is_preserved_and_violated() {
     let tell = |story: &mut Story, host: &mut Host| {
         for event in std::mem::take(&mut story.events) {
             let findings = host.live.apply(&event);
-            assert_eq!(host.keeper.observe(&event, &findings), None);
+            assert_eq!(host.enforcement.observe(&event, &findings), None);
         }
-        host.keeper.follow(5 * SECOND);
-        let told = host.brake.0.borrow();
+        host.enforcement.follow(5 * SECOND);
+        let told = host.lsm.0.borrow();
         let matched = |aspect: Aspect| told.preserved[aspect as usize].matched;
         (matched(Aspect::Session), matched(Aspect::Handler), told.severity)
     };
@@ -430,7 +433,7 @@ fn the_programs_are_told_what_is_preserved_and_violated() {
     // It stays broken, whatever goes well after it.
     story.create(session(4, "next"));
     assert_eq!(tell(&mut story, &mut host).2, severity);
-    assert_eq!(host.brake.0.borrow().beat, 5 * SECOND);
+    assert_eq!(host.lsm.0.borrow().beat, 5 * SECOND);
 }
 
 #[test]
@@ -447,15 +450,15 @@ fn the_next_agent_knows_that_an_invariant_was_violated_in_this_boot() {
             .preserve(guest, 2, memfd(2))
             .close(guest, &[(1, memfd(1))]);
         for event in &story.events {
-            host.keeper.observe(event, &host.live.apply(event));
+            host.enforcement.observe(event, &host.live.apply(event));
         }
-        host.keeper.follow(2 * SECOND);
-        host.brake.0.borrow().severity
+        host.enforcement.follow(2 * SECOND);
+        host.lsm.0.borrow().severity
     };
     assert!(severity > 0);
     // then the programs of the next one are told before its policy is in force,
     let next = begin(policy("enforce", ""), None, dir.path());
-    assert_eq!(next.brake.0.borrow().severity, severity);
+    assert_eq!(next.lsm.0.borrow().severity, severity);
     // also where only the programs that the first one left know of it,
     let left = Adopted {
         violated: severity,
@@ -463,12 +466,12 @@ fn the_next_agent_knows_that_an_invariant_was_violated_in_this_boot() {
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let next = begin_after(policy("enforce", ""), Some(left), elsewhere.path());
-    assert_eq!(next.brake.0.borrow().severity, severity);
+    assert_eq!(next.lsm.0.borrow().severity, severity);
     // and that an operator takes back all orders changes nothing about it.
     let mut next = begin(policy("enforce", ""), None, elsewhere.path());
-    next.keeper.take(&Order::Clear, 0, 3 * SECOND).unwrap();
+    next.enforcement.take(&Order::Clear, 0, 3 * SECOND).unwrap();
     let last = begin(policy("enforce", ""), None, elsewhere.path());
-    assert_eq!(last.brake.0.borrow().severity, severity);
+    assert_eq!(last.lsm.0.borrow().severity, severity);
     // In another boot it is forgotten.
     let (standing, _) = Store::beside(&elsewhere.path().join("agent.sock")).read("another", 0);
     assert_eq!(standing, Standing::default());
@@ -481,7 +484,7 @@ fn a_rule_that_names_a_handler_is_judged_when_a_file_has_been_preserved() {
     let rule = "[[rule]]\nname = \"memory\"\non = \"file-preserve\"\nmatch = { handler = \"memfd-v2\", session = \"vm-*\" }\naction = \"audit\"\n";
     let mut host = begin(loaded(rule), None, dir.path());
     let notes = |story: &Story, host: &mut Host| -> Vec<Note> {
-        let observe = |event| host.keeper.observe(event, &host.live.apply(event));
+        let observe = |event| host.enforcement.observe(event, &host.live.apply(event));
         story.events.iter().filter_map(observe).collect()
     };
     let (other, guest) = (session(2, "db"), session(3, "vm-web"));
@@ -504,7 +507,9 @@ fn a_rule_that_names_a_handler_is_judged_when_a_file_has_been_preserved() {
     );
     assert_eq!(decision.rule_name.to_string(), "memory");
     // and when the policy is off, nothing is.
-    host.keeper.swap(loaded(&format!("mode = \"off\"\n{rule}"))).unwrap();
+    host.enforcement
+        .swap(loaded(&format!("mode = \"off\"\n{rule}")))
+        .unwrap();
     let mut story = Story::new();
     story.create(guest).preserve(guest, 9, memfd(9));
     assert_eq!(notes(&story, &mut host), []);
@@ -520,8 +525,8 @@ fn what_is_preserved_already_counts_from_a_policys_first_decision_on() {
     story.events.iter().for_each(|event| _ = host.live.apply(event));
     // when a policy that names it is put in force, then that is part of it.
     let rule = "[[rule]]\nname = \"guests\"\non = \"kexec-load\"\nmatch = { session = \"vm-*\" }\naction = \"deny\"\n";
-    host.keeper.swap(loaded(rule)).unwrap();
-    assert_eq!(host.brake.0.borrow().preserved[Aspect::Session as usize].matched, 1);
+    host.enforcement.swap(loaded(rule)).unwrap();
+    assert_eq!(host.lsm.0.borrow().preserved[Aspect::Session as usize].matched, 1);
 }
 
 #[test]
@@ -529,7 +534,7 @@ fn what_a_policy_may_come_to_decide_is_counted_from_zero() {
     let dir = tempfile::tempdir().unwrap();
     let counted = |mode: &str, loss: &str| {
         let loss = format!("on_agent_loss = \"{loss}\"");
-        decisions(&begin(policy(mode, &loss), None, dir.path()).keeper.loaded.policy)
+        decisions(&begin(policy(mode, &loss), None, dir.path()).enforcement.loaded.policy)
     };
     let own = |name: &str, no| [Operation::KexecLoad, Operation::KexecReboot].map(|on| (name.to_owned(), on, no));
     let rule = |no| ("legacy".to_owned(), Operation::KexecLoad, no);

@@ -6,12 +6,12 @@ use luo_trace_common::events::{
     IMAGE_FILE, IMAGE_LEGACY, IMAGE_NONE, IMAGE_UNKNOWN, Image, ImageFile, ImageVerdict, VERDICT_CARRIES,
     VERDICT_LOSES, VERDICT_PANICS, VERDICT_UNKNOWN,
 };
-use luo_trace_common::policy::Verdict;
+use luo_trace_common::policy::ImageBits;
 use luo_trace_common::text::Name;
 
 use crate::agent::image_reader;
 use crate::event::{Body, Event};
-use crate::image::{self, About, Contents, Formats, Outcome, Preserved};
+use crate::image::{self, About, Contents, Forecast, Formats, Preserved};
 
 /// What was found in an image's file.
 pub enum Found {
@@ -58,7 +58,7 @@ pub struct Loads {
     loads: VecDeque<Load>,
     loaded: Option<Loaded>,
     formats: Formats,
-    for_policy: Option<(u64, Verdict)>,
+    for_policy: Option<(u64, ImageBits)>,
 }
 
 impl Loads {
@@ -188,7 +188,7 @@ impl Loads {
     }
 
     /// What policy has to know now and was not told yet: of which image, by its id, and what.
-    pub fn for_policy(&mut self) -> Option<(u64, Verdict)> {
+    pub fn for_policy(&mut self) -> Option<(u64, ImageBits)> {
         self.for_policy.take()
     }
 }
@@ -237,10 +237,10 @@ impl Loaded {
         );
         // A kernel that would panic does not where its command line has it ignore everything.
         let outcome = match (judged.kernel, judged.outcome) {
-            (Outcome::Panics, Outcome::Loses) => Outcome::Loses,
+            (Forecast::Panics, Forecast::Loses) => Forecast::Loses,
             (kernel, _) => kernel,
         };
-        let about = match outcome == Outcome::Carries && judged.command_line != Outcome::Carries {
+        let about = match outcome == Forecast::Carries && judged.command_line != Forecast::Carries {
             true => (About::CommandLine, judged.command_line),
             false => (About::Kernel, judged.kernel),
         };
@@ -253,24 +253,24 @@ impl Loaded {
 
     /// The same for policy, of an image whose load it has counted. Of one that no agent could look into it knows nothing, unless
     /// by an agent before this one; of one that kexec_load(2) has loaded it knows by itself.
-    fn for_policy(&self) -> Option<(u64, Verdict)> {
+    fn for_policy(&self) -> Option<(u64, ImageBits)> {
         let verdict = self.verdict?;
         if self.image.load == 0 || matches!(self.found, Found::Nothing(_)) {
             return None;
         }
         let number = u64::from(self.image.load);
-        let verdict = Verdict::new(number, verdict.incompatible(), verdict.lacks_liveupdate());
+        let verdict = ImageBits::new(number, verdict.incompatible(), verdict.lacks_liveupdate());
         Some((self.image.id, verdict))
     }
 }
 
-fn number(outcome: Outcome) -> u32 {
+fn number(outcome: Forecast) -> u32 {
     match outcome {
-        Outcome::Carries => VERDICT_CARRIES,
+        Forecast::Carries => VERDICT_CARRIES,
         // What is loaded was not refused.
-        Outcome::Unknown | Outcome::Refused => VERDICT_UNKNOWN,
-        Outcome::Loses => VERDICT_LOSES,
-        Outcome::Panics => VERDICT_PANICS,
+        Forecast::Unknown | Forecast::Refused => VERDICT_UNKNOWN,
+        Forecast::Loses => VERDICT_LOSES,
+        Forecast::Panics => VERDICT_PANICS,
     }
 }
 

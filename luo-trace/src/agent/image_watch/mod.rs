@@ -11,7 +11,7 @@ use std::panic;
 use std::thread;
 
 use luo_trace_common::events::{ImageFile, ImageVerdict};
-use luo_trace_common::policy::Verdict;
+use luo_trace_common::policy::ImageBits;
 use tokio::sync::mpsc;
 
 use crate::event::Event;
@@ -93,7 +93,7 @@ impl Target {
     }
 
     /// What policy has to know now and was not told yet: of which image, by its id, and what.
-    pub fn for_policy(&mut self) -> Option<(u64, Verdict)> {
+    pub fn for_policy(&mut self) -> Option<(u64, ImageBits)> {
         self.loads.for_policy()
     }
 }

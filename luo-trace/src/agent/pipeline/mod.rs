@@ -14,7 +14,7 @@ use luo_trace_common::events::{Header as EventHeader, HooksBlind, Kind, SNAPSHOT
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::agent::carry::Foreign;
-use crate::agent::enforcement::{Keeper, Note};
+use crate::agent::enforcement::{Enforcement, Note};
 use crate::agent::image_watch::{Look, Target};
 use crate::agent::live::Live;
 use crate::agent::updates::{self, Bell};
@@ -50,7 +50,7 @@ pub struct Pipeline {
     lost_until: u64,
     picture_is_whole: bool,
     foreign: Foreign,
-    policy: Option<Keeper>,
+    policy: Option<Enforcement>,
     /// Records of the agent's own that follow the batch at hand.
     notes: Vec<Note>,
     target: Option<Target>,
@@ -192,14 +192,14 @@ impl Pipeline {
     }
 
     /// Keeps this host by a policy from now on; these records tell how that began.
-    pub fn keep(&mut self, policy: Keeper, notes: Vec<Note>) {
+    pub fn keep(&mut self, policy: Enforcement, notes: Vec<Note>) {
         self.policy = Some(policy);
         self.notes.extend(notes);
         self.note_all();
     }
 
     /// The policy that this host is kept by, where there is one.
-    pub fn policy(&mut self) -> Option<&mut Keeper> {
+    pub fn policy(&mut self) -> Option<&mut Enforcement> {
         self.policy.as_mut()
     }
 

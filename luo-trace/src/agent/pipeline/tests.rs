@@ -6,10 +6,10 @@ use std::sync::Mutex;
 
 use luo_trace_common::events::{FileCall, ImageFile};
 use luo_trace_common::hooks::Hook;
-use luo_trace_common::policy::{Aspect, Selected, Verdict};
+use luo_trace_common::policy::{Aspect, ImageBits, Selected};
 
 use super::*;
-use crate::agent::enforcement::{Brake, Loaded};
+use crate::agent::enforcement::{Loaded, Lsm};
 use crate::chain::case::{Judgement, judge};
 use crate::event::decode::encode;
 use crate::journal::{Events, Reader, Store, Writer};
@@ -133,7 +133,7 @@ fn told_by(
     let asked = kernel.asked;
     let picture_is_whole = pipeline.picture_is_whole();
     pipeline.finish("the test is over", &mut kernel).unwrap();
-    let status = sink::Source::status(&*live);
+    let status = sink::StatusSource::status(&*live);
     let bytes = memory.0.lock().unwrap().clone();
     Told {
         live: (
@@ -299,7 +299,7 @@ fn a_walk_during_which_a_program_was_skipped_gives_no_whole_picture() {
             file: 0,
             fault: Fault::None,
         },
-        Deed::Look,
+        Deed::Snapshot,
     ];
     let plan = Plan {
         tasks: vec![deeds.to_vec()],
@@ -310,11 +310,11 @@ fn a_walk_during_which_a_program_was_skipped_gives_no_whole_picture() {
     assert!(!told(vec![plan.run()], Some((0, 1))).picture_is_whole);
 }
 
-/// A brake that counts how often it is told that the agent lives.
+/// Programs that refuse, which counts how often it is told that the agent lives.
 #[derive(Clone, Default)]
 struct Pulse(Arc<Mutex<u32>>);
 
-impl Brake for Pulse {
+impl Lsm for Pulse {
     fn enforce(&mut self, _policy: &Compiled) -> Result<u64> {
         Ok(1)
     }
@@ -336,7 +336,7 @@ impl Brake for Pulse {
     fn order(&mut self, _held_until: u64, _allowed_until: u64) {}
     fn violated(&mut self, _severity: u64) {}
     fn preserved(&mut self, _selected: [Selected; Aspect::COUNT]) {}
-    fn judge(&mut self, _image: u64, _verdict: Verdict) {}
+    fn judge(&mut self, _image: u64, _bits: ImageBits) {}
 }
 
 #[test]
@@ -350,10 +350,10 @@ fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
         policy: Policy::read("").unwrap(),
         file: "policy.toml".into(),
     };
-    let boxed: Box<dyn Brake> = Box::new(pulse.clone());
-    let begun = Keeper::begin(loaded, Ok(boxed), None, None, live.clone(), "boot".into(), 1);
-    let (keeper, notes) = begun.unwrap();
-    pipeline.keep(keeper, notes);
+    let boxed: Box<dyn Lsm> = Box::new(pulse.clone());
+    let begun = Enforcement::begin(loaded, Ok(boxed), None, None, live.clone(), "boot".into(), 1);
+    let (enforcement, notes) = begun.unwrap();
+    pipeline.keep(enforcement, notes);
     // when there is more in the ring than it empties in a second,
     let before = *pulse.0.lock().unwrap();
     let mut kernel = Kernel {
@@ -368,7 +368,7 @@ fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
     // then it tells so with every batch.
     assert!(*pulse.0.lock().unwrap() >= before + 100);
     // What it did is part of what it saw.
-    let metrics = web::Source::metrics(&*live);
+    let metrics = web::PageSource::metrics(&*live);
     assert!(
         metrics.contains("luo_trace_events_total{kind=\"policy-change\"} 1"),
         "{metrics}"
@@ -405,6 +405,6 @@ fn events_that_come_faster_than_they_are_judged_keep_the_agent_from_nothing_else
     assert!(pipeline.drain(&mut deluge) > 0);
     pipeline.tick(&mut deluge);
     pipeline.finish("it was told to end", &mut deluge).unwrap();
-    let metrics = web::Source::metrics(&*live);
+    let metrics = web::PageSource::metrics(&*live);
     assert!(metrics.contains("luo_trace_events_total"), "{metrics}");
 }

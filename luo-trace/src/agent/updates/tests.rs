@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use luo_trace_common::events::{ARRIVAL_NOTHING, Arrival, IMAGE_LEGACY, Image};
+use luo_trace_common::events::{HANDOVER_NOTHING, Handover, IMAGE_LEGACY, Image};
 
 use super::*;
 use crate::event::decode::encode;
 use crate::journal::{Header, Writer};
 use crate::report::ARRIVAL_DEADLINE;
-use crate::sink::Source as _;
-use crate::sink::web::Source as _;
+use crate::sink::StatusSource as _;
+use crate::sink::web::PageSource as _;
 use crate::status::Status;
 use crate::testing::{IMAGE, Story, header, memfd, session};
 
@@ -39,8 +39,8 @@ fn leaves(image: Image) -> impl Fn(&mut Story) {
 
 /// The next kernel finds the session.
 fn arrives(story: &mut Story) {
-    story.arrival(&[("vm", &[1])], &[]);
-    story.look(|look| _ = look.unread());
+    story.handover(&[("vm", &[1])], &[]);
+    story.snapshot(|snapshot| _ = snapshot.unread());
     story.arrive(session(1, "vm"), 1).read_in();
 }
 
@@ -52,10 +52,10 @@ fn is_finished(story: &mut Story) {
 
 /// The next kernel finds nothing.
 fn arrives_empty(story: &mut Story) {
-    story.push(Body::Arrival(Arrival {
+    story.push(Body::Handover(Handover {
         update_number: 1,
-        flags: ARRIVAL_NOTHING,
-        ..Arrival::default()
+        flags: HANDOVER_NOTHING,
+        ..Handover::default()
     }));
 }
 

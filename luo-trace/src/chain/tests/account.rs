@@ -9,8 +9,11 @@ const ACCOUNTED: Invariant = Invariant::KexecFilesAccounted;
 fn then(tell: impl FnOnce(&mut Story)) -> Record {
     let (vm, db) = (session(1, "vm"), session(2, "db"));
     record(1, |s| {
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
-        s.look(|look| _ = look.unread()).arrive(vm, 2).arrive(db, 1).read_in();
+        s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.snapshot(|snapshot| _ = snapshot.unread())
+            .arrive(vm, 2)
+            .arrive(db, 1)
+            .read_in();
         tell(s);
     })
 }
@@ -31,7 +34,7 @@ fn a_file_that_nobody_asked_for_is_told_with_its_age_and_breaks_nothing() {
             .retrieve(vm, 1, memfd(1))
             .finish_files(vm, 2, |_| ());
         s.wait(5 * SECOND)
-            .look(|look| _ = look.incoming(session(2, "db"), false, &[(7, memfd(7), 0)]));
+            .snapshot(|snapshot| _ = snapshot.incoming(session(2, "db"), false, &[(7, memfd(7), 0)]));
     });
     let chain = join(&[record(0, leaves), second]);
     // then both are told, the one that waits with its age,
@@ -71,7 +74,7 @@ fn a_file_that_waits_when_the_next_update_leaves_is_lost() {
             .retrieve(vm, 2, memfd(2));
         s.finish_files(vm, 2, |_| ()).load("kho=on liveupdate=on").reboot();
     });
-    let third = record(2, |s| _ = s.arrival(&[], &[]));
+    let third = record(2, |s| _ = s.handover(&[], &[]));
     let chain = join(&[record(0, leaves), second, third]);
     // then what waited is lost.
     let [finding] = broken(&chain, ACCOUNTED) else {
@@ -106,10 +109,10 @@ fn files_that_are_gone_though_nothing_finished_them_are_found() {
             if finish {
                 s.finish_files(db, 1, |_| ());
             }
-            let look = |look: &mut crate::testing::Look| {
-                look.incoming(vm, false, &[(1, memfd(1), 0), (2, memfd(2), 0)]);
+            let snapshot = |snapshot: &mut crate::testing::Snapshot| {
+                snapshot.incoming(vm, false, &[(1, memfd(1), 0), (2, memfd(2), 0)]);
             };
-            s.look(look).wait(2 * SECOND).look(look);
+            s.snapshot(snapshot).wait(2 * SECOND).snapshot(snapshot);
         })
     };
     // then its files are gone, unless they were finished.

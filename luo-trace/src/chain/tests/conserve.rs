@@ -10,7 +10,7 @@ const CONSERVED: Invariant = Invariant::KexecSessionsConserved;
 fn a_session_that_does_not_arrive_is_found_and_named() {
     // Given a next kernel that finds one session of two,
     let second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 2])], &[("iommu-v1", 3)]);
+        s.handover(&[("vm", &[1, 2])], &[("iommu-v1", 3)]);
     });
     // then the other one is lost, and the finding names it and the events of both boots.
     let chain = join(&[record(0, leaves), second]);
@@ -26,7 +26,7 @@ fn a_session_that_does_not_arrive_is_found_and_named() {
 #[test]
 fn sessions_that_arrive_are_conserved_whatever_becomes_of_them_after() {
     let second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
     });
     kept(&join(&[record(0, leaves), second]), CONSERVED);
 }
@@ -40,7 +40,7 @@ fn a_session_that_has_the_address_of_one_whose_closing_is_told_late_left_all_the
         s.create(new).since(closing).release(old, 0, |_| ()).reboot();
     });
     // when none arrives, then the other one is lost.
-    let chain = join(&[first, record(1, |s| _ = s.arrival(&[], &[]))]);
+    let chain = join(&[first, record(1, |s| _ = s.handover(&[], &[]))]);
     let [finding] = broken(&chain, CONSERVED) else {
         panic!("{:#?}", chain.findings)
     };
@@ -65,7 +65,7 @@ fn what_is_different_in_a_session_is_one_finding_for_the_session() {
         s.preserve(db, 7, memfd(200)).reboot();
     });
     let tokens: Vec<u64> = (1..=100).collect();
-    let second = record(1, |s| _ = s.arrival(&[("big", &tokens), ("db", &[7])], &[]));
+    let second = record(1, |s| _ = s.handover(&[("big", &tokens), ("db", &[7])], &[]));
     // then one finding says so,
     let chain = join(&[first.clone(), second]);
     let [finding] = broken(&chain, CONSERVED) else {
@@ -76,7 +76,7 @@ fn what_is_different_in_a_session_is_one_finding_for_the_session() {
         "file 0x0 did not arrive, file 0x64 arrived and had not left"
     );
     // and where all are lost, the first of them stand for the rest.
-    let second = record(1, |s| _ = s.arrival(&[("big", &[]), ("db", &[7])], &[]));
+    let second = record(1, |s| _ = s.handover(&[("big", &[]), ("db", &[7])], &[]));
     let chain = join(&[first, second]);
     let seen = &broken(&chain, CONSERVED)[0].seen;
     assert!(
@@ -88,7 +88,7 @@ fn what_is_different_in_a_session_is_one_finding_for_the_session() {
 #[test]
 fn a_file_that_arrives_with_another_handler_is_found() {
     let mut second = record(1, |s| {
-        _ = s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)])
+        _ = s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)])
     });
     for event in &mut second.events {
         if let Body::ArrivedFile(p) = &mut event.body
@@ -108,7 +108,7 @@ fn a_file_that_arrives_with_another_handler_is_found() {
 #[test]
 fn a_session_that_arrives_and_had_not_left_is_found() {
     let second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7]), ("ghost", &[])], &[("iommu-v1", 3)]);
+        s.handover(&[("vm", &[1, 2]), ("db", &[7]), ("ghost", &[])], &[("iommu-v1", 3)]);
     });
     let chain = join(&[record(0, leaves), second]);
     let finding = &broken(&chain, CONSERVED)[0];
@@ -132,7 +132,7 @@ fn what_was_given_up_before_the_freeze_is_not_missed() {
             .preserve(vm, 2, memfd(2))
             .reboot();
     });
-    let second = record(1, |s| _ = s.arrival(&[("vm", &[1])], &[]));
+    let second = record(1, |s| _ = s.handover(&[("vm", &[1])], &[]));
     kept(&join(&[first, second]), CONSERVED);
 }
 
@@ -141,16 +141,16 @@ fn what_was_there_before_the_record_is_known_by_a_walk() {
     // Given a session that a walk finds when the agent comes,
     let old = session(1, "old");
     let first = record(0, |s| {
-        s.look(|look| _ = look.outgoing(old, &[(1, memfd(1))]))
+        s.snapshot(|snapshot| _ = snapshot.outgoing(old, &[(1, memfd(1))]))
             .load("kho=on liveupdate=on")
             .reboot();
     });
     // then it is missed where it does not arrive,
-    let nothing = record(1, |s| _ = s.arrival(&[], &[]));
+    let nothing = record(1, |s| _ = s.handover(&[], &[]));
     broken(&join(&[first.clone(), nothing]), CONSERVED);
     // and where nobody looked, nothing can be told.
     let blind = record(0, |s| _ = s.create(old).load("kho=on liveupdate=on").reboot());
-    open(&join(&[blind, record(1, |s| _ = s.arrival(&[], &[]))]), CONSERVED);
+    open(&join(&[blind, record(1, |s| _ = s.handover(&[], &[]))]), CONSERVED);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_session_that_is_closed_while_the_freeze_goes_on_may_have_left_or_not() {
         });
     });
     for arrived in [&[][..], &[("vm", &[][..])]] {
-        let second = record(1, |s| _ = s.arrival(arrived, &[]));
+        let second = record(1, |s| _ = s.handover(arrived, &[]));
         let chain = join(&[first.clone(), second]);
         assert_eq!(chain.findings, []);
     }
@@ -180,7 +180,7 @@ fn a_freeze_that_was_not_seen_from_its_beginning_proves_no_loss() {
             p.outcome.duration = 0;
         }
     }
-    let second = record(1, |s| _ = s.arrival(&[("vm", &[1, 2])], &[("iommu-v1", 3)]));
+    let second = record(1, |s| _ = s.handover(&[("vm", &[1, 2])], &[("iommu-v1", 3)]));
     // then the other one may have been closed while it went on.
     open(&join(&[first, second]), CONSERVED);
 }
@@ -188,17 +188,17 @@ fn a_freeze_that_was_not_seen_from_its_beginning_proves_no_loss() {
 #[test]
 fn after_a_loss_only_a_walk_makes_what_leaves_known_again() {
     let (vm, db) = (session(1, "vm"), session(2, "db"));
-    let first = |looks: bool| {
+    let first = |snapshot: bool| {
         record(0, |s| {
             s.orderly().create(vm).create(db).preserve(vm, 1, memfd(1)).gap();
-            if looks {
+            if snapshot {
                 // Meanwhile `db` was closed.
-                s.look(|look| _ = look.outgoing(vm, &[(1, memfd(1))]));
+                s.snapshot(|snapshot| _ = snapshot.outgoing(vm, &[(1, memfd(1))]));
             }
             s.reboot();
         })
     };
-    let second = |sessions: &[(&str, &[u64])]| record(1, |s| _ = s.arrival(sessions, &[]));
+    let second = |sessions: &[(&str, &[u64])]| record(1, |s| _ = s.handover(sessions, &[]));
     open(&join(&[first(false), second(&[("vm", &[1])])]), CONSERVED);
     open(&join(&[first(false), second(&[])]), CONSERVED);
     kept(&join(&[first(true), second(&[("vm", &[1])])]), CONSERVED);
@@ -225,7 +225,7 @@ fn an_image_that_carries_nothing_loses_all_sessions_and_no_second_record_is_need
         .collect();
     assert_eq!(lost, ["outgoing session \"db\"", "outgoing session \"vm\""]);
     // also where the next kernel came up and says that it came from nowhere.
-    let mut second = record(0, |s| _ = s.look(|_| ()));
+    let mut second = record(0, |s| _ = s.snapshot(|_| ()));
     second.header.boot_id = "next".into();
     second.header.clock.realtime_ns += 60 * SECOND;
     let chain = join(&[second, first]);
@@ -245,7 +245,7 @@ fn more_sessions_than_anybody_reads_are_counted() {
         }
         s.reboot();
     });
-    let chain = join(&[first, record(1, |s| _ = s.arrival(&[], &[]))]);
+    let chain = join(&[first, record(1, |s| _ = s.handover(&[], &[]))]);
     assert_eq!(broken(&chain, CONSERVED).len(), 64);
     let verdict = chain
         .verdicts
@@ -259,8 +259,8 @@ fn more_sessions_than_anybody_reads_are_counted() {
 fn sessions_that_cannot_be_read_in_are_lost_and_a_handler_that_is_not_there_is_named() {
     // Given a next kernel that has no handler for memfds, and fails to read in what came,
     let mut second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
-        s.look(|look| _ = look.unread()).failing(2).read_in();
+        s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.snapshot(|snapshot| _ = snapshot.unread()).failing(2).read_in();
     });
     let chain = join(&[record(0, leaves), second.clone()]);
     // then the sessions are lost, and the next kernel is not what the update needed.
@@ -295,8 +295,8 @@ fn what_was_told_of_the_image_before_the_jump_is_not_told_again_after_it() {
         })
     };
     let second = record(1, |s| {
-        s.arrival(&[("vm", &[1])], &[]);
-        s.look(|look| _ = look.unread()).failing(2).read_in();
+        s.handover(&[("vm", &[1])], &[]);
+        s.snapshot(|snapshot| _ = snapshot.unread()).failing(2).read_in();
     });
     // then what the next kernel shows is only what came of it,
     let chain = join(&[leaves(VERDICT_LOSES), second.clone()]);
@@ -315,13 +315,14 @@ fn where_nobody_looked_before_the_device_was_opened_what_was_read_in_tells() {
     let (vm, db) = (session(1, "vm"), session(2, "db"));
     let second = |files: u64| {
         record(1, |s| {
-            s.look(|look| _ = look.unread())
+            s.snapshot(|snapshot| _ = snapshot.unread())
                 .arrive(vm, files)
                 .arrive(db, 1)
                 .read_in();
-            s.look(|look| {
+            s.snapshot(|snapshot| {
                 let listed: Vec<_> = (1..=files).map(|token| (token, memfd(token), 0)).collect();
-                look.incoming(vm, false, &listed)
+                snapshot
+                    .incoming(vm, false, &listed)
                     .incoming(db, false, &[(7, memfd(7), 0)]);
             });
         })
@@ -333,7 +334,7 @@ fn where_nobody_looked_before_the_device_was_opened_what_was_read_in_tells() {
     // A record that begins after it was read in shows only what is left of it.
     let late = record(1, |s| {
         _ = s
-            .look(|look| _ = look.incoming(db, false, &[(7, memfd(7), 0)]))
+            .snapshot(|snapshot| _ = snapshot.incoming(db, false, &[(7, memfd(7), 0)]))
             .read_in()
     });
     open(&join(&[record(0, leaves), late]), CONSERVED);
@@ -349,7 +350,7 @@ fn where_the_last_events_are_missing_what_arrives_as_it_was_is_well_and_anything
             .preserve(session(1, "vm"), 1, memfd(1))
     });
     // then the next kernel proves that it left,
-    let second = |sessions: &[(&str, &[u64])]| record(1, |s| _ = s.arrival(sessions, &[]));
+    let second = |sessions: &[(&str, &[u64])]| record(1, |s| _ = s.handover(sessions, &[]));
     let chain = join(&[first.clone(), second(&[("vm", &[1])])]);
     assert_eq!(chain.updates[0].fate, Fate::Completed);
     // and what arrives is what was there; or that changed in the part that is missing.
@@ -362,7 +363,7 @@ fn where_the_last_events_are_missing_what_arrives_as_it_was_is_well_and_anything
 fn a_missing_hook_leaves_it_open_and_is_named() {
     let mut first = record(0, leaves);
     first.header.hooks.retain(|hook| hook.id != Hook::FilePreserve.id());
-    let chain = join(&[first, record(1, |s| _ = s.arrival(&[], &[("iommu-v1", 3)]))]);
+    let chain = join(&[first, record(1, |s| _ = s.handover(&[], &[("iommu-v1", 3)]))]);
     open(&chain, CONSERVED);
     let verdict = chain
         .verdicts
@@ -378,7 +379,7 @@ mod flbs {
     const DATA: Invariant = Invariant::KexecFlbData;
 
     fn second(flbs: &[(&str, u64)]) -> Record {
-        record(1, |s| _ = s.arrival(&[("vm", &[1, 2]), ("db", &[7])], flbs))
+        record(1, |s| _ = s.handover(&[("vm", &[1, 2]), ("db", &[7])], flbs))
     }
 
     #[test]
@@ -413,7 +414,7 @@ mod flbs {
             s.failing(5).kexec_returns();
             s.reboot_with(IMAGE, |s| _ = s.flb_record("iommu-v1", 1).serialize());
         });
-        let second = record(1, |s| _ = s.arrival(&[("vm", &[1])], &[("iommu-v1", 1)]));
+        let second = record(1, |s| _ = s.handover(&[("vm", &[1])], &[("iommu-v1", 1)]));
         let chain = join(&[first, second]);
         kept(&chain, DATA);
         let fates: Vec<_> = chain.updates.iter().map(|update| update.fate).collect();
@@ -455,7 +456,7 @@ mod memory {
     fn second(restored: &[u64]) -> Record {
         let vm = session(1, "vm");
         record(1, |s| {
-            s.arrival(&[("vm", &[1])], &[])
+            s.handover(&[("vm", &[1])], &[])
                 .arrive(vm, 1)
                 .read_in()
                 .retrieve_session(vm);
@@ -501,14 +502,14 @@ mod memory {
 
 #[test]
 fn a_look_that_did_not_find_everything_is_made_up_for_by_the_next() {
-    // Given a first look that lost a record, and a second one that found all,
+    // Given a first reading that lost a record, and a second one that found all,
     let mut second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
-        s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+        s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
     });
     second.events.remove(3);
     // then the second one counts; and a third, of what was given back by then, does not.
     kept(&join(&[record(0, leaves), second.clone()]), CONSERVED);
-    second.events.extend(record(1, |s| _ = s.arrival(&[], &[])).events);
+    second.events.extend(record(1, |s| _ = s.handover(&[], &[])).events);
     kept(&join(&[record(0, leaves), second]), CONSERVED);
 }

@@ -33,7 +33,7 @@ fn machine(number: usize, seconds: u64, lost: [usize; 2], host: &Host) -> Vec<Re
     };
     let arrive = |s: &mut Story, names: &[String]| {
         let arrived: Vec<_> = names.iter().map(|name| (name.as_str(), &[1u64][..])).collect();
-        s.arrival(&arrived, &[]).look(|_| ());
+        s.handover(&arrived, &[]).snapshot(|_| ());
     };
     let [first, second] = lost;
     let tales: [&dyn Fn(&mut Story); 3] = [

@@ -8,8 +8,8 @@ const ARRIVED: Invariant = Invariant::KexecArrived;
 /// A kernel in the middle of a chain: a session of the same name comes and goes.
 fn passes(s: &mut Story) {
     let (came, goes) = (session(1, "vm"), session(2, "vm"));
-    s.arrival(&[("vm", &[1])], &[])
-        .look(|look| _ = look.unread())
+    s.handover(&[("vm", &[1])], &[])
+        .snapshot(|snapshot| _ = snapshot.unread())
         .arrive(came, 1)
         .read_in();
     s.retrieve_session(came)
@@ -87,7 +87,7 @@ fn what_the_wall_clock_alone_has_joined_is_no_proof() {
         (record.header.update_number, record.header.kexec) = (None, None);
         record
     };
-    let other = |s: &mut Story| _ = s.arrival(&[("other", &[1])], &[]);
+    let other = |s: &mut Story| _ = s.handover(&[("other", &[1])], &[]);
     let records = [record(0, begins), record(1, other)];
     assert!(!join(&records).findings.is_empty());
     let chain = join(&records.map(silent));
@@ -113,7 +113,7 @@ fn a_cold_boot_begins_a_chain_anew() {
         record.header.clock.realtime_ns += 3600 * SECOND;
         record
     };
-    let quiet = |s: &mut Story| _ = s.arrival(&[("vm", &[1])], &[]);
+    let quiet = |s: &mut Story| _ = s.handover(&[("vm", &[1])], &[]);
     let records = [
         record(0, begins),
         later(record(1, quiet)),
@@ -140,7 +140,7 @@ fn attempts_that_were_given_up_are_updates_of_their_own() {
         }
         s.reboot();
     });
-    let chain = join(&[first, record(1, |s| _ = s.arrival(&[("vm", &[1])], &[]))]);
+    let chain = join(&[first, record(1, |s| _ = s.handover(&[("vm", &[1])], &[]))]);
     let fates: Vec<_> = chain.updates.iter().map(|update| update.fate).collect();
     assert_eq!(fates, [Fate::Aborted, Fate::Aborted, Fate::Completed]);
     kept(&chain, Invariant::KexecSessionsConserved);
@@ -175,7 +175,7 @@ fn old_journals_are_joined_by_the_count_of_kexecs_or_else_by_the_clock_and_that_
     let chain = join(&[second.clone(), first.clone()]);
     assert_eq!(chain.updates[0].basis, Some(Basis::Count));
     kept(
-        &join(&[first.clone(), old(record(1, |s| _ = s.arrival(&[("vm", &[1])], &[])))]),
+        &join(&[first.clone(), old(record(1, |s| _ = s.handover(&[("vm", &[1])], &[])))]),
         NUMBER,
     );
     let mut silent = second;
@@ -191,7 +191,7 @@ fn old_journals_are_joined_by_the_count_of_kexecs_or_else_by_the_clock_and_that_
 #[test]
 fn a_number_that_does_not_go_up_by_one_is_found() {
     // Given a kernel that a kexec brought up with memory handed over, and that counts from 0,
-    let mut second = record(1, |s| _ = s.arrival(&[], &[]));
+    let mut second = record(1, |s| _ = s.handover(&[], &[]));
     second.header.update_number = Some(0);
     let chain = join(&[record(0, |s| _ = s.orderly().reboot()), second]);
     assert_eq!(broken(&chain, NUMBER)[0].seen, "it is number 0");
@@ -199,7 +199,7 @@ fn a_number_that_does_not_go_up_by_one_is_found() {
 
 #[test]
 fn a_number_that_leaves_one_out_where_no_kexec_is_missing_is_found() {
-    let mut second = record(1, |s| _ = s.arrival(&[("vm", &[1])], &[]));
+    let mut second = record(1, |s| _ = s.handover(&[("vm", &[1])], &[]));
     second.header.update_number = Some(2);
     let chain = join(&[record(0, begins), second]);
     assert_eq!(chain.updates[0].basis, Some(Basis::Count));
@@ -209,7 +209,7 @@ fn a_number_that_leaves_one_out_where_no_kexec_is_missing_is_found() {
 #[test]
 fn a_boot_that_would_be_next_by_its_number_and_began_much_later_may_belong_to_another_chain() {
     // Given the second boot of a chain whose first boot has no record, hours after the first boot of another one,
-    let mut second = record(1, |s| _ = s.arrival(&[("other", &[5])], &[]));
+    let mut second = record(1, |s| _ = s.handover(&[("other", &[5])], &[]));
     second.header.clock.realtime_ns += 7200 * SECOND;
     let chain = join(&[record(0, begins), second]);
     // then that it brought other sessions proves nothing.
@@ -221,7 +221,7 @@ mod cold {
 
     /// A cold boot, so many seconds after [`begins`] has departed.
     fn boot(seconds: u64) -> Record {
-        let mut cold = record(0, |s| _ = s.look(|_| ()));
+        let mut cold = record(0, |s| _ = s.snapshot(|_| ()));
         cold.header.boot_id = "cold".into();
         cold.header.clock.realtime_ns += seconds * SECOND;
         cold

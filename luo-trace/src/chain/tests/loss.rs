@@ -40,11 +40,13 @@ fn a_loss_never_makes_a_good_update_look_broken() {
 #[test]
 fn a_loss_never_makes_a_broken_update_look_more_broken() {
     let second = record(1, |s| {
-        s.arrival(&[("vm", &[1, 9])], &[("iommu-v1", 4)]);
-        s.look(|look| _ = look.unread()).arrive(session(1, "vm"), 2).read_in();
+        s.handover(&[("vm", &[1, 9])], &[("iommu-v1", 4)]);
+        s.snapshot(|snapshot| _ = snapshot.unread())
+            .arrive(session(1, "vm"), 2)
+            .read_in();
         s.load("kho=on liveupdate=on").reboot();
     });
-    let third = record(2, |s| _ = s.arrival(&[], &[]));
+    let third = record(2, |s| _ = s.handover(&[], &[]));
     says_no_more(&[record(0, leaves), second, third]);
 }
 

@@ -106,8 +106,8 @@ fn leaves(s: &mut Story) {
 /// A kernel that finds these sessions, and whose orchestrator retrieves and finishes all of it.
 fn arrives(s: &mut Story) {
     let (vm, db) = (session(1, "vm"), session(2, "db"));
-    s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
-    s.look(|look| _ = look.unread());
+    s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[("iommu-v1", 3)]);
+    s.snapshot(|snapshot| _ = snapshot.unread());
     s.arrive(vm, 2).arrive(db, 1).read_in();
     for (vm, tokens) in [(vm, &[1, 2][..]), (db, &[7])] {
         s.retrieve_session(vm);

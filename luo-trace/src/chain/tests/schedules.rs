@@ -16,7 +16,7 @@ fn deed() -> impl Strategy<Value = Deed> {
             .prop_map(|(session, token, file, fault)| Deed::Preserve { session, token, file, fault }),
         3 => (0u8..3).prop_map(|session| Deed::Close { session }),
         1 => Just(Deed::Reboot { fault: Fault::Handler }),
-        1 => Just(Deed::Look),
+        1 => Just(Deed::Snapshot),
     ]
 }
 
@@ -33,7 +33,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             incoming: Vec::new(),
             tasks,
             order,
-            looks: true,
+            snapshot: true,
         }
     })
 }
@@ -50,7 +50,7 @@ fn update(events: Vec<Event>, left: &Left) -> [Record; 2] {
         .map(|(name, tokens)| (name.as_str(), &tokens[..]))
         .collect();
     let flbs: Vec<_> = left.flbs.iter().map(|(name, users)| (name.as_str(), *users)).collect();
-    [first, record(1, |s| _ = s.arrival(&sessions, &flbs))]
+    [first, record(1, |s| _ = s.handover(&sessions, &flbs))]
 }
 
 proptest! {

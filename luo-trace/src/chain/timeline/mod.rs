@@ -48,7 +48,7 @@ impl Timeline {
 impl Course {
     fn of(chain: &Chain, update: &Update, axis: &Axis) -> Self {
         let side = |place: Option<usize>| Some((place?, chain.boots.get(place?)?));
-        let to = side(update.to).map(|(place, boot)| Arrival::of(place, boot));
+        let to = side(update.to).map(|(place, boot)| Handover::of(place, boot));
         let from = side(update.from).map(|(place, boot)| Departure::of(place, boot, update.attempt));
         let frozen = from
             .as_ref()
@@ -125,7 +125,7 @@ impl Departure {
 }
 
 /// What the next kernel's record tells of its coming, on its own clock.
-struct Arrival<'a> {
+struct Handover<'a> {
     place: usize,
     boot: &'a Boot,
     /// When the last file was brought back.
@@ -134,7 +134,7 @@ struct Arrival<'a> {
     finished: Option<u64>,
 }
 
-impl<'a> Arrival<'a> {
+impl<'a> Handover<'a> {
     fn of(place: usize, boot: &'a Boot) -> Self {
         let files = others(&boot.incoming).flat_map(|session| session.files.values());
         Self {
@@ -152,9 +152,9 @@ fn others(sessions: &Sessions) -> impl Iterator<Item = &SessionLine> {
 }
 
 /// When each of [`PHASES`] began, and when the last of them ended, as far as that is known.
-fn moments(axis: &Axis, from: Option<&Departure>, to: Option<&Arrival>) -> [Option<i128>; PHASES.len() + 1] {
+fn moments(axis: &Axis, from: Option<&Departure>, to: Option<&Handover>) -> [Option<i128>; PHASES.len() + 1] {
     let before = |pick: fn(&Departure) -> Option<u64>| from.and_then(|from| Some(axis.at(from.place, pick(from)?)));
-    let after = |pick: fn(&Arrival) -> Option<u64>| to.and_then(|to| Some(axis.at(to.place, pick(to)?)));
+    let after = |pick: fn(&Handover) -> Option<u64>| to.and_then(|to| Some(axis.at(to.place, pick(to)?)));
     [
         before(|from| from.created),
         before(|from| from.preserved),

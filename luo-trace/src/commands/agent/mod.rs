@@ -54,7 +54,7 @@ use crate::text::units::bytes;
 use carry::Carrying;
 use outputs::{Socket, journal, outputs, serial_line};
 use reload::Reload;
-use snapshots::{Looks, arrive};
+use snapshots::{Snapshots, handover};
 use wakeups::Rest;
 use watchdog::Watchdog;
 
@@ -294,7 +294,7 @@ async fn trace(
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    look_again: Signal,
+    snapshot: Signal,
     read_again: Signal,
 }
 
@@ -303,7 +303,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
-            look_again: signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?,
+            snapshot: signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?,
             read_again: signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?,
         })
     }
@@ -315,7 +315,7 @@ struct Agent {
     pipeline: Pipeline,
     ring: Ring,
     tracer: Tracer,
-    looks: Looks,
+    snapshots: Snapshots,
     looked_into: mpsc::UnboundedReceiver<Look>,
     carrying: Carrying,
     /// What this kernel writes for the next one, as far as it told.
@@ -342,7 +342,7 @@ impl Agent {
         let started = host::clock();
         let mut tracer = Tracer::attach(&btf, ring_bytes, args.kho, args.attach.way)?;
         drop(btf);
-        let brake = match &loaded {
+        let lsm = match &loaded {
             Some(loaded) => match policy::attach(&mut tracer, loaded)? {
                 Ok(attached) => Some(attached),
                 Err(exit) => return Ok(Err(exit)),
@@ -381,9 +381,9 @@ impl Agent {
         let mut pipeline = Pipeline::new(live.clone(), outputs, header.clock.monotonic_ns);
         let (looks, looked_into) = mpsc::unbounded_channel();
         pipeline.look_into_images(Target::new(looks, host::namespace::is_foreign()));
-        arrive(&mut tracer, &mut ring, &mut pipeline);
-        let looks = Looks::begin(&mut tracer, &mut ring, &mut pipeline);
-        if let Some((attached, loaded)) = brake.zip(loaded) {
+        handover(&mut tracer, &mut ring, &mut pipeline);
+        let snapshots = Snapshots::begin(&mut tracer, &mut ring, &mut pipeline);
+        if let Some((attached, loaded)) = lsm.zip(loaded) {
             let (live, boot) = (live.clone(), &header.boot_id);
             policy::begin(attached, loaded, kept_beside, live, boot, &mut pipeline)?;
         }
@@ -403,7 +403,7 @@ impl Agent {
             pipeline,
             ring,
             tracer,
-            looks,
+            snapshots,
             looked_into,
             carrying,
             formats: Formats {
@@ -426,7 +426,7 @@ impl Agent {
             pipeline,
             ring,
             tracer,
-            looks,
+            snapshots,
             formats,
             file,
             left,
@@ -447,7 +447,7 @@ impl Agent {
                 }
                 () = rest.over(), if rest.is_on() => rest.attend(ring, pipeline),
                 Some(look) = self.looked_into.recv() => pipeline.looked_into(look),
-                _ = signals.look_again.recv() => looks.look(tracer, ring, pipeline),
+                _ = signals.snapshot.recv() => snapshots.take(tracer, ring, pipeline),
                 _ = signals.read_again.recv() => reload.begin(),
                 read = reload.again(), if reload.is_read() => reload.take(read, file, live),
                 // A change of policy takes its time, and a jump has none to give.
@@ -456,7 +456,7 @@ impl Agent {
                 _ = tick.tick() => {
                     tracer.print_log();
                     pipeline.tick(ring);
-                    looks.tick(tracer, ring, pipeline);
+                    snapshots.tick(tracer, ring, pipeline);
                     self.carrying.tick(pipeline);
                     left.look(pipeline);
                     if let Some(watchdog) = &mut watchdog
@@ -474,7 +474,8 @@ impl Agent {
     async fn finish(mut self, reason: &str, ready: Option<ReadyFile>) -> Result<()> {
         // What LUO gives up now is still recorded.
         drop(self.carrying);
-        self.looks.look(&mut self.tracer, &mut self.ring, &mut self.pipeline);
+        self.snapshots
+            .take(&mut self.tracer, &mut self.ring, &mut self.pipeline);
         policy::end(&mut self.pipeline);
 
         // The hooks go one after the other: what happens meanwhile some of them tell and others do not, so the record ends before.

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use luo_trace_common::events::{POLICY_CLEAR, PolicyChange};
-use luo_trace_common::policy::{Aspect, Mode, Selected, Verdict};
+use luo_trace_common::policy::{Aspect, ImageBits, Mode, Selected};
 use luo_trace_common::text::Name;
 use tokio::sync::mpsc;
 use zerocopy::FromZeros;
 
 use super::super::policy::{left_in_force, read};
 use super::aside::Aside;
-use crate::agent::enforcement::{Adopted, Brake, Keeper, Loaded, Note, Store};
+use crate::agent::enforcement::{Adopted, Enforcement, Loaded, Lsm, Note, Store};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Pipeline;
 use crate::exit::Exit;
 use crate::host;
-use crate::kernel::lsm::BrakeError;
+use crate::kernel::lsm::LsmError;
 use crate::kernel::{self, Tracer};
 use crate::policy::orders::{Answer, Order};
 use crate::policy::{Compiled, Policy};
@@ -81,9 +81,9 @@ fn loaded(path: &Path, policy: Policy) -> Loaded {
     Loaded { policy, file }
 }
 
-/// The brake as this kernel has it, or why there is none, and what a lost agent left.
+/// The programs that refuse, as this kernel has them, or why it has none, and what a lost agent left.
 pub(super) struct Attached {
-    brake: Result<Box<dyn Brake>, String>,
+    lsm: Result<Box<dyn Lsm>, String>,
     adopted: Option<Adopted>,
 }
 
@@ -94,9 +94,9 @@ pub(super) struct Attached {
 /// Where they cannot be attached, or what a lost agent left cannot be looked for.
 pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Attached, Exit>> {
     let enforces = loaded.policy.mode == Mode::Enforce;
-    let brake = match tracer.brake() {
-        Ok(brake) => brake,
-        Err(BrakeError::Failed(error)) if enforces => return Err(error.context("the policy cannot be enforced")),
+    let lsm = match tracer.lsm() {
+        Ok(lsm) => lsm,
+        Err(LsmError::Failed(error)) if enforces => return Err(error.context("the policy cannot be enforced")),
         Err(error) => {
             tell(&error);
             if enforces {
@@ -106,12 +106,12 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
             left.iter().for_each(tell);
             let why: Vec<_> = [error.to_string()].into_iter().chain(left).collect();
             return Ok(Ok(Attached {
-                brake: Err(why.join("; ")),
+                lsm: Err(why.join("; ")),
                 adopted: None,
             }));
         }
     };
-    let adopted = brake
+    let adopted = lsm
         .adopt()
         .context("what an agent before left in force cannot be taken over")?;
     adopted.foreign.iter().for_each(tell);
@@ -121,7 +121,7 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
         ));
     }
     Ok(Ok(Attached {
-        brake: Ok(Box::new(brake)),
+        lsm: Ok(Box::new(lsm)),
         adopted: adopted.state.map(|state| Adopted {
             held_until: state.held_until,
             allowed_until: state.allowed_until,
@@ -130,7 +130,7 @@ pub(super) fn attach(tracer: &mut Tracer, loaded: &Loaded) -> Result<Result<Atta
     }))
 }
 
-impl Brake for kernel::lsm::Brake {
+impl Lsm for kernel::lsm::LsmPrograms {
     fn enforce(&mut self, policy: &Compiled) -> Result<u64> {
         self.enforce(policy)
     }
@@ -147,11 +147,11 @@ impl Brake for kernel::lsm::Brake {
     }
 
     fn lapsed(&self) -> Option<String> {
-        kernel::lsm::Brake::lapsed(self)
+        kernel::lsm::LsmPrograms::lapsed(self)
     }
 
     fn retire_others(&mut self) -> Result<()> {
-        kernel::lsm::Brake::retire_others(self)
+        kernel::lsm::LsmPrograms::retire_others(self)
     }
 
     fn beat(&mut self, now: u64) {
@@ -168,10 +168,10 @@ impl Brake for kernel::lsm::Brake {
     }
 
     fn preserved(&mut self, selected: [Selected; Aspect::COUNT]) {
-        kernel::lsm::Brake::preserved(self, &selected);
+        kernel::lsm::LsmPrograms::preserved(self, &selected);
     }
 
-    fn judge(&mut self, image: u64, verdict: Verdict) {
+    fn judge(&mut self, image: u64, verdict: ImageBits) {
         self.state().judge(image, verdict);
     }
 }
@@ -188,12 +188,12 @@ pub(super) fn begin(
     boot_id: &str,
     pipeline: &mut Pipeline,
 ) -> Result<()> {
-    let Attached { brake, adopted } = attached;
+    let Attached { lsm, adopted } = attached;
     let store = socket.map(Store::beside);
     let now = host::monotonic_ns();
-    let (keeper, notes) = Keeper::begin(loaded, brake, adopted, store, live, boot_id.to_owned(), now)
+    let (enforcement, notes) = Enforcement::begin(loaded, lsm, adopted, store, live, boot_id.to_owned(), now)
         .context("the policy cannot be put in force")?;
-    pipeline.keep(keeper, notes);
+    pipeline.keep(enforcement, notes);
     Ok(())
 }
 
@@ -256,10 +256,10 @@ impl Left {
 
 /// Puts what was read into force, or tells why not.
 pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
-    let Some(keeper) = pipeline.policy() else { return };
-    match read.and_then(|loaded| keeper.swap(loaded)) {
+    let Some(enforcement) = pipeline.policy() else { return };
+    match read.and_then(|loaded| enforcement.swap(loaded)) {
         Ok(note) => pipeline.note_one(note),
-        Err(error) => keeper.refuse(&format!("{error:#}")),
+        Err(error) => enforcement.refuse(&format!("{error:#}")),
     }
 }
 
@@ -267,12 +267,12 @@ pub(super) fn swap(read: Result<Loaded>, pipeline: &mut Pipeline) {
 pub(super) fn carry_out(request: Request, left: &mut Left, pipeline: &mut Pipeline) {
     let Request { order, uid, answer } = request;
     let now = host::monotonic_ns();
-    let ended = pipeline.policy().map(|keeper| keeper.expire(now));
+    let ended = pipeline.policy().map(|enforcement| enforcement.expire(now));
     ended.into_iter().flatten().for_each(|note| pipeline.note_one(note));
     let result = match pipeline.policy() {
-        Some(keeper) if keeper.can_refuse() => keeper.take(&order, uid, now),
+        Some(enforcement) if enforcement.can_refuse() => enforcement.take(&order, uid, now),
         _ if order == Order::Clear => left.clear(uid),
-        Some(keeper) => keeper.take(&order, uid, now),
+        Some(enforcement) => enforcement.take(&order, uid, now),
         None => Err(NO_POLICY.into()),
     };
     let answered = result.map(|(answer, note)| {
@@ -286,8 +286,8 @@ pub(super) fn carry_out(request: Request, left: &mut Left, pipeline: &mut Pipeli
 
 /// The agent ends in order.
 pub(super) fn end(pipeline: &mut Pipeline) {
-    let Some(keeper) = pipeline.policy() else { return };
-    match keeper.end() {
+    let Some(enforcement) = pipeline.policy() else { return };
+    match enforcement.end() {
         Ok(note) => note.into_iter().for_each(|note| pipeline.note_one(note)),
         Err(error) => tell(format_args!("the policy cannot be let go of: {error:#}")),
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 
 use crate::sink::log::tell;
-use crate::sink::web::{Access, Port, Source};
+use crate::sink::web::{Access, PageSource, Port};
 
 /// Options of the port.
 #[derive(Debug, Default, ClapArgs)]
@@ -57,7 +57,7 @@ impl Args {
 
 impl Prepared {
     /// Serves what is known. An address that cannot be had is told, and nothing else suffers.
-    pub(super) fn open(self, source: Arc<dyn Source>) -> Option<Port> {
+    pub(super) fn open(self, source: Arc<dyn PageSource>) -> Option<Port> {
         let port = Port::open(self.address, self.hosts, self.access, source, tell);
         port.inspect_err(|error| tell(format_args!("{error:#}; going on without the port")))
             .ok()

@@ -1,4 +1,4 @@
-//! When LUO's lists are walked.
+//! When snapshots of LUO's lists are taken.
 
 use crate::agent::pipeline::Pipeline;
 use crate::kernel::{Ring, Tracer};
@@ -7,9 +7,9 @@ use crate::sink::log::tell;
 /// How many ticks to wait at most, after walks over LUO's lists that were disturbed, before the next try.
 const LONGEST_WAIT: u32 = 64;
 
-/// Looks through what the previous kernel left, before anybody reads it in.
-pub(super) fn arrive(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
-    let result = tracer.arrival(|| {
+/// Reads what the previous kernel left, before anybody reads it in.
+pub(super) fn handover(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
+    let result = tracer.handover(|| {
         pipeline.drain(ring);
         !pipeline.jump_is_near()
     });
@@ -20,28 +20,28 @@ pub(super) fn arrive(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeli
     }
 }
 
-/// When LUO's lists are walked: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.
-pub(super) struct Looks {
+/// When snapshots of LUO's lists are taken: at first, at last, on SIGUSR1, and whenever the model may have lost sight of them.
+pub(super) struct Snapshots {
     possible: bool,
     /// How many ticks there are to the next try, and how many there were.
     left: u32,
     wait: u32,
 }
 
-impl Looks {
-    /// Looks for the first time.
+impl Snapshots {
+    /// Takes the first one.
     pub(super) fn begin(tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) -> Self {
-        let mut looks = Self {
+        let mut snapshots = Self {
             possible: true,
             left: 0,
             wait: 1,
         };
-        looks.look(tracer, ring, pipeline);
-        looks
+        snapshots.take(tracer, ring, pipeline);
+        snapshots
     }
 
-    /// Looks now. Where it cannot be done that is told once, and nothing else suffers.
-    pub(super) fn look(&mut self, tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
+    /// Takes one now. Where it cannot be done that is told once, and nothing else suffers.
+    pub(super) fn take(&mut self, tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
         if !self.possible || pipeline.jump_is_near() {
             return;
         }
@@ -62,11 +62,11 @@ impl Looks {
         self.left = self.wait;
     }
 
-    /// Time passes: looks again where that is due.
+    /// Time passes: takes another where that is due.
     pub(super) fn tick(&mut self, tracer: &mut Tracer, ring: &mut Ring, pipeline: &mut Pipeline) {
         self.left = self.left.saturating_sub(1);
         if self.left == 0 && !pipeline.picture_is_whole() {
-            self.look(tracer, ring, pipeline);
+            self.take(tracer, ring, pipeline);
         }
     }
 }

@@ -10,7 +10,7 @@ use luo_trace_common::text::Name;
 use serde_json::{Value, json};
 
 use super::{Journals, read_text};
-use crate::chain::case::{Case, Judgement, Outcome, Record};
+use crate::chain::case::{Case, Conclusion, Judgement, Record};
 use crate::exit::Exit;
 use crate::expect::formats::{self, Check, Group};
 use crate::expect::{Day, Expectations, MAX_FILE};
@@ -120,9 +120,9 @@ pub fn run(args: &Args) -> Result<Exit> {
     }
     out.flush()?;
     Ok(match result {
-        Outcome::Held => Exit::Held,
-        Outcome::Violated => Exit::Violated,
-        Outcome::Inconclusive => Exit::Inconclusive,
+        Conclusion::Held => Exit::Held,
+        Conclusion::Violated => Exit::Violated,
+        Conclusion::Inconclusive => Exit::Inconclusive,
     })
 }
 
@@ -137,22 +137,22 @@ fn today() -> Day {
 }
 
 /// What came of the expectations, and of everything together.
-fn expected(out: &mut impl Write, checks: &[Check], result: Outcome) -> io::Result<()> {
+fn expected(out: &mut impl Write, checks: &[Check], result: Conclusion) -> io::Result<()> {
     writeln!(out, "Expectations")?;
     for check in checks.iter().filter(|check| check.group == Group::Expectation) {
         writeln!(out, "  {:<12} {}: {}", check.answer.name(), check.name, check.message)?;
     }
     let sum = match result {
-        Outcome::Held => "everything is as expected",
-        Outcome::Inconclusive => {
+        Conclusion::Held => "everything is as expected",
+        Conclusion::Inconclusive => {
             "inconclusive: nothing is other than expected, and something is missing that could tell"
         }
-        Outcome::Violated => "not as expected",
+        Conclusion::Violated => "not as expected",
     };
     writeln!(out, "\n  {sum}")
 }
 
-fn case_as_json(case: &Case, checks: &[Check], result: Outcome) -> Value {
+fn case_as_json(case: &Case, checks: &[Check], result: Conclusion) -> Value {
     let journals: Vec<_> = case.records.iter().map(as_json).collect();
     let repeated = case.repeated.iter().map(|path| path.display().to_string());
     json!({
@@ -190,7 +190,7 @@ fn as_json(record: &Record) -> Value {
         "findings": judgement.findings,
         "verdicts": judgement.verdicts,
         "doubts": judgement.doubts(),
-        "result": judgement.outcome(),
+        "result": judgement.conclusion(),
     })
 }
 
@@ -227,7 +227,7 @@ fn as_text(out: &mut impl Write, record: &Record, all: bool) -> io::Result<()> {
     write!(
         out,
         "\n  {}: {held} of {of} invariants hold",
-        judgement.outcome().name()
+        judgement.conclusion().name()
     )?;
     if unwatched > 0 {
         write!(out, ", {unwatched} not watched")?;

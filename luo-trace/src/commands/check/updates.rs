@@ -82,7 +82,7 @@ pub(super) fn as_text(out: &mut impl Write, case: &Case, all: bool) -> io::Resul
     if unwatched > 0 {
         write!(out, ", {unwatched} not watched")?;
     }
-    writeln!(out, "\n\n{}", case.outcome().name())
+    writeln!(out, "\n\n{}", case.conclusion().name())
 }
 
 fn one_as_text(out: &mut impl Write, update: &Update, case: &Case) -> io::Result<()> {

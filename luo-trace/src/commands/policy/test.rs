@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Format;
 use crate::exit::Exit;
-use crate::journal::{Source, each};
+use crate::journal::{Opened, each};
 use crate::policy::{Policy, Replay, Replayed};
 
 /// Options of `luo-trace policy test`.
@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<Exit> {
     })
 }
 
-fn replay(policy: &Policy, source: Source) -> Tried {
+fn replay(policy: &Policy, source: Opened) -> Tried {
     let mut events = source.events;
     let mut run = events.run();
     let mut replay = Replay::new(policy, &events.header().coverage());

@@ -15,7 +15,9 @@ use crate::agent::image_reader::{self, Unknown};
 use crate::event::Body;
 use crate::exit::Exit;
 use crate::host::{self, loading::Loading};
-use crate::image::{self, Contents, Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Reason, Source};
+use crate::image::{
+    self, Contents, Evidence, Forecast, Formats, InUse, Judgement, Machine, Platform, Preserved, Reason,
+};
 use crate::input;
 use crate::journal::{Header, each};
 use crate::kernel::preflight::{Obstacle, obstacle};
@@ -143,9 +145,9 @@ fn judged(args: &Args) -> Result<(Exit, String)> {
         Format::Json => serde_json::to_string_pretty(&report.json())? + "\n",
     };
     let exit = match judgement.outcome {
-        Outcome::Carries => Exit::Held,
-        Outcome::Unknown => Exit::Inconclusive,
-        Outcome::Loses | Outcome::Panics | Outcome::Refused => Exit::Violated,
+        Forecast::Carries => Exit::Held,
+        Forecast::Unknown => Exit::Inconclusive,
+        Forecast::Loses | Forecast::Panics | Forecast::Refused => Exit::Violated,
     };
     Ok((exit, text))
 }
@@ -162,14 +164,14 @@ fn open(path: &Path) -> Result<File> {
 /// What is said of an image that cannot be unpacked.
 fn unread(why: &str) -> Judgement {
     Judgement {
-        outcome: Outcome::Unknown,
-        kernel: Outcome::Unknown,
-        command_line: Outcome::Unknown,
+        outcome: Forecast::Unknown,
+        kernel: Forecast::Unknown,
+        command_line: Forecast::Unknown,
         reasons: vec![Reason {
-            outcome: Outcome::Unknown,
+            outcome: Forecast::Unknown,
             about: image::About::Kernel,
             text: why.to_owned(),
-            source: Source::Strings,
+            source: Evidence::Strings,
         }],
     }
 }
@@ -187,8 +189,8 @@ impl Host {
         let asked = asked.map(|status| Self::now("the running agent", &status));
         Ok(match (asked, obstacle()) {
             (Some(host), _) if host.preserved.incomplete.is_none() => host,
-            // A look needs nothing to have been seen before.
-            (_, None) => Self::now("one look at the kernel's lists", &super::status::look()?),
+            // A snapshot needs nothing to have been seen before.
+            (_, None) => Self::now("one snapshot of the kernel's lists", &super::status::snapshot()?),
             (Some(host), Some(_)) => host,
             (None, Some(why)) => Self::without(why),
         })
@@ -236,7 +238,7 @@ impl Host {
         Ok(host)
     }
 
-    fn at_end_of(mut source: crate::journal::Source) -> Self {
+    fn at_end_of(mut source: crate::journal::Opened) -> Self {
         let events = &mut source.events;
         let (mut run, mut current) = (events.run(), events.header().model());
         // Whether everything is known: from the beginning, or since a walk over LUO's lists.
@@ -289,7 +291,7 @@ impl Host {
         }
     }
 
-    /// What is said of a host at which no agent can look.
+    /// What is said of a host of which no agent can take a snapshot.
     fn without(why: Obstacle) -> Self {
         // Without LUO nothing can be preserved.
         let nothing = matches!(why, Obstacle::NoLuo | Obstacle::LuoOff | Obstacle::KhoFailed);

@@ -235,8 +235,8 @@ fn whose_line_it_is_is_said_and_one_that_may_be_another_is_in_doubt() {
         let judged = origin.judged(|line| image::judge(&contents, &host.preserved, &running, &host.platform, line));
         judged.outcome
     };
-    assert_eq!(outcome(&origin("quiet")), Outcome::Unknown);
-    assert_eq!(outcome(&origin("liveupdate=on kho=on")), Outcome::Carries);
+    assert_eq!(outcome(&origin("quiet")), Forecast::Unknown);
+    assert_eq!(outcome(&origin("liveupdate=on kho=on")), Forecast::Carries);
     assert!(origin("quiet").words().contains("the boot entry, here linux"));
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{Socket, agent};
 use crate::agent::live::Live;
 use crate::exit::Exit;
-use crate::sink::Source;
+use crate::sink::StatusSource;
 use crate::sink::control::client;
 use crate::status::Status;
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Answer, Check, outcome};
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 
 /// Writes an error for each check that failed and a warning for each that cannot be told, and one line to sum up. `file` is
 /// the file of expectations, which the annotations of its checks point into.
@@ -26,9 +26,9 @@ pub fn github(out: &mut impl Write, checks: &[Check], file: Option<&str>) -> io:
     }
     let count = |answer| checks.iter().filter(|check| check.answer == answer).count();
     let command = match outcome(checks) {
-        Outcome::Held => "notice",
-        Outcome::Inconclusive => "warning",
-        Outcome::Violated => "error",
+        Conclusion::Held => "notice",
+        Conclusion::Inconclusive => "warning",
+        Conclusion::Violated => "error",
     };
     let sum = format!(
         "{} checks: {} passed, {} failed, {} inconclusive, {} skipped",

@@ -18,7 +18,7 @@ pub use sarif::sarif;
 
 use serde::Serialize;
 
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 use crate::model::Finding;
 
 /// One thing that was checked. Its JSON form is stable: `group`, `name`, `answer`, `message`, `findings`.
@@ -97,10 +97,10 @@ impl Answer {
 }
 
 /// What a list of checks comes to: the worst answer counts.
-pub fn outcome(checks: &[Check]) -> Outcome {
+pub fn outcome(checks: &[Check]) -> Conclusion {
     match checks.iter().map(|check| check.answer).max() {
-        Some(Answer::Fail) => Outcome::Violated,
-        Some(Answer::Inconclusive) => Outcome::Inconclusive,
-        Some(Answer::Skip | Answer::Pass) | None => Outcome::Held,
+        Some(Answer::Fail) => Conclusion::Violated,
+        Some(Answer::Inconclusive) => Conclusion::Inconclusive,
+        Some(Answer::Skip | Answer::Pass) | None => Conclusion::Held,
     }
 }

@@ -46,10 +46,10 @@ fn text(write: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>) -> String {
 #[test]
 fn the_worst_answer_counts() {
     let up_to = |number| outcome(&checks()[..number]);
-    assert_eq!(up_to(0), Outcome::Held);
-    assert_eq!(up_to(3), Outcome::Inconclusive);
-    assert_eq!(up_to(4), Outcome::Violated);
-    assert_eq!(outcome(&checks()[1..3]), Outcome::Held);
+    assert_eq!(up_to(0), Conclusion::Held);
+    assert_eq!(up_to(3), Conclusion::Inconclusive);
+    assert_eq!(up_to(4), Conclusion::Violated);
+    assert_eq!(outcome(&checks()[1..3]), Conclusion::Held);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use luo_trace_common::text::{Compatible, SessionName};
 
 use super::*;
 use crate::chain::Fate;
-use crate::chain::case::Outcome;
+use crate::chain::case::Conclusion;
 use crate::expect::formats::{self, Answer};
 
 mod stories;
@@ -539,13 +539,13 @@ mod promises {
         let mut holes = Story::new();
         holes.orderly().gap().create(session(1, "a"));
         for (case, wanted) in [
-            (case(&quiet, 0), Outcome::Held),
-            (case(&holes, 1), Outcome::Inconclusive),
-            (came_back(), Outcome::Violated),
+            (case(&quiet, 0), Conclusion::Held),
+            (case(&holes, 1), Conclusion::Inconclusive),
+            (came_back(), Conclusion::Violated),
         ] {
             let checks = Expectations::default().check(&case, TODAY, "");
             assert_eq!(formats::outcome(&checks), wanted);
-            assert_eq!(case.outcome(), wanted);
+            assert_eq!(case.conclusion(), wanted);
         }
     }
 
@@ -604,9 +604,12 @@ mod promises {
         story.orderly().gap().create(session(1, "a"));
         let case = case(&story, 1);
         let outcome = |text: &str| formats::outcome(&Expectations::parse(text).unwrap().check(&case, TODAY, text));
-        assert_eq!(outcome(""), Outcome::Inconclusive);
-        assert_eq!(outcome("allow_loss = true"), Outcome::Held);
-        assert_eq!(outcome("allow_loss = true\noutcome = \"none\""), Outcome::Inconclusive);
+        assert_eq!(outcome(""), Conclusion::Inconclusive);
+        assert_eq!(outcome("allow_loss = true"), Conclusion::Held);
+        assert_eq!(
+            outcome("allow_loss = true\noutcome = \"none\""),
+            Conclusion::Inconclusive
+        );
     }
 }
 

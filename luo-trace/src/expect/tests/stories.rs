@@ -79,7 +79,7 @@ impl Disk {
     }
 
     /// What comes of checking the journals, in the wrong order, and all that is not right.
-    fn check(&self, text: &str) -> (Outcome, String) {
+    fn check(&self, text: &str) -> (Conclusion, String) {
         let journals: Vec<_> = self.journals.iter().rev().collect();
         let case = Case::of(&journals, Hosts::Told).unwrap();
         let checks = Expectations::parse(text).unwrap().check(&case, TODAY, text);
@@ -92,7 +92,7 @@ impl Disk {
     }
 
     #[track_caller]
-    fn is(&self, outcome: Outcome, lines: &[&str]) {
+    fn is(&self, outcome: Conclusion, lines: &[&str]) {
         let (seen, told) = self.check(WANTED);
         assert_eq!(seen, outcome, "{told}");
         for line in lines {
@@ -120,8 +120,8 @@ fn leaves_with(s: &mut Story, image: luo_trace_common::events::Image) {
 
 /// A kernel that finds what was left, and whose VMMs do this to it.
 fn arrives(s: &mut Story, owners: impl FnOnce(&mut Story)) {
-    s.arrival(&[("vm", &[1, 2]), ("db", &[7])], &[]);
-    s.look(|look| _ = look.unread());
+    s.handover(&[("vm", &[1, 2]), ("db", &[7])], &[]);
+    s.snapshot(|snapshot| _ = snapshot.unread());
     s.arrive(session(1, "vm"), 2).arrive(session(2, "db"), 1).read_in();
     owners(s);
 }
@@ -140,8 +140,8 @@ fn all_but(s: &mut Story, left: &[u64]) {
 /// A kernel that finds nothing but `db`.
 fn only_db(s: &mut Story) {
     let db = session(2, "db");
-    s.arrival(&[("db", &[7])], &[]);
-    s.look(|look| _ = look.unread());
+    s.handover(&[("db", &[7])], &[]);
+    s.snapshot(|snapshot| _ = snapshot.unread());
     s.arrive(db, 1).read_in();
     s.retrieve_session(db)
         .retrieve(db, 7, memfd(7))
@@ -156,7 +156,7 @@ fn good() -> Disk {
 
 #[test]
 fn two_journals_of_an_update_as_it_should_be_pass() {
-    good().is(Outcome::Held, &[]);
+    good().is(Conclusion::Held, &[]);
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn the_recorders_own_session_is_not_one_of_those_that_are_expected() {
         });
     });
     disk.record(1, |s| {
-        s.arrival(&[("vm", &[1]), ("luo-trace", &[9])], &[]);
-        s.look(|look| _ = look.unread());
+        s.handover(&[("vm", &[1]), ("luo-trace", &[9])], &[]);
+        s.snapshot(|snapshot| _ = snapshot.unread());
         s.arrive(vm, 1).arrive(own, 1).read_in();
         for (session, token) in [(vm, 1), (own, 9)] {
             s.retrieve_session(session).retrieve(session, token, memfd(token));
@@ -182,7 +182,7 @@ fn the_recorders_own_session_is_not_one_of_those_that_are_expected() {
     });
     // when all sessions are counted, then it is not.
     let (outcome, told) = disk.check("outcome = \"completed\"\n[[session]]\nmatch = \"*\"\ncount = 1\n");
-    assert_eq!(outcome, Outcome::Held, "{told}");
+    assert_eq!(outcome, Conclusion::Held, "{told}");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn sessions_that_an_image_of_the_legacy_call_does_not_carry_are_lost() {
     };
     disk.record(0, |s| leaves_with(s, legacy));
     disk.is(
-        Outcome::Violated,
+        Conclusion::Violated,
         &[
             "session \"vm\": session \"vm\" left and did not arrive",
             "session \"db\"",
@@ -208,7 +208,7 @@ fn a_session_that_does_not_arrive_is_lost() {
     let mut disk = Disk::new();
     disk.record(0, leaves).record(1, only_db);
     disk.is(
-        Outcome::Violated,
+        Conclusion::Violated,
         &[
             "session \"vm\" left and did not arrive",
             "kexec-sessions-conserved",
@@ -231,7 +231,7 @@ fn where_the_freeze_was_not_seen_from_its_beginning_what_did_not_arrive_may_have
     disk.events(0, &story.events).record(1, only_db);
     // then no process can tell whether the other one is lost.
     let whether = "it cannot be told whether session \"vm\" arrived";
-    disk.is(Outcome::Inconclusive, &[whether]);
+    disk.is(Conclusion::Inconclusive, &[whether]);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_boot_that_began_hours_later_may_be_another_than_the_next() {
     let mut disk = Disk::new();
     disk.record(0, leaves).later(7200, 1, &story.events);
     let (outcome, told) = disk.check("[[session]]\nname = \"vm\"\nretrieved = true\n");
-    assert_eq!(outcome, Outcome::Inconclusive, "{told}");
+    assert_eq!(outcome, Conclusion::Inconclusive, "{told}");
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_file_that_nobody_asks_for_fails_though_the_kernel_kept_every_promise() {
         told,
         "every file retrieved: file 0x2 of session \"vm\" was never retrieved\n"
     );
-    disk.is(Outcome::Violated, &[]);
+    disk.is(Conclusion::Violated, &[]);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_retrieve_that_fails_is_told_with_its_errno() {
         });
     });
     disk.is(
-        Outcome::Violated,
+        Conclusion::Violated,
         &["file 0x2 of session \"vm\" was never retrieved: its retrieve failed with ENOMEM"],
     );
 }
@@ -277,20 +277,20 @@ fn another_number_of_files_fails() {
     let (seen, told) = good().check(&WANTED.replace("files = 2", "files = 3"));
     assert_eq!(
         (seen, told.as_str()),
-        (Outcome::Violated, "session \"vm\": files: 3 expected, 2\n")
+        (Conclusion::Violated, "session \"vm\": files: 3 expected, 2\n")
     );
 }
 
 #[test]
 fn a_blackout_over_the_limit_fails_and_one_too_near_to_tell_does_not() {
     let (seen, told) = good().check(&WANTED.replace("90 s", "50 s"));
-    assert_eq!(seen, Outcome::Violated, "{told}");
+    assert_eq!(seen, Conclusion::Violated, "{told}");
     assert!(
         told.starts_with("blackout of at most 50.0 s: blackout: at most 50.0 s expected, 60.0 s ± "),
         "{told}"
     );
     let (seen, told) = good().check(&WANTED.replace("90 s", "60 s"));
-    assert_eq!(seen, Outcome::Inconclusive, "{told}");
+    assert_eq!(seen, Conclusion::Inconclusive, "{told}");
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn without_either_journal_it_is_inconclusive() {
     for lost in [0, 1] {
         let mut disk = good();
         disk.journals.remove(lost);
-        disk.is(Outcome::Inconclusive, &["blackout is not known"]);
+        disk.is(Conclusion::Inconclusive, &["blackout is not known"]);
     }
 }
 
@@ -327,7 +327,7 @@ fn with_any_event_lost_nothing_fails_that_is_as_it_should_be() {
             let what = story.events[lost].body.kind();
             assert_ne!(
                 seen,
-                Outcome::Violated,
+                Conclusion::Violated,
                 "{what:?}, event {lost} of boot {number}, is lost:\n{told}"
             );
         }
@@ -343,7 +343,7 @@ fn events_that_are_lost_make_it_inconclusive() {
     let mut disk = Disk::new();
     disk.record(0, leaves)
         .events(1, &with_losses(&story.events, |place| place == from));
-    disk.is(Outcome::Inconclusive, &["record of boot 2 is whole: events lost: 1"]);
+    disk.is(Conclusion::Inconclusive, &["record of boot 2 is whole: events lost: 1"]);
 }
 
 #[test]
@@ -351,10 +351,10 @@ fn without_expectations_the_checks_come_to_what_the_case_does() {
     let mut one = good();
     one.journals.remove(1);
     let mut lost = Disk::new();
-    lost.record(0, leaves).record(1, |s| _ = s.look(|_| ()).read_in());
+    lost.record(0, leaves).record(1, |s| _ = s.snapshot(|_| ()).read_in());
     for disk in [good(), one, lost] {
         let case = Case::of(&disk.journals, Hosts::Told).unwrap();
         let checks = Expectations::default().check(&case, TODAY, "");
-        assert_eq!(formats::outcome(&checks), case.outcome());
+        assert_eq!(formats::outcome(&checks), case.conclusion());
     }
 }

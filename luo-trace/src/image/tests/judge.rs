@@ -1,5 +1,5 @@
 use super::{Kernel, kernel, read, unified};
-use crate::image::{Formats, InUse, Judgement, Machine, Outcome, Platform, Preserved, Source, judge};
+use crate::image::{Evidence, Forecast, Formats, InUse, Judgement, Machine, Platform, Preserved, judge};
 
 const LINE: &[u8] = b"quiet kho=on liveupdate=on";
 
@@ -39,7 +39,7 @@ fn judged(kernel: &Kernel, preserved: &Preserved, running: &Formats, line: Optio
 }
 
 /// The worst reason.
-fn why(judgement: &Judgement) -> (Outcome, &str, Source) {
+fn why(judgement: &Judgement) -> (Forecast, &str, Evidence) {
     let reason = &judgement.reasons[0];
     assert_eq!(reason.outcome, judgement.outcome);
     (reason.outcome, &reason.text, reason.source)
@@ -48,7 +48,7 @@ fn why(judgement: &Judgement) -> (Outcome, &str, Source) {
 #[test]
 fn the_same_kernel_will_carry() {
     let judgement = judged(&kernel(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
-    assert_eq!(judgement.outcome, Outcome::Carries, "{judgement:?}");
+    assert_eq!(judgement.outcome, Forecast::Carries, "{judgement:?}");
     // Every answer says what it rests on, and every handler and global state has one.
     let texts: Vec<_> = judgement.reasons.iter().map(|reason| reason.text.as_str()).collect();
     for name in ["memfd-v2", "vfio-pci-v1", "pci-v1", "luo-v5", "kho-v4"] {
@@ -61,7 +61,11 @@ fn a_kernel_without_luo_or_kho_loses_everything() {
     let judgement = judged(&Kernel::plain(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
     assert_eq!(
         why(&judgement),
-        (Outcome::Loses, "KHO is not built in: everything is lost", Source::Types)
+        (
+            Forecast::Loses,
+            "KHO is not built in: everything is lost",
+            Evidence::Types
+        )
     );
     let only_kho = Kernel {
         functions: Some(vec!["kho_preserve_folio"]),
@@ -70,7 +74,11 @@ fn a_kernel_without_luo_or_kho_loses_everything() {
     let judgement = judged(&only_kho, &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
     assert_eq!(
         why(&judgement),
-        (Outcome::Loses, "LUO is not built in: everything is lost", Source::Types)
+        (
+            Forecast::Loses,
+            "LUO is not built in: everything is lost",
+            Evidence::Types
+        )
     );
 }
 
@@ -83,9 +91,9 @@ fn a_handler_or_a_global_state_that_is_missing_is_named() {
     let lost: Vec<_> = judgement
         .reasons
         .iter()
-        .filter(|reason| reason.outcome == Outcome::Loses)
+        .filter(|reason| reason.outcome == Forecast::Loses)
         .collect();
-    assert_eq!(judgement.outcome, Outcome::Loses);
+    assert_eq!(judgement.outcome, Forecast::Loses);
     assert_eq!(lost.len(), 2, "{lost:?}");
     assert!(
         lost[0].text.contains("file handler vfio-pci-v1: its file is lost"),
@@ -98,7 +106,7 @@ fn a_handler_or_a_global_state_that_is_missing_is_named() {
 fn where_modules_may_bring_handlers_a_missing_one_is_not_known_to_be_lost() {
     let modular = Kernel::with_luo(&["memfd-v2", "liveupdate_register_file_handler"]);
     let judgement = judged(&modular, &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
-    assert_eq!(judgement.outcome, Outcome::Unknown);
+    assert_eq!(judgement.outcome, Forecast::Unknown);
     assert!(why(&judgement).1.contains("a module may bring it"), "{judgement:?}");
 }
 
@@ -106,17 +114,20 @@ fn where_modules_may_bring_handlers_a_missing_one_is_not_known_to_be_lost() {
 fn another_format_of_luo_panics_and_another_of_kho_is_ignored() {
     let by = |luo, kho, line: &[u8]| judged(&kernel(), &host(), &formats(luo, kho), Some(line));
     let panics = by("luo-v6", "kho-v4", LINE);
-    assert_eq!(panics.outcome, Outcome::Panics);
+    assert_eq!(panics.outcome, Forecast::Panics);
     assert!(
         why(&panics).1.contains("writes luo-v6 and the image's reads luo-v5"),
         "{panics:?}"
     );
     // Where KHO's differs, or KHO is off, LUO sees nothing that it could panic over.
     for judgement in [by("luo-v6", "kho-v5", LINE), by("luo-v5", "kho-v5", LINE)] {
-        assert_eq!((judgement.outcome, judgement.kernel), (Outcome::Loses, Outcome::Loses));
+        assert_eq!(
+            (judgement.outcome, judgement.kernel),
+            (Forecast::Loses, Forecast::Loses)
+        );
     }
     let off = by("luo-v6", "kho-v4", b"kho=off liveupdate=on");
-    assert_eq!((off.outcome, off.kernel), (Outcome::Loses, Outcome::Panics));
+    assert_eq!((off.outcome, off.kernel), (Forecast::Loses, Forecast::Panics));
 }
 
 #[test]
@@ -127,7 +138,7 @@ fn a_host_that_runs_luo_panics_the_next_kernel_even_with_nothing_preserved() {
         &formats("luo-v6", "kho-v4"),
         Some(LINE),
     );
-    assert_eq!(judgement.outcome, Outcome::Panics);
+    assert_eq!(judgement.outcome, Forecast::Panics);
 }
 
 #[test]
@@ -138,7 +149,7 @@ fn where_nothing_is_preserved_nothing_is_lost() {
         (kernel(), None),
     ] {
         let judgement = judged(&kernel, &Preserved::default(), &Formats::default(), line);
-        assert_eq!(judgement.outcome, Outcome::Carries);
+        assert_eq!(judgement.outcome, Forecast::Carries);
         assert_eq!(why(&judgement).1, "nothing is preserved, so nothing would be lost");
     }
 }
@@ -169,7 +180,7 @@ fn what_is_not_known_is_never_said_to_be_lost() {
     ];
     for (preserved, running, line, expected) in cases {
         let judgement = judged(&kernel(), &preserved, &running, line);
-        assert_eq!(judgement.outcome, Outcome::Unknown);
+        assert_eq!(judgement.outcome, Forecast::Unknown);
         assert!(why(&judgement).1.contains(expected), "{judgement:?}");
     }
 }
@@ -189,17 +200,17 @@ fn the_command_line_and_what_the_build_has_for_it_decide_together() {
         "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_CMDLINE_BOOL=y\nCONFIG_CMDLINE=\"kho=on liveupdate=on\"\n",
     );
     // then the first needs no kho=on, and the second nothing at all.
-    assert_eq!(default(b"liveupdate=on"), Outcome::Carries);
-    assert_eq!(default(b"liveupdate=on kho=off"), Outcome::Loses);
-    assert_eq!(default(b"quiet"), Outcome::Loses);
-    assert_eq!(built_in(b"quiet"), Outcome::Carries);
-    assert_eq!(built_in(b"liveupdate=off"), Outcome::Loses);
+    assert_eq!(default(b"liveupdate=on"), Forecast::Carries);
+    assert_eq!(default(b"liveupdate=on kho=off"), Forecast::Loses);
+    assert_eq!(default(b"quiet"), Forecast::Loses);
+    assert_eq!(built_in(b"quiet"), Forecast::Carries);
+    assert_eq!(built_in(b"liveupdate=off"), Forecast::Loses);
 }
 
 const LUO: &str = "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n";
 
 /// What becomes of a line that is given to a kernel of this configuration, and why.
-fn given(line: Option<&[u8]>, config: &str) -> (Outcome, String, Source) {
+fn given(line: Option<&[u8]>, config: &str) -> (Forecast, String, Evidence) {
     let kernel = Kernel {
         config: Some(format!("{LUO}{config}").leak()),
         ..kernel()
@@ -220,14 +231,14 @@ fn a_kernel_that_throws_the_given_line_away_is_judged_by_its_own() {
         // then without LUO on it everything is lost, whatever is given,
         for line in [Some(LINE), None] {
             let (outcome, text, source) = given(line, &build("quiet console=ttyS0"));
-            assert_eq!((outcome, source), (Outcome::Loses, Source::Configuration));
+            assert_eq!((outcome, source), (Forecast::Loses, Evidence::Configuration));
             assert!(text.contains("ignores the line it is given"), "{text}");
             assert!(text.contains(option), "{text}");
         }
         // and with LUO on it nothing is, whatever is given.
         for line in [Some(&b"quiet"[..]), None] {
             let (outcome, text, _) = given(line, &build("kho=on liveupdate=on name=\\\"a b\\\""));
-            assert_eq!(outcome, Outcome::Carries, "{text}");
+            assert_eq!(outcome, Forecast::Carries, "{text}");
         }
     }
 }
@@ -237,26 +248,26 @@ fn a_built_in_line_goes_where_the_architecture_puts_it() {
     let off = "CONFIG_CMDLINE=\"liveupdate=off\"\n";
     // Of a parameter that is there twice the last one counts: x86 puts its own line first,
     let before = format!("CONFIG_CMDLINE_BOOL=y\n{off}");
-    assert_eq!(given(Some(LINE), &before).0, Outcome::Carries);
+    assert_eq!(given(Some(LINE), &before).0, Forecast::Carries);
     // what extends a line comes last,
     let after = format!("CONFIG_ARM64=y\nCONFIG_ARM64_4K_PAGES=y\n{off}CONFIG_CMDLINE_EXTEND=y\n");
-    assert_eq!(given(Some(LINE), &after).0, Outcome::Loses);
+    assert_eq!(given(Some(LINE), &after).0, Forecast::Loses);
     // and where it is for want of another, it is not there with another.
     let want = "CONFIG_CMDLINE=\"kho=on liveupdate=on\"\nCONFIG_CMDLINE_FROM_BOOTLOADER=y\n";
-    assert_eq!(given(Some(b"quiet"), want).0, Outcome::Loses);
-    assert_eq!(given(Some(b""), want).0, Outcome::Carries);
-    assert_eq!(given(None, want).0, Outcome::Unknown);
+    assert_eq!(given(Some(b"quiet"), want).0, Forecast::Loses);
+    assert_eq!(given(Some(b""), want).0, Forecast::Carries);
+    assert_eq!(given(None, want).0, Forecast::Unknown);
     // What x86 does not switch on is not there.
     assert_eq!(
         given(Some(LINE), "# CONFIG_CMDLINE_BOOL is not set\n").0,
-        Outcome::Carries
+        Forecast::Carries
     );
 }
 
 #[test]
 fn what_does_not_fit_behind_a_built_in_line_is_cut() {
     let long = format!("CONFIG_CMDLINE_BOOL=y\nCONFIG_CMDLINE=\"{}\"\n", "x".repeat(2030));
-    assert_eq!(given(Some(LINE), &long).0, Outcome::Loses);
+    assert_eq!(given(Some(LINE), &long).0, Forecast::Loses);
 }
 
 #[test]
@@ -264,18 +275,18 @@ fn an_embedded_bootconfig_leaves_open_what_the_line_does_not_set() {
     let rendered = "CONFIG_BOOT_CONFIG=y\nCONFIG_BOOT_CONFIG_EMBED=y\nCONFIG_CMDLINE_FROM_BOOTCONFIG=y\n";
     let always = format!("{rendered}CONFIG_BOOT_CONFIG_FORCE=y\nCONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\n");
     let (outcome, text, _) = given(Some(b"quiet"), &always);
-    assert_eq!(outcome, Outcome::Unknown);
+    assert_eq!(outcome, Forecast::Unknown);
     assert!(text.contains("CONFIG_CMDLINE_FROM_BOOTCONFIG"), "{text}");
-    assert_eq!(given(Some(b"liveupdate=on"), &always).0, Outcome::Unknown);
-    assert_eq!(given(Some(LINE), &always).0, Outcome::Carries);
-    assert_eq!(given(Some(b"liveupdate=off"), &always).0, Outcome::Loses);
+    assert_eq!(given(Some(b"liveupdate=on"), &always).0, Forecast::Unknown);
+    assert_eq!(given(Some(LINE), &always).0, Forecast::Carries);
+    assert_eq!(given(Some(b"liveupdate=off"), &always).0, Forecast::Loses);
     // Unless the build forces it, the line has to ask for it,
-    assert_eq!(given(Some(b"kho=on"), rendered).0, Outcome::Loses);
-    assert_eq!(given(Some(b"kho=on -- bootconfig"), rendered).0, Outcome::Loses);
-    assert_eq!(given(Some(b"kho=on bootconfig"), rendered).0, Outcome::Unknown);
+    assert_eq!(given(Some(b"kho=on"), rendered).0, Forecast::Loses);
+    assert_eq!(given(Some(b"kho=on -- bootconfig"), rendered).0, Forecast::Loses);
+    assert_eq!(given(Some(b"kho=on bootconfig"), rendered).0, Forecast::Unknown);
     // and one that is read at boot alone comes too late for LUO.
     let at_boot = "CONFIG_BOOT_CONFIG=y\nCONFIG_BOOT_CONFIG_EMBED=y\nCONFIG_BOOT_CONFIG_FORCE=y\n";
-    assert_eq!(given(Some(b"kho=on"), at_boot).0, Outcome::Loses);
+    assert_eq!(given(Some(b"kho=on"), at_boot).0, Forecast::Loses);
 }
 
 #[test]
@@ -299,36 +310,36 @@ fn another_machines_kernel_and_one_with_other_pages_lose() {
     let sized = |flags| kernel().arm64_with(flags);
     for (flags, kib) in [(2, 4), (4, 16), (6, 64)] {
         // then it runs where pages have the same size,
-        assert_eq!(on(&sized(flags), arm, Some(kib << 10)).0, Outcome::Carries, "{kib}");
+        assert_eq!(on(&sized(flags), arm, Some(kib << 10)).0, Forecast::Carries, "{kib}");
         let (outcome, text) = on(&sized(flags), arm, Some(8 << 10));
-        assert_eq!(outcome, Outcome::Loses);
+        assert_eq!(outcome, Forecast::Loses);
         assert!(
             text.contains(&format!("its pages have {kib} KiB, and this host's 8 KiB")),
             "{text}"
         );
         // never on x86,
         let (outcome, text) = on(&sized(flags), x86, Some(4096));
-        assert_eq!(outcome, Outcome::Loses);
+        assert_eq!(outcome, Forecast::Loses);
         assert!(text.contains("another machine's kernel"), "{text}");
     }
     // and x86's not on arm64, whatever its pages.
     let (outcome, text) = on(&kernel().elf_of(62), arm, Some(4096));
-    assert_eq!(outcome, Outcome::Loses);
+    assert_eq!(outcome, Forecast::Loses);
     assert!(text.contains("it is for x86-64, and this host is arm64"), "{text}");
-    assert_eq!(on(&kernel().elf_of(62), x86, Some(4096)).0, Outcome::Carries);
+    assert_eq!(on(&kernel().elf_of(62), x86, Some(4096)).0, Forecast::Carries);
     // Where the header leaves it out the configuration has it; where neither does, it cannot be told.
     let configured = Kernel {
         config: Some("CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\nCONFIG_ARM64=y\nCONFIG_PAGE_SHIFT=16\n"),
         ..kernel()
     };
-    assert_eq!(on(&configured.arm64_with(0), arm, Some(4096)).0, Outcome::Loses);
-    assert_eq!(on(&configured.elf_of(183), arm, Some(64 << 10)).0, Outcome::Carries);
-    assert_eq!(on(&sized(0), arm, Some(4096)).0, Outcome::Unknown);
-    assert_eq!(on(&sized(2), arm, None).0, Outcome::Unknown);
+    assert_eq!(on(&configured.arm64_with(0), arm, Some(4096)).0, Forecast::Loses);
+    assert_eq!(on(&configured.elf_of(183), arm, Some(64 << 10)).0, Forecast::Carries);
+    assert_eq!(on(&sized(0), arm, Some(4096)).0, Forecast::Unknown);
+    assert_eq!(on(&sized(2), arm, None).0, Forecast::Unknown);
 }
 
 /// What becomes of what is preserved by a unified image with these sections.
-fn by_unified(sections: &[(&str, &[u8])], line: Option<&[u8]>) -> (Outcome, String) {
+fn by_unified(sections: &[(&str, &[u8])], line: Option<&[u8]>) -> (Forecast, String) {
     let contents = read(&unified(sections)).unwrap();
     let judgement = judge(
         &contents,
@@ -347,21 +358,24 @@ fn a_unified_image_is_judged_by_the_kernel_and_the_line_inside() {
     let on = (".cmdline", &b"quiet kho=on\nliveupdate=on\n\0"[..]);
     let off = (".cmdline", &b"quiet"[..]);
     // Given an image with a line, then that one counts where none is said,
-    assert_eq!(by_unified(&[on, linux, (".initrd", b"cpio")], None).0, Outcome::Carries);
-    assert_eq!(by_unified(&[off, linux], None).0, Outcome::Loses);
+    assert_eq!(
+        by_unified(&[on, linux, (".initrd", b"cpio")], None).0,
+        Forecast::Carries
+    );
+    assert_eq!(by_unified(&[off, linux], None).0, Forecast::Loses);
     // of two the first,
-    assert_eq!(by_unified(&[on, linux, off], None).0, Outcome::Carries);
+    assert_eq!(by_unified(&[on, linux, off], None).0, Forecast::Carries);
     // without one it is not known,
-    assert_eq!(by_unified(&[linux], None).0, Outcome::Unknown);
-    assert_eq!(by_unified(&[linux], Some(LINE)).0, Outcome::Carries);
+    assert_eq!(by_unified(&[linux], None).0, Forecast::Unknown);
+    assert_eq!(by_unified(&[linux], Some(LINE)).0, Forecast::Carries);
     // and one that is said and decides otherwise leaves it open which of them counts.
-    assert_eq!(by_unified(&[on, linux], Some(LINE)).0, Outcome::Carries);
+    assert_eq!(by_unified(&[on, linux], Some(LINE)).0, Forecast::Carries);
     let (outcome, text) = by_unified(&[on, linux], Some(b"quiet"));
-    assert_eq!(outcome, Outcome::Unknown);
+    assert_eq!(outcome, Forecast::Unknown);
     assert!(text.contains("loader's choice"), "{text}");
     // A kernel that loses does so in there, too.
     let plain = Kernel::plain().bzimage();
-    assert_eq!(by_unified(&[on, (".linux", &plain)], None).0, Outcome::Loses);
+    assert_eq!(by_unified(&[on, (".linux", &plain)], None).0, Forecast::Loses);
 }
 
 #[test]
@@ -372,16 +386,19 @@ fn of_a_unified_images_profiles_the_first_counts_where_they_agree() {
     let off = (".cmdline", &b"quiet"[..]);
     let profile = (".profile", &b"ID=x\n"[..]);
     // Given a line that all share, a profile without one of its own, and one whose line says the same,
-    assert_eq!(by_unified(&[linux, on, profile, profile, on], None).0, Outcome::Carries);
+    assert_eq!(
+        by_unified(&[linux, on, profile, profile, on], None).0,
+        Forecast::Carries
+    );
     // or profiles that differ, then it is not known which is taken;
     let (outcome, text) = by_unified(&[linux, on, profile, profile, off], None);
-    assert_eq!(outcome, Outcome::Unknown);
+    assert_eq!(outcome, Forecast::Unknown);
     assert!(text.contains("profiles whose lines differ"), "{text}");
     // a profile's own line goes before the shared one,
-    assert_eq!(by_unified(&[linux, off, profile, on], None).0, Outcome::Carries);
+    assert_eq!(by_unified(&[linux, off, profile, on], None).0, Forecast::Carries);
     // and a kernel in another profile was not looked into.
     let (outcome, text) = by_unified(&[linux, on, profile, profile, linux], None);
-    assert_eq!(outcome, Outcome::Unknown);
+    assert_eq!(outcome, Forecast::Unknown);
     assert!(text.contains("other kernels"), "{text}");
 }
 
@@ -389,10 +406,10 @@ fn of_a_unified_images_profiles_the_first_counts_where_they_agree() {
 fn what_will_be_refused_is_refused_whatever_it_would_do_and_what_may_be_is_not_known() {
     let carries = || judged(&kernel(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
     let refused = carries().objected(true, "no".into());
-    assert_eq!(why(&refused), (Outcome::Refused, "no", Source::Host));
+    assert_eq!(why(&refused), (Forecast::Refused, "no", Evidence::Host));
     let doubtful = carries().objected(false, "perhaps".into());
-    assert_eq!(why(&doubtful), (Outcome::Unknown, "perhaps", Source::Host));
+    assert_eq!(why(&doubtful), (Forecast::Unknown, "perhaps", Evidence::Host));
     let loses = judged(&Kernel::plain(), &host(), &formats("luo-v5", "kho-v4"), Some(LINE));
-    assert_eq!(loses.clone().objected(false, "perhaps".into()).outcome, Outcome::Loses);
-    assert_eq!(loses.objected(true, "no".into()).outcome, Outcome::Refused);
+    assert_eq!(loses.clone().objected(false, "perhaps".into()).outcome, Forecast::Loses);
+    assert_eq!(loses.objected(true, "no".into()).outcome, Forecast::Refused);
 }

@@ -60,7 +60,7 @@ fn kernel() -> Kernel {
 fn has_everything(contents: &Contents) {
     assert_eq!(contents.release(), "7.3.4-made-up");
     for found in [contents.kho, contents.luo] {
-        assert_eq!((found.there, found.source), (true, Source::Types));
+        assert_eq!((found.there, found.source), (true, Evidence::Types));
     }
     assert_eq!(contents.kho_formats, ["kho-v4"]);
     assert_eq!(contents.luo_formats, ["luo-v5"]);
@@ -151,9 +151,9 @@ fn type_information_with_a_kind_that_is_not_known_yet_answers() {
     let luo = |image: &[u8]| read(image).unwrap().luo;
     // then what follows that kind is found;
     let found = luo(&with(true));
-    assert_eq!((found.there, found.source), (true, Source::Types));
+    assert_eq!((found.there, found.source), (true, Evidence::Types));
     // and where it cannot be skipped, type information tells nothing, neither that LUO is there nor that it is not.
-    assert_eq!(luo(&with(false)).source, Source::Strings);
+    assert_eq!(luo(&with(false)).source, Evidence::Strings);
 }
 
 #[test]
@@ -170,15 +170,18 @@ fn the_best_source_answers() {
     };
     let functions = Some(vec!["kernel_kexec"]);
     // then strings are asked last, type information before them, and the configuration first.
-    assert_eq!(by(None, None), (true, Source::Strings, None));
-    assert_eq!(by(functions.clone(), None), (false, Source::Types, None));
+    assert_eq!(by(None, None), (true, Evidence::Strings, None));
+    assert_eq!(by(functions.clone(), None), (false, Evidence::Types, None));
     let config = "# Linux\nCONFIG_KEXEC_HANDOVER=y\nCONFIG_KEXEC_HANDOVER_ENABLE_DEFAULT=y\nCONFIG_LIVEUPDATE=y\n";
     assert_eq!(
         by(functions.clone(), Some(config)),
-        (true, Source::Configuration, Some(true))
+        (true, Evidence::Configuration, Some(true))
     );
     let config = "CONFIG_KEXEC_HANDOVER=y\n# CONFIG_LIVEUPDATE is not set\nCONFIG_LIVEUPDATE_TEST=y\n";
-    assert_eq!(by(functions, Some(config)), (false, Source::Configuration, Some(false)));
+    assert_eq!(
+        by(functions, Some(config)),
+        (false, Evidence::Configuration, Some(false))
+    );
 }
 
 #[test]

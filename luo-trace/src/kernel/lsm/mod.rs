@@ -1,6 +1,6 @@
-//! The brake: the programs that refuse, and the policy they refuse by.
+//! The programs that refuse, and the policy they refuse by.
 //!
-//! `Brake::attach` attaches all of them or none. [`Brake::enforce`] puts a policy in force as a whole: what it consists of is
+//! `LsmPrograms::attach` attaches all of them or none. [`LsmPrograms::enforce`] puts a policy in force as a whole: what it consists of is
 //! laid down first, then one number tells the programs to go by it, and what the one before it consisted of goes when no
 //! program reads it any more. A decision is by the one policy or by the other.
 
@@ -86,7 +86,7 @@ impl Target {
 
 /// Why nothing can be refused on this host.
 #[derive(Debug)]
-pub enum BrakeError {
+pub enum LsmError {
     /// BPF programs cannot refuse anything on this kernel as it was booted.
     NotActive(String),
     /// The kernel lacks something that the programs need, or does not tell where it is.
@@ -95,29 +95,29 @@ pub enum BrakeError {
     Failed(anyhow::Error),
 }
 
-impl fmt::Display for BrakeError {
+impl fmt::Display for LsmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BrakeError::NotActive(why) => write!(
+            LsmError::NotActive(why) => write!(
                 f,
                 "nothing can be refused on this host, since bpf is no active security module: {why}"
             ),
-            BrakeError::Lacks(what) => write!(f, "nothing can be refused on this kernel: {what}"),
-            BrakeError::Failed(error) => write!(f, "the programs that refuse cannot be attached: {error:#}"),
+            LsmError::Lacks(what) => write!(f, "nothing can be refused on this kernel: {what}"),
+            LsmError::Failed(error) => write!(f, "the programs that refuse cannot be attached: {error:#}"),
         }
     }
 }
 
-impl std::error::Error for BrakeError {}
+impl std::error::Error for LsmError {}
 
-impl From<anyhow::Error> for BrakeError {
+impl From<anyhow::Error> for LsmError {
     fn from(error: anyhow::Error) -> Self {
-        BrakeError::Failed(error)
+        LsmError::Failed(error)
     }
 }
 
 /// The attached programs, and the policy in force. Dropping it detaches them, unless they are pinned.
-pub struct Brake {
+pub struct LsmPrograms {
     gate: Gate,
     links: Vec<FdLink>,
     state: SharedState,
@@ -131,15 +131,15 @@ pub struct Brake {
     pinned: Option<pins::Set>,
 }
 
-impl Brake {
+impl LsmPrograms {
     /// Attaches all programs, and finds out whether the kernel runs them.
     pub(super) fn attach(
         ebpf: &mut Ebpf,
         offsets: &[u32; Field::COUNT],
         variables: &[u64; Variable::COUNT],
-    ) -> Result<Self, BrakeError> {
+    ) -> Result<Self, LsmError> {
         let _held = HeldSignals::hold();
-        lack(offsets, variables).map_or(Ok(()), |what| Err(BrakeError::Lacks(what)))?;
+        lack(offsets, variables).map_or(Ok(()), |what| Err(LsmError::Lacks(what)))?;
         let vmlinux = fs::read(VMLINUX_BTF).with_context(|| format!("cannot read {VMLINUX_BTF}"))?;
         let btf = Btf::parse(&vmlinux)?;
         for (_, target) in PROGRAMS {
@@ -147,7 +147,7 @@ impl Brake {
         }
         let gate = btf
             .function(gate::FUNCTION)
-            .ok_or_else(|| BrakeError::Lacks(format!("it has no function {} to attach to", gate::FUNCTION)))?;
+            .ok_or_else(|| LsmError::Lacks(format!("it has no function {} to attach to", gate::FUNCTION)))?;
         let functions: Vec<String> = PROGRAMS.iter().map(|(_, target)| target.function()).collect();
         let small = btf.only_functions(functions.iter().map(String::as_str));
         drop(btf);
@@ -162,7 +162,7 @@ impl Brake {
             .collect::<Result<Vec<_>>>();
         let attached = attached.and_then(|links| Ok((Gate::attach(gate, offsets, refused(ebpf)?)?, links)));
         let result = attached
-            .map_err(BrakeError::from)
+            .map_err(LsmError::from)
             .and_then(|(gate, links)| Self::with(ebpf, gate, links));
         if result.is_err() {
             for (program, _) in PROGRAMS {
@@ -178,10 +178,10 @@ impl Brake {
     }
 
     /// Takes the maps of programs that are attached.
-    fn with(ebpf: &mut Ebpf, gate: Gate, links: Vec<FdLink>) -> Result<Self, BrakeError> {
+    fn with(ebpf: &mut Ebpf, gate: Gate, links: Vec<FdLink>) -> Result<Self, LsmError> {
         let state = Shared::take(ebpf, "STATE", size_of::<State>())?;
         let tables = Shared::take(ebpf, "TABLES", 2 * size_of::<Table>())?;
-        let brake = Self {
+        let programs = Self {
             gate,
             links,
             state: SharedState(state),
@@ -191,12 +191,12 @@ impl Brake {
             generation: 0,
             pinned: None,
         };
-        brake.probe()?;
-        Ok(brake)
+        programs.probe()?;
+        Ok(programs)
     }
 
     /// Attaching succeeds also where the kernel was booted without BPF as a security module: then nothing ever runs.
-    fn probe(&self) -> Result<(), BrakeError> {
+    fn probe(&self) -> Result<(), LsmError> {
         let before = self.state.probes();
         // SAFETY: a command that no file knows, without an argument.
         unsafe { libc::ioctl(self.state.0.array().fd().as_fd().as_raw_fd(), PROBE.into(), 0) };
@@ -204,7 +204,7 @@ impl Brake {
             return Ok(());
         }
         let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_else(|_| "not told".into());
-        Err(BrakeError::NotActive(format!(
+        Err(LsmError::NotActive(format!(
             "the active ones are {}; boot the kernel with lsm= and a list that has bpf",
             active.trim()
         )))
@@ -298,15 +298,15 @@ fn lack(offsets: &[u32; Field::COUNT], variables: &[u64; Variable::COUNT]) -> Op
 }
 
 /// Whether the kernel has what a program is attached to.
-fn has_target(btf: &Btf<'_>, target: Target) -> Result<(), BrakeError> {
+fn has_target(btf: &Btf<'_>, target: Target) -> Result<(), LsmError> {
     if btf.has_function(&target.function()) {
         return Ok(());
     }
     Err(match target {
-        Target::Function(name) => BrakeError::Lacks(format!(
+        Target::Function(name) => LsmError::Lacks(format!(
             "it has no function {name} to attach to, or the compiler inlined it, so that a session's name is not known in time"
         )),
-        Target::Check(_) => BrakeError::NotActive("the kernel was built without CONFIG_BPF_LSM=y".into()),
+        Target::Check(_) => LsmError::NotActive("the kernel was built without CONFIG_BPF_LSM=y".into()),
     })
 }
 

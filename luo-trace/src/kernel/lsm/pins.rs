@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::Brake;
+use super::LsmPrograms;
 
 /// Where pins lie: a directory for each layout of what an agent takes over, and in it one for each set.
 const DIR: &str = "/sys/fs/bpf/luo-trace";
@@ -58,9 +58,9 @@ pub struct Adopted {
     pub foreign: Vec<String>,
 }
 
-impl Brake {
+impl LsmPrograms {
     /// Takes over from what agents before left behind: hold, allowance, and what is known of the image that is loaded. Their
-    /// programs go on until [`Brake::retire_others`].
+    /// programs go on until [`LsmPrograms::retire_others`].
     ///
     /// # Errors
     /// Where pins cannot be looked for.
@@ -86,7 +86,7 @@ impl Brake {
     ///
     /// # Errors
     /// Where there is no file system for it, or no room. Then nothing is pinned; where it says that programs are detached, this
-    /// brake refuses nothing any more.
+    /// host refuses nothing any more.
     pub fn pin(&mut self) -> Result<()> {
         if self.pinned.is_some() && self.lapsed().is_none() {
             return Ok(());

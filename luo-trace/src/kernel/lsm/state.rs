@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use luo_trace_common::policy::{Load, State, Verdict};
+use luo_trace_common::policy::{ImageBits, Load, State};
 use zerocopy::FromZeros;
 
 use crate::kernel::shared::Shared;
@@ -35,8 +35,8 @@ impl SharedState {
         put(member!(self, allowed_until), until);
     }
 
-    /// Tells what is known of an image. It counts as long as the image in place came by the load of [`Verdict::load`].
-    pub fn judge(&self, image: u64, verdict: Verdict) {
+    /// Tells what is known of an image. It counts as long as the image in place came by the load of [`ImageBits::load`].
+    pub fn judge(&self, image: u64, verdict: ImageBits) {
         put(member!(self, judged), image);
         put(member!(self, verdict), verdict.0);
     }

@@ -5,7 +5,7 @@ use luo_trace_common::hooks::{Family, Hook};
 
 use super::Judged::{self, Ahead, Boot, Chain};
 use super::{Check, Severity};
-use super::{atomic, file, finish, flb, flb_users, freeze, kexec, kho, reboot, session, walk};
+use super::{atomic, file, finish, flb, flb_users, freeze, kexec, kho, reboot, session, snapshot};
 use crate::model::Coverage;
 use crate::model::court::Court;
 use crate::model::scene::Scene;
@@ -194,7 +194,7 @@ invariants! {
         advice: "Do not kexec: close every session and plan a cold boot, and report the kernel.",
         witness: "A snapshot during which nothing changed, once no operation is under way that began before it.",
         needs: [SessionCreate SessionRelease],
-        events: [SnapshotEnd], judged: Boot(walk::session_count);
+        events: [SnapshotEnd], judged: Boot(snapshot::session_count);
     SessionOfSystemd "session-of-systemd" Session Critical
         statement: "The name of systemd's own session is free when systemd creates that for its services' descriptors.",
         why: "systemd creates it after it has killed every process, just before the jump, and goes on without it: every file descriptor store \
@@ -269,7 +269,7 @@ invariants! {
         advice: "Close the session and preserve its files anew, and report the kernel.",
         witness: "The kernel's own count, at a freeze, a finish or in a snapshot, against its own list.",
         needs: [FilePreserve FilesUnpreserve FilesFinish] also: [FilesFreeze FilesDeserialize],
-        events: [FilesFreeze FilesFinish SnapshotEnd], judged: Boot(walk::file_count);
+        events: [FilesFreeze FilesFinish SnapshotEnd], judged: Boot(snapshot::file_count);
 
     FlbCreateOnFirst "flb-create-on-first" Flb Error
         statement: "The global state is created exactly when its users go from 0 to 1.",
@@ -356,7 +356,7 @@ invariants! {
         advice: "Close the sessions and preserve their files anew before the next attempt, and report the kernel.",
         witness: "The first snapshot after it during which nothing changed.",
         needs: [LiveupdateReboot],
-        events: [LiveupdateReboot SnapshotEnd], judged: Boot(walk::abort_restores);
+        events: [LiveupdateReboot SnapshotEnd], judged: Boot(snapshot::abort_restores);
     KexecCarrier "kexec-carrier" Reboot Critical
         statement: "Sessions exist only with an image that can carry them: loaded by kexec_file_load, with KHO, and liveupdate=on on its \
             command line.",

@@ -135,8 +135,8 @@ fn held(state: &State, scene: &Scene, p: &FlbUse) -> u64 {
 /// references about only the files are certain.
 pub(super) fn count(state: &State, scene: &Scene, court: &mut Court) {
     const COUNT: Invariant = Invariant::FlbCount;
-    if let Some(survey) = state.survey.as_deref() {
-        return super::walk::flb_count(state, scene, court, survey);
+    if let Some(snapshot) = state.snapshot.as_deref() {
+        return super::snapshot::flb_count(state, scene, court, snapshot);
     }
     let Body::FlbRecord(p) = &scene.event.body else { return };
     let Some(flb) = state.flbs.named(&p.name) else { return };

@@ -19,7 +19,7 @@ mod kexec;
 mod kho;
 mod reboot;
 mod session;
-mod walk;
+mod snapshot;
 
 pub(super) use catalogue::Asked;
 pub use catalogue::Invariant;

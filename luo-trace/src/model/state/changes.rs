@@ -118,12 +118,12 @@ impl State {
             Body::LiveupdateReboot(_) => self.aborted = Some((moment.id, moment.stamp())),
             Body::SessionDeserialize(_) => {
                 self.unread = None;
-                self.arrivals.read_in(&mut self.index.counts);
+                self.handover.read_in(&mut self.index.counts);
             }
-            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::Arrival(_) => {
-                self.arrivals.take(&event.body, handler, &mut self.index.counts);
+            Body::ArrivedSession(_) | Body::ArrivedFile(_) | Body::Handover(_) => {
+                self.handover.take(&event.body, handler, &mut self.index.counts);
             }
-            _ if self.survey.is_some() => self.learn(moment),
+            _ if self.snapshot.is_some() => self.learn(moment),
             _ => {}
         }
         self.tasks.apply(event, moment, &self.flbs);
@@ -619,7 +619,7 @@ impl State {
     }
 
     fn deserialize(&mut self, p: &FilesOp, moment: Moment, ok: bool) {
-        self.arrivals.read_in(&mut self.index.counts);
+        self.handover.read_in(&mut self.index.counts);
         if moment.epoch == STRADDLES && self.sessions.contains_key(&p.session.id) {
             return;
         }

@@ -6,17 +6,17 @@
 use luo_trace_common::events::{FileCall, SessionRelease};
 use luo_trace_common::text::SessionName;
 
-use super::arrivals::{Arrivals, WaitingView};
 use super::counts::{Counts, Direction, HandlerId};
 use super::device::Device;
 use super::flbs::Flbs;
+use super::handover::{Handover, WaitingView};
 use super::images::Images;
 use super::index::Index;
 use super::objects::{File, Session, SessionView};
 use super::pages::Kho;
 use super::scene::{Moment, STRADDLES, Scene, TAINTED, direction};
+use super::snapshot::{Snapshot, Walk};
 use super::tasks::Tasks;
-use super::walk::{Survey, Walk};
 use crate::event::{Body, Event, EventId};
 use crate::model::HashMap;
 
@@ -112,7 +112,7 @@ pub(super) struct State {
     /// Id and serial number of the newest session of each name.
     names: HashMap<(Direction, SessionName), (u64, u64)>,
     index: Index,
-    arrivals: Arrivals,
+    handover: Handover,
     pub(super) flbs: Flbs,
     pub(super) frozen: Option<Frozen>,
     pub(super) serialized: Option<Serialized>,
@@ -127,7 +127,7 @@ pub(super) struct State {
     /// A walk over the kernel's lists that is under way.
     walk: Option<Walk>,
     /// What the walk that ends with this event found.
-    pub(super) survey: Option<Box<Survey>>,
+    pub(super) snapshot: Option<Box<Snapshot>>,
     /// The end of the newest walk that taught anything: operations that began before it may be in what it found.
     taught_at: u64,
     /// The epoch in which a walk listed every session, both ways.
@@ -149,7 +149,7 @@ impl Default for State {
             departing: Vec::new(),
             names: HashMap::default(),
             index: Index::default(),
-            arrivals: Arrivals::default(),
+            handover: Handover::default(),
             flbs: Flbs::default(),
             frozen: None,
             serialized: None,
@@ -160,7 +160,7 @@ impl Default for State {
             freezers: Default::default(),
             tells_errno: false,
             walk: None,
-            survey: None,
+            snapshot: None,
             taught_at: 0,
             listed: TAINTED,
             unread: None,
@@ -228,7 +228,7 @@ impl State {
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = WaitingView<'_>> {
-        self.arrivals.waiting(&self.index.counts)
+        self.handover.waiting(&self.index.counts)
     }
 
     /// The event with what it is about.

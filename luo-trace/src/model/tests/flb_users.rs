@@ -104,7 +104,7 @@ fn global_state_may_be_got_again_and_its_failure_told_again() {
 #[test]
 fn global_state_that_is_finished_without_being_brought_back_is_found() {
     violates(Invariant::FlbFinishAfterRestore, |s| {
-        s.look(|look| _ = look.flb("pci", 0, 0))
+        s.snapshot(|snapshot| _ = snapshot.flb("pci", 0, 0))
             .flb_call(Finish, "pci", MEMFD, 0);
     });
     violates(Invariant::FlbFinishAfterRestore, |s| {
@@ -117,7 +117,7 @@ fn global_state_that_is_finished_without_being_brought_back_is_found() {
 #[test]
 fn global_state_that_files_leave_and_nobody_brings_back_is_found_once() {
     let finding = violates(Invariant::FlbFinishAfterRestore, |s| {
-        s.look(|look| _ = look.flb("pci", 0, 0))
+        s.snapshot(|snapshot| _ = snapshot.flb("pci", 0, 0))
             .flb_finish(MEMFD, |_| ())
             .flb_finish(MEMFD, |_| ());
     });
@@ -127,9 +127,10 @@ fn global_state_that_files_leave_and_nobody_brings_back_is_found_once() {
 #[test]
 fn the_last_file_may_bring_global_state_back_itself() {
     let judged = holds(|s| {
-        s.look(|look| _ = look.flb("pci", 0, 0)).flb_finish(MEMFD, |s| {
-            s.flb_call(Retrieve, "pci", MEMFD, 0).flb_call(Finish, "pci", MEMFD, 0);
-        });
+        s.snapshot(|snapshot| _ = snapshot.flb("pci", 0, 0))
+            .flb_finish(MEMFD, |s| {
+                s.flb_call(Retrieve, "pci", MEMFD, 0).flb_call(Finish, "pci", MEMFD, 0);
+            });
         // What another handler's files use is no matter.
         s.flb_finish("vfio", |_| ());
     });
@@ -223,7 +224,7 @@ fn a_count_of_users_that_the_next_kernel_is_told_wrongly_is_found() {
 fn a_count_of_users_that_a_walk_finds_wrong_is_found_in_time() {
     violates(Invariant::FlbCount, |s| {
         next(first(s.orderly()))
-            .look(|look| _ = look.flb("iommu", 1, 0))
+            .snapshot(|snapshot| _ = snapshot.flb("iommu", 1, 0))
             .wait(LONG)
             .create(session(1, "a"));
     });
@@ -231,7 +232,7 @@ fn a_count_of_users_that_a_walk_finds_wrong_is_found_in_time() {
     let judged = holds(|s| {
         next(first(s));
         let begun = s.now();
-        s.by(101).wait(10).look(|look| _ = look.flb("iommu", 1, 0));
+        s.by(101).wait(10).snapshot(|snapshot| _ = snapshot.flb("iommu", 1, 0));
         s.by(100).since(begun);
         leave(s).wait(LONG).create(session(1, "a"));
     });

@@ -16,7 +16,7 @@ const LEGACY: Image = Image {
 fn an_image_that_kexec_load_loaded_is_found_as_soon_as_sessions_exist_and_once() {
     let a = session(1, "a");
     let finding = violates(Invariant::KexecCarrier, |s| {
-        s.look(|_| ())
+        s.snapshot(|_| ())
             .create(a)
             .load_image(IMAGE_LEGACY, LEGACY)
             .reboot_into(LEGACY);
@@ -111,10 +111,11 @@ fn incoming_sessions_that_are_left_unfinished_are_found() {
     assert!(finding.seen.contains("1 are unfinished, among them \"b\""), "{finding}");
     // Also those that only a walk tells of, and those that nobody read in.
     violates(Invariant::IncomingFinishedFirst, |s| {
-        s.look(|look| _ = look.incoming(a, true, &[(1, memfd(1), 1)])).reboot();
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, true, &[(1, memfd(1), 1)]))
+            .reboot();
     });
     violates(Invariant::IncomingFinishedFirst, |s| {
-        s.look(|look| _ = look.unread()).reboot();
+        s.snapshot(|snapshot| _ = snapshot.unread()).reboot();
     });
 }
 
@@ -133,20 +134,21 @@ fn an_open_session_without_files_may_be_a_finished_one() {
     // Given a finished session that is known from before a gap, when a walk finds it open and empty,
     let judged = story(|s| {
         s.arrive(a, 1).retrieve_session(a).finish_files(a, 1, |_| ()).gap();
-        s.look(|look| _ = look.incoming(a, true, &[])).reboot();
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, true, &[])).reboot();
     });
     // then nothing of it waits to be finished; an empty one that no process retrieved waits for that.
     assert_eq!(judged.findings, []);
     violates(Invariant::IncomingFinishedFirst, |s| {
-        s.look(|look| _ = look.incoming(a, false, &[])).reboot();
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, false, &[])).reboot();
     });
 }
 
 #[test]
 fn what_was_unread_and_was_then_read_in_is_no_matter() {
     let judged = story(|s| {
-        s.look(|look| _ = look.unread()).open_device_with(|s| _ = s.read_in());
-        s.look(|_| ()).reboot();
+        s.snapshot(|snapshot| _ = snapshot.unread())
+            .open_device_with(|s| _ = s.read_in());
+        s.snapshot(|_| ()).reboot();
     });
     assert_eq!(judged.status(Invariant::IncomingFinishedFirst), Status::Ok);
 }
@@ -281,7 +283,7 @@ mod target {
         let a = session(1, "a");
         let judged = story(|s| {
             s.orderly().look_into(VERDICT_LOSES, VERDICT_CARRIES, WHY).gap();
-            s.look(|_| ()).create(a).reboot();
+            s.snapshot(|_| ()).create(a).reboot();
         });
         assert_eq!(judged.findings, []);
         assert_ne!(judged.status(Invariant::KexecCarrier), Status::Violated);
@@ -291,7 +293,7 @@ mod target {
     fn what_kexec_load_loaded_is_told_once() {
         let a = session(1, "a");
         violates(Invariant::KexecCarrier, |s| {
-            s.look(|_| ()).create(a).load_image(IMAGE_LEGACY, LEGACY);
+            s.snapshot(|_| ()).create(a).load_image(IMAGE_LEGACY, LEGACY);
             s.look_into(VERDICT_LOSES, VERDICT_UNKNOWN, "it was loaded by kexec_load(2)")
                 .reboot_into(LEGACY);
         });
@@ -302,24 +304,24 @@ mod target {
         let a = session(1, "a");
         // Given a command line that leaves it to the kernel whether KHO is on,
         let judged = story(|s| {
-            s.look(|_| ()).load("liveupdate=on").create(a);
+            s.snapshot(|_| ()).load("liveupdate=on").create(a);
             s.look_into(VERDICT_CARRIES, VERDICT_CARRIES, "").reboot();
         });
         assert_eq!(judged.findings, []);
         assert_eq!(judged.status(Invariant::KexecCarrier), Status::Ok);
         // then one that has it off loses everything: at once where sessions exist, else at the reboot.
         let finding = violates(Invariant::KexecCarrier, |s| {
-            s.look(|_| ()).load("liveupdate=on").create(a);
+            s.snapshot(|_| ()).load("liveupdate=on").create(a);
             s.look_into(VERDICT_CARRIES, VERDICT_LOSES, "").reboot();
         });
         assert!(finding.seen.starts_with("its command line"), "{finding}");
         violates(Invariant::KexecCarrier, |s| {
-            s.look(|_| ()).load("liveupdate=on");
+            s.snapshot(|_| ()).load("liveupdate=on");
             s.look_into(VERDICT_CARRIES, VERDICT_LOSES, "").create(a).reboot();
         });
         // A command line that says no is told of once, and a kernel that cannot take the sessions is another cause.
         breaks(&[Invariant::KexecCarrier, TARGET], |s| {
-            s.look(|_| ()).create(a).load("quiet");
+            s.snapshot(|_| ()).create(a).load("quiet");
             s.look_into(VERDICT_LOSES, VERDICT_LOSES, WHY).reboot();
         });
     }

@@ -6,13 +6,13 @@ use super::{Coverage, Finding, Invariant, Model, Status, Verdict};
 use crate::event::Event;
 use crate::testing::Story;
 
-mod arrivals;
 mod blind;
 mod file;
 mod finish;
 mod flb;
 mod flb_users;
 mod freeze;
+mod handover;
 mod kexec;
 mod kho;
 mod listing;
@@ -22,7 +22,7 @@ mod reboot;
 mod schedules;
 mod seeds;
 mod session;
-mod walk;
+mod snapshot;
 
 /// What a record proves in the end.
 pub(super) struct Judged {

@@ -13,7 +13,7 @@ fn a_decision_on_a_session_is_no_operation_on_it() {
     let a = session(1, "a");
     let mut s = Story::new();
     s.create(a).preserve(a, 1, memfd(1)).preserve(a, 2, memfd(2));
-    s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]));
+    s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]));
     s.wait(LONG).create(session(2, "b"));
     let told = |events: &[Event]| {
         judge(events)

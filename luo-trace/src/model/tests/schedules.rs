@@ -31,7 +31,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::Shut),
         1 => (0u8..2).prop_map(|flb| Deed::Get { flb }),
         2 => (0u8..2).prop_map(|flb| Deed::Put { flb }),
-        1 => Just(Deed::Look),
+        1 => Just(Deed::Snapshot),
     ]
 }
 
@@ -39,11 +39,11 @@ pub(super) fn plan() -> impl Strategy<Value = Plan> {
     let incoming = prop::collection::vec(0u8..4, 0..3);
     let tasks = prop::collection::vec(prop::collection::vec(deed(), 0..10), 1..4);
     let order = prop::collection::vec(any::<u8>(), 1..60);
-    (incoming, tasks, order, any::<bool>()).prop_map(|(incoming, tasks, order, looks)| Plan {
+    (incoming, tasks, order, any::<bool>()).prop_map(|(incoming, tasks, order, snapshot)| Plan {
         incoming,
         tasks,
         order,
-        looks,
+        snapshot,
     })
 }
 
@@ -129,7 +129,7 @@ proptest! {
         plan in plan(),
         lost in prop::collection::vec(prop::bool::weighted(0.2), 1..80),
     ) {
-        let (events, walk, lists) = plan.run_and_look();
+        let (events, walk, lists) = plan.run_with_snapshot();
         let left = with_losses(&events, |place| place < walk && lost[place % lost.len()]);
         let mut model = Model::new(&Coverage::all());
         for event in &left {
@@ -211,7 +211,7 @@ fn changed(events: &mut Vec<Event>, place: usize, what: u8) {
 /// What is under way when a walk teaches something is not judged: with fewer walks, more is found.
 fn without_walks(plan: &mut Plan) {
     for deeds in &mut plan.tasks {
-        deeds.retain(|deed| *deed != Deed::Look);
+        deeds.retain(|deed| *deed != Deed::Snapshot);
     }
 }
 
@@ -648,7 +648,7 @@ fn a_reference_that_is_taken_during_a_walk_leaves_it_open_who_uses_the_state() {
     let looker = vec![
         Deed::Create { name: 1 },
         preserve(0, 0, 4),
-        Deed::Look,
+        Deed::Snapshot,
         Deed::Close { session: 0 },
         Deed::Close { session: 0 },
     ];
@@ -697,12 +697,12 @@ fn incoming_state_is_finished_when_its_driver_says_so_and_not_before() {
     for steps in 0..60 {
         let plan = Plan {
             incoming: vec![1],
-            tasks: vec![closer.clone(), vec![Deed::Look]],
+            tasks: vec![closer.clone(), vec![Deed::Snapshot]],
             // The second task waits for so many steps of the first.
             order: (0..60)
                 .map(|step| u8::from((steps..steps + 2).contains(&step)))
                 .collect(),
-            looks: false,
+            snapshot: false,
         };
         let events = plan.run();
         let walk = places(&events, |b| matches!(b, Body::SnapshotBegin(_)))[0];

@@ -28,14 +28,14 @@ fn preserve(token: u8, file: u8) -> Deed {
 }
 
 /// What the kernel does when these tasks take turns in this order; each incoming session brings so many files.
-fn played(incoming: &[u8], tasks: &[&[Deed]], order: &[u8], looks: bool) -> Vec<Event> {
+fn played(incoming: &[u8], tasks: &[&[Deed]], order: &[u8], snapshot: bool) -> Vec<Event> {
     let plan = Plan {
         incoming: incoming.to_vec(),
         tasks: tasks.iter().map(|deeds| deeds.to_vec()).collect(),
         order: order.to_vec(),
-        looks,
+        snapshot,
     };
-    plan.run_and_look().0
+    plan.run_with_snapshot().0
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_retrieve_that_fails_is_no_lie_of_the_kernel_where_its_callback_was_lost_bef
     };
     let events = played(
         &[0, 2],
-        &[&[by_name(1), refused], &[Deed::Open, CLOSE, RETRIEVE, Deed::Look]],
+        &[&[by_name(1), refused], &[Deed::Open, CLOSE, RETRIEVE, Deed::Snapshot]],
         &[72, 89, 11, 71, 152, 49, 151, 84, 74, 20, 104, 162],
         true,
     );
@@ -67,7 +67,7 @@ fn a_retrieve_by_the_name_of_a_session_that_is_being_released_proves_nothing() {
         &[
             &[by_name(0), CLOSE],
             &[RETRIEVE, preserve(0, 0), by_name(0), RETRIEVE, preserve(0, 0)],
-            &[Deed::Look, by_name(0)],
+            &[Deed::Snapshot, by_name(0)],
         ],
         &[81, 79, 171],
         false,
@@ -86,14 +86,14 @@ fn a_session_whose_release_takes_longer_than_two_walks_did_not_vanish() {
     let owner = [
         RETRIEVE,
         RETRIEVE,
-        Deed::Look,
+        Deed::Snapshot,
         Deed::Create { name: 0 },
         RETRIEVE,
         CLOSE,
     ];
     let events = played(
         &[],
-        &[&owner, &[by_name(0), by_name(0), Deed::Look, Deed::Look]],
+        &[&owner, &[by_name(0), by_name(0), Deed::Snapshot, Deed::Snapshot]],
         &order,
         false,
     );
@@ -115,7 +115,7 @@ fn a_device_may_be_closed_by_its_second_opener_before_the_first_close_is_seen_to
     let events = played(
         &[],
         &[
-            &[Deed::Look, Deed::Get { flb: 0 }, Deed::Shut],
+            &[Deed::Snapshot, Deed::Get { flb: 0 }, Deed::Shut],
             &[Deed::Open, Deed::Shut],
             &busy,
         ],
@@ -157,7 +157,14 @@ fn a_file_that_a_walk_makes_known_again_in_the_middle_of_a_freeze_may_be_frozen(
         &[],
         &[
             &[create, preserve(1, 4)],
-            &[create, preserve(2, 0), create, Deed::Open, preserve(0, 0), Deed::Look],
+            &[
+                create,
+                preserve(2, 0),
+                create,
+                Deed::Open,
+                preserve(0, 0),
+                Deed::Snapshot,
+            ],
             &[
                 preserve(0, 0),
                 preserve(0, 0),

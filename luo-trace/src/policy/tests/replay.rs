@@ -49,10 +49,10 @@ fn rule(lines: &str) -> String {
 const NO_LEGACY: &str =
     "on = [\"kexec-load\", \"kexec-reboot\"]\nwhen = { legacy-image = true, sessions-over = 0 }\naction = \"deny\"";
 
-/// A record that begins with a look at the kernel's lists, which are empty.
+/// A record that begins with a snapshot of the kernel's lists, which are empty.
 fn story() -> Story {
     let mut story = Story::new();
-    story.look(|_| {});
+    story.snapshot(|_| {});
     story
 }
 
@@ -125,7 +125,7 @@ fn what_a_record_does_not_tell_is_left_open_only_where_it_matters() {
     let mut record = story();
     record.create(session(1, "vm")).gap().load_image(IMAGE_LEGACY, LEGACY);
     record
-        .look(|look| _ = look.outgoing(session(1, "vm"), &[]))
+        .snapshot(|snapshot| _ = snapshot.outgoing(session(1, "vm"), &[]))
         .load_image(IMAGE_LEGACY, Image { id: 0x88, ..LEGACY });
     assert_eq!(
         decided(&rule(NO_LEGACY), &record),

@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::host::lock::{Lock, Refusal};
 use crate::policy::orders::{Answer, Order};
-use crate::sink::Source;
+use crate::sink::StatusSource;
 use peer::Peer;
 
 /// Where the socket lies unless told otherwise.
@@ -133,7 +133,7 @@ impl Control {
     /// Where the socket fails for good.
     pub fn serve<S: Future<Output = ()> + Send + 'static>(
         &self,
-        source: Arc<dyn Source>,
+        source: Arc<dyn StatusSource>,
         orders: mpsc::Sender<Request>,
         streams: &Streams,
         stop: S,
@@ -242,7 +242,7 @@ impl Readers {
     }
 }
 
-fn router(source: Arc<dyn Source>, orders: mpsc::Sender<Request>, streams: &Streams) -> Router {
+fn router(source: Arc<dyn StatusSource>, orders: mpsc::Sender<Request>, streams: &Streams) -> Router {
     let policy = post(order).layer(DefaultBodyLimit::max(LONGEST_ORDER));
     let mut router = Router::new()
         .route("/status", get(status).with_state(source))
@@ -254,7 +254,7 @@ fn router(source: Arc<dyn Source>, orders: mpsc::Sender<Request>, streams: &Stre
     router
 }
 
-async fn status(State(source): State<Arc<dyn Source>>) -> Response {
+async fn status(State(source): State<Arc<dyn StatusSource>>) -> Response {
     // It reads files and may be long: the task that drains the ring must not wait for it.
     let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&source.status())).await;
     match json.map_err(anyhow::Error::from).and_then(|json| Ok(json?)) {
@@ -339,7 +339,7 @@ mod tests {
 
     struct Fake;
 
-    impl Source for Fake {
+    impl StatusSource for Fake {
         fn status(&self) -> Status {
             Status {
                 host: "node-7".into(),

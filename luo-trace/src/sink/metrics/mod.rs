@@ -26,7 +26,7 @@ use crate::event::{Body, ByName, Event};
 use crate::journal::HookState;
 use crate::model::{Counts, Direction, Finding, Invariant, Status, Verdict};
 use crate::policy::tell::rule_name;
-use crate::report::{Outcome, Row};
+use crate::report::{Row, UpdateOutcome};
 use crate::text::errno;
 
 /// How many different names of handlers, and of FLBs, get a label of their own.
@@ -479,7 +479,11 @@ impl Metrics {
         f.update_info.reset();
         let last = updates.first();
         let outcome = last.map_or(NO_UPDATE, |update| &update.outcome);
-        for known in Outcome::ALL.map(Outcome::name).into_iter().chain([NO_UPDATE]) {
+        for known in UpdateOutcome::ALL
+            .map(UpdateOutcome::name)
+            .into_iter()
+            .chain([NO_UPDATE])
+        {
             set(&f.update_outcome, &[known], i64::from(known == outcome));
         }
         if let Some(update) = last {
@@ -498,7 +502,7 @@ impl Metrics {
         // One that is given up later takes nothing back of what was lost before.
         let brought = updates.iter().find(|update| update.fate != Fate::Aborted.name());
         let brought = brought.cloned().unwrap_or_default();
-        let late = brought.outcome == Outcome::Unclaimed.name();
+        let late = brought.outcome == UpdateOutcome::Unclaimed.name();
         for (kind, lost, unclaimed, pending) in [
             (
                 "session",

@@ -178,7 +178,7 @@ fn gauges_show_the_latest_state_and_nothing_of_an_older_one() {
 fn what_waits_has_waited_since_the_boot() {
     let metrics = metrics();
     let mut story = Story::new();
-    story.arrival(&[("vm", &[1, 2])], &[]);
+    story.handover(&[("vm", &[1, 2])], &[]);
     metrics.set_counts(&counts(&story.events), 90_000_000_000);
     let text = metrics.render();
     has(&text, r#"luo_incoming_pending{kind="session"} 1"#);

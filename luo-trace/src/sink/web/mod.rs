@@ -1,5 +1,5 @@
 //! The agent's HTTP port: metrics for Prometheus, health for its supervisor, and a page for people. It serves
-//! reads only, and knows nothing of where its answers come from: see [`Source`].
+//! reads only, and knows nothing of where its answers come from: see [`PageSource`].
 //!
 //! [`Port`] is its thread; [`Access`] is what `--web-config` says of TLS and passwords, and `guard` is who is let in.
 
@@ -34,7 +34,7 @@ pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9886";
 const ROWS: usize = 200;
 
 /// What the port shows.
-pub trait Source: super::Source {
+pub trait PageSource: super::StatusSource {
     /// The metrics, in Prometheus' text format.
     fn metrics(&self) -> String;
     /// Whether the agent sees what happens; if not, a sentence that says why.
@@ -128,13 +128,13 @@ impl Fresh {
 
 /// What the paths have in common.
 struct Shared {
-    source: Arc<dyn Source>,
+    source: Arc<dyn PageSource>,
     metrics: Fresh,
     page: Fresh,
 }
 
 /// The paths, each for GET and HEAD only.
-fn router(source: Arc<dyn Source>) -> Router {
+fn router(source: Arc<dyn PageSource>) -> Router {
     let shared = Shared {
         source,
         metrics: Fresh::new(METRICS_STAY),
@@ -183,7 +183,7 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
 /// For the fuzzers: what an unprotected port answers to these bytes, where it may be asked for under this name and by address.
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
-pub fn answer(bytes: &[u8], host: &str, source: Arc<dyn Source>) -> Vec<u8> {
+pub fn answer(bytes: &[u8], host: &str, source: Arc<dyn PageSource>) -> Vec<u8> {
     use std::sync::atomic::AtomicBool;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 
 use super::access::{Access, Rules};
 use super::guard::{Hosts, Users};
-use super::{Source, router};
+use super::{PageSource, router};
 
 /// How many connections there are at most. The port takes so many descriptors and no more, so that the control socket, the journal and
 /// the image watch never lack one. One connection more ends another, the oldest silent one of the peer that has the most.
@@ -73,7 +73,7 @@ impl Port {
         address: SocketAddr,
         hosts: impl IntoIterator<Item = String>,
         access: Access,
-        source: Arc<dyn Source>,
+        source: Arc<dyn PageSource>,
         tell: impl Fn(String) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let listener = Listener::bind(address).with_context(|| {
@@ -138,7 +138,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn new(hosts: impl IntoIterator<Item = String>, source: Arc<dyn Source>) -> Self {
+    pub(super) fn new(hosts: impl IntoIterator<Item = String>, source: Arc<dyn PageSource>) -> Self {
         Self {
             hosts: Hosts::new(hosts),
             router: router(source),

@@ -26,13 +26,13 @@ pub(super) struct Fake {
     not_ready: Option<&'static str>,
 }
 
-impl crate::sink::Source for Fake {
+impl crate::sink::StatusSource for Fake {
     fn status(&self) -> Status {
         self.status.clone()
     }
 }
 
-impl Source for Fake {
+impl PageSource for Fake {
     fn metrics(&self) -> String {
         "luo_sessions{direction=\"outgoing\"} 1\n".into()
     }

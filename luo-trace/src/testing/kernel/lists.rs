@@ -28,12 +28,12 @@ const HANDLER: u64 = 0x6_0000;
 
 impl Kernel {
     /// A walk when no task can go on and time has passed.
-    pub(super) fn look_at_end(mut self, events: &mut Vec<Event>) -> Lists {
+    pub(super) fn snapshot_at_end(mut self, events: &mut Vec<Event>) -> Lists {
         if self.tasks.is_empty() {
             return Lists::default();
         }
         self.now += 1_000_000_000;
-        self.look(0);
+        self.snapshot(0);
         events.append(&mut self.events);
         let files = || self.sessions.values().flat_map(|kept| &kept.files);
         let sessions = |incoming| self.sessions.values().filter(|kept| kept.incoming == incoming).count() as u64;
@@ -46,7 +46,7 @@ impl Kernel {
     }
 
     /// The first task looks through what the previous kernel left, before anybody reads it in.
-    pub(super) fn arrival(&mut self, incoming: &[u8]) {
+    pub(super) fn handover(&mut self, incoming: &[u8]) {
         if self.tasks.is_empty() {
             return;
         }
@@ -65,7 +65,7 @@ impl Kernel {
     }
 
     /// A task walks the lists.
-    pub(super) fn look(&mut self, task: usize) {
+    pub(super) fn snapshot(&mut self, task: usize) {
         self.walks += 1;
         let walk = self.walks;
         let mut records = vec![Body::SnapshotBegin(SnapshotBegin {

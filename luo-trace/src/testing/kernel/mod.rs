@@ -98,7 +98,7 @@ enum Step {
     GiveReference {
         flb: usize,
     },
-    Look,
+    Snapshot,
     Take(Lock),
     Give(Lock),
     Insert {
@@ -262,10 +262,10 @@ impl Kernel {
             events: Vec::new(),
         };
         kernel.boot(&plan.incoming);
-        kernel.arrival(&plan.incoming);
+        kernel.handover(&plan.incoming);
         kernel.deserialize(&plan.incoming);
-        if !plan.tasks.is_empty() && plan.looks {
-            kernel.look(0);
+        if !plan.tasks.is_empty() && plan.snapshot {
+            kernel.snapshot(0);
         }
         kernel
     }
@@ -509,7 +509,7 @@ impl Kernel {
                 // It is no operation on files: no event tells of the memory that it gives back.
                 self.tasks[task].pages = Default::default();
             }
-            Step::Look => self.look(task),
+            Step::Snapshot => self.snapshot(task),
             Step::Emit(event) => self.emit(task, event),
             Step::Take(Lock::Read) => self.readers += 1,
             Step::Take(Lock::Write) => self.frozen = true,
@@ -651,7 +651,7 @@ impl Kernel {
                     );
                 }
             }
-            Deed::Look => self.first(task, [Step::Look]),
+            Deed::Snapshot => self.first(task, [Step::Snapshot]),
             Deed::Reboot { fault } => self.first(
                 task,
                 [

@@ -18,10 +18,10 @@ impl Plan {
 
     /// The record of this plan, with a walk over the lists at its end, when all is quiet; where in the record that begins,
     /// and what is there.
-    pub fn run_and_look(&self) -> (Vec<Event>, usize, Lists) {
+    pub fn run_with_snapshot(&self) -> (Vec<Event>, usize, Lists) {
         let (mut events, kernel) = Kernel::new(self).run();
         let walk = events.len();
-        let lists = kernel.look_at_end(&mut events);
+        let lists = kernel.snapshot_at_end(&mut events);
         (events, walk, lists)
     }
 }

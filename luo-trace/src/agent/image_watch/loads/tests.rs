@@ -304,7 +304,7 @@ impl Host {
     /// What the programs go by when a task wants to jump, as in `Call::verdict` of `policy/decide.rs` in luo-trace-ebpf.
     fn in_force(&self) -> Option<bool> {
         let image = self.image();
-        let verdict = Verdict(self.state.verdict);
+        let verdict = ImageBits(self.state.verdict);
         (image.mode == IMAGE_FILE && image.load != 0 && verdict.load() == u64::from(image.load))
             .then(|| verdict.incompatible())?
     }

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Clear, Paragraph, Row, Table, Tabs, Wrap};
 
 use crate::policy::tell::ImageVerdict;
-use crate::report::Outcome;
+use crate::report::UpdateOutcome;
 use crate::status::policy::Order;
 use crate::status::table::{age, or_unknown, owner};
 use crate::status::{File, Finding, Flb, Memory, Operation, Session, Status, Verdict};
@@ -336,7 +336,7 @@ fn last_update(status: &Status) -> Span<'static> {
         .blackout_ns
         .map_or(String::new(), |ns| format!(", blackout {}", span(ns)));
     let said = Span::from(format!("{}{blackout}  ", update.outcome));
-    match [Outcome::Completed, Outcome::Waiting]
+    match [UpdateOutcome::Completed, UpdateOutcome::Waiting]
         .iter()
         .any(|good| good.name() == update.outcome)
     {

@@ -241,7 +241,7 @@ fn a_hold_and_an_allowance_are_in_the_first_line() {
 fn what_the_last_update_came_to_is_in_the_first_line() {
     let mut status = status();
     status.updates = vec![crate::report::Row {
-        outcome: Outcome::Lost.name().into(),
+        outcome: UpdateOutcome::Lost.name().into(),
         blackout_ns: Some(6_370_000_000),
         ..Default::default()
     }];

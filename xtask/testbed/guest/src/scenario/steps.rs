@@ -68,8 +68,8 @@ pub enum Step {
     PauseAgent(PauseAgent),
     /// Lets it run again.
     ResumeAgent(Nothing),
-    /// Asks the agent, by SIGUSR1, to look at LUO's lists again; it does so while the next steps are done.
-    Look(Nothing),
+    /// Asks the agent, by SIGUSR1, to take a snapshot of LUO's lists; it does so while the next steps are done.
+    Snapshot(Nothing),
     AgentSays(AgentSays),
     AgentThreads(AgentThreads),
     /// Gives the agent of `agent_without = "room"` a disk that is large enough.
@@ -316,7 +316,7 @@ pub struct Failing {
 pub struct Together {
     /// What each thread does.
     pub threads: Vec<Vec<Step>>,
-    /// What becomes of the agent meanwhile: `look`, `kill-agent`, `check-no-bpf` or `stop-agent`.
+    /// What becomes of the agent meanwhile: `snapshot`, `kill-agent`, `check-no-bpf` or `stop-agent`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub meanwhile: Vec<Step>,
 }
@@ -337,8 +337,8 @@ impl Together {
             }
         }
         let about_agent = |step: &Step| {
-            use Step::{CheckNoBpf, KillAgent, Look, StopAgent};
-            matches!(step, Look(_) | KillAgent(_) | CheckNoBpf(_) | StopAgent(_))
+            use Step::{CheckNoBpf, KillAgent, Snapshot, StopAgent};
+            matches!(step, Snapshot(_) | KillAgent(_) | CheckNoBpf(_) | StopAgent(_))
         };
         if !self.meanwhile.iter().all(about_agent) {
             return Err(
@@ -604,9 +604,9 @@ pub struct Churn {
     /// How many of them it gets at least; each is in force before the next one comes.
     #[serde(default)]
     pub swaps: u32,
-    /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to look at LUO's lists again.
+    /// Whether the agent is asked, by SIGUSR1 in every round of the first thread, to take a snapshot of LUO's lists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub looks: bool,
+    pub snapshots: bool,
 }
 
 /// Runs a program to its end. Its output goes to `run-BOOT-NAME.log`.

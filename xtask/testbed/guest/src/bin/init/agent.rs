@@ -131,8 +131,8 @@ impl Agent<'_> {
         }
     }
 
-    /// A way to ask it, from any thread, to look at LUO's lists again.
-    pub(crate) fn looker(&self) -> Result<impl Fn() -> io::Result<()> + Sync + use<>> {
+    /// A way to ask it, from any thread, to take a snapshot of LUO's lists.
+    pub(crate) fn snapshots(&self) -> Result<impl Fn() -> io::Result<()> + Sync + use<>> {
         let pid = Pid::from_child(self.child.as_ref().context("the agent does not run")?);
         Ok(move || kill_process(pid, Signal::USR1).map_err(Into::into))
     }

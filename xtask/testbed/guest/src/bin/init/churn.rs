@@ -16,13 +16,13 @@ use crate::files;
 
 /// Has threads make sessions as fast as they can, and gives the agent its policies meanwhile.
 pub(crate) fn churn(step: &Churn, device: &Device, agent: &mut Agent<'_>) -> Result<()> {
-    let look = step.looks.then(|| agent.looker()).transpose()?;
+    let snapshot = step.snapshots.then(|| agent.snapshots()).transpose()?;
     let swaps = AtomicU32::new(0);
     thread::scope(|scope| {
-        let (look, swaps) = (look.as_ref(), &swaps);
+        let (snapshot, swaps) = (snapshot.as_ref(), &swaps);
         let threads: Vec<_> = (0..step.threads)
-            .map(|thread| (thread, look.filter(|_| thread == 0)))
-            .map(|(thread, look)| scope.spawn(move || rounds(device, thread, step, look, swaps)))
+            .map(|thread| (thread, snapshot.filter(|_| thread == 0)))
+            .map(|(thread, snapshot)| scope.spawn(move || rounds(device, thread, step, snapshot, swaps)))
             .collect();
         for policy in step.policies.iter().cycle() {
             if threads.iter().all(thread::ScopedJoinHandle::is_finished) {
@@ -49,7 +49,7 @@ fn rounds(
     device: &Device,
     thread: u32,
     step: &Churn,
-    look: Option<&(impl Fn() -> io::Result<()> + Sync)>,
+    snapshot: Option<&(impl Fn() -> io::Result<()> + Sync)>,
     swaps: &AtomicU32,
 ) -> Result<()> {
     let memfd = Memfd {
@@ -72,7 +72,7 @@ fn rounds(
             Err(Errno::PERM) if may_be_refused => {}
             preserved => preserved.with_context(context)?,
         }
-        look.map_or(Ok(()), |look| look()).with_context(context)?;
+        snapshot.map_or(Ok(()), |snapshot| snapshot()).with_context(context)?;
         if round >= step.rounds || may_be_refused {
             // All that is wanted is that time passes and something happens, not a flood.
             thread::sleep(Duration::from_millis(5));

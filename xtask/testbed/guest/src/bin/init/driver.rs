@@ -114,7 +114,7 @@ impl<'a, 's> Driver<'a, 's> {
             Step::StopStartingAgent(_) => self.agent.stop_while_it_starts(),
             Step::PauseAgent(step) => self.agent.pause(step),
             Step::ResumeAgent(_) => self.agent.resume(),
-            Step::Look(_) => self.agent.looker()?().context("cannot ask the agent to look"),
+            Step::Snapshot(_) => self.agent.snapshots()?().context("cannot ask the agent for a snapshot"),
             Step::AgentThreads(step) => self.agent.check_threads(step),
             Step::AgentSays(step) => self.agent.wait_until_it_says(&step.text),
             Step::MakeRoom(_) => without::make_room(),

@@ -11,7 +11,7 @@ use crate::event::Body;
 
 /// What a walk finds. Its counts are those of what it lists, unless they are told otherwise.
 #[derive(Debug)]
-pub struct Look {
+pub struct Snapshot {
     records: Vec<Body>,
     end: SnapshotEnd,
     handler: bool,
@@ -19,11 +19,11 @@ pub struct Look {
 
 impl Story {
     /// A walk over the kernel's lists, told by a closure.
-    pub fn look(&mut self, tell: impl FnOnce(&mut Look)) -> &mut Self {
+    pub fn snapshot(&mut self, tell: impl FnOnce(&mut Snapshot)) -> &mut Self {
         self.walks += 1;
-        let mut look = Look::new(self.walks);
-        tell(&mut look);
-        for body in look.into_records() {
+        let mut snapshot = Snapshot::new(self.walks);
+        tell(&mut snapshot);
+        for body in snapshot.into_records() {
             self.now += 1;
             self.push(body);
         }
@@ -31,7 +31,7 @@ impl Story {
     }
 }
 
-impl Look {
+impl Snapshot {
     /// The walk of this number, which finds nothing.
     pub fn new(walk: u64) -> Self {
         let begin = SnapshotBegin {

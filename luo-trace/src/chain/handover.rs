@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use luo_trace_common::events::{
-    ARRIVAL_NOTHING, ARRIVAL_WHOLE, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE, SessionRef,
+    HANDOVER_NOTHING, HANDOVER_WHOLE, SNAPSHOT_CHANGED, SNAPSHOT_INCOMING_UNREAD, SNAPSHOT_INCOMPLETE, SessionRef,
     SnapshotEnd,
 };
 use luo_trace_common::text::SessionName;
@@ -19,21 +19,21 @@ const MOST_FLBS: usize = 256;
 impl Boot {
     /// A record of what the previous kernel left.
     pub(super) fn arrive(&mut self, event: &Event) {
-        // The first look that found all of it tells: a later look would find what was given back.
-        match &self.arrival {
-            Some(arrival) if arrival.whole => return,
-            Some(arrival) if arrival.is_over() => {
-                self.arrival = None;
+        // The first reading that found all of it tells: a later one would find what was given back.
+        match &self.handover {
+            Some(handover) if handover.whole => return,
+            Some(handover) if handover.is_over() => {
+                self.handover = None;
                 self.incoming.iter_mut().for_each(|line| line.arrived = false);
             }
             _ => {}
         }
         let id = event.id();
-        let arrival = self.arrival.get_or_insert_default();
-        arrival.holes |= event.header.ktime <= self.blind_until;
+        let handover = self.handover.get_or_insert_default();
+        handover.holes |= event.header.ktime <= self.blind_until;
         match &event.body {
             Body::ArrivedSession(p) => {
-                arrival.sessions += 1;
+                handover.sessions += 1;
                 if let Some(line) = self.incoming.meet(&by_name(p.name), id) {
                     line.arrived = true;
                     line.says = Some(p.files);
@@ -41,21 +41,21 @@ impl Boot {
                 }
             }
             Body::ArrivedFile(p) => {
-                arrival.files += 1;
+                handover.files += 1;
                 if let Some(file) = self.incoming.file(&by_name(p.session), p.token, id) {
                     file.learn(&p.handler, 0, p.data);
                 }
             }
-            Body::ArrivedFlb(p) if arrival.flbs.len() < MOST_FLBS => arrival.flbs.push(*p),
-            Body::Arrival(p) => {
+            Body::ArrivedFlb(p) if handover.flbs.len() < MOST_FLBS => handover.flbs.push(*p),
+            Body::Handover(p) => {
                 self.update_number = self.update_number.or(p.known_update_number());
-                let found = (arrival.sessions, arrival.files, arrival.flbs.len() as u64);
-                let all = found == (p.sessions, p.files, p.flbs) && !arrival.holes;
-                arrival.at = Some(event.header.ktime);
-                arrival.evidence = Some(id);
-                arrival.nothing = p.flags & ARRIVAL_NOTHING != 0;
-                arrival.whole = all && (p.flags & ARRIVAL_WHOLE != 0 || arrival.nothing);
-                if !arrival.whole {
+                let found = (handover.sessions, handover.files, handover.flbs.len() as u64);
+                let all = found == (p.sessions, p.files, p.flbs) && !handover.holes;
+                handover.at = Some(event.header.ktime);
+                handover.evidence = Some(id);
+                handover.nothing = p.flags & HANDOVER_NOTHING != 0;
+                handover.whole = all && (p.flags & HANDOVER_WHOLE != 0 || handover.nothing);
+                if !handover.whole {
                     self.incoming.iter_mut().for_each(|line| line.listed = false);
                 }
             }

@@ -11,29 +11,29 @@ use super::super::court::{Court, Waits};
 use super::super::finding::Subject;
 use super::super::objects::Session;
 use super::super::scene::Scene;
+use super::super::snapshot::{ListedSession, Snapshot};
 use super::super::state::State;
-use super::super::walk::{Survey, Walked};
 use super::Invariant;
 use crate::event::{Body, EventId};
 
-fn survey(state: &State) -> Option<&Survey> {
-    state.survey.as_deref().filter(|survey| survey.certain)
+fn snapshot(state: &State) -> Option<&Snapshot> {
+    state.snapshot.as_deref().filter(|snapshot| snapshot.certain)
 }
 
-/// Whether a reboot failed, and this is the first look since.
+/// Whether a reboot failed, and this is the first snapshot since.
 fn after_abort(state: &State, scene: &Scene) -> Option<EventId> {
     state.aborted.filter(|&(_, epoch)| scene.knows(epoch)).map(|(id, _)| id)
 }
 
 pub(super) fn session_count(state: &State, scene: &Scene, court: &mut Court) {
     const COUNT: Invariant = Invariant::SessionCount;
-    let Some(survey) = survey(state) else { return };
+    let Some(snapshot) = snapshot(state) else { return };
     for (direction, counted) in [
-        (Direction::Outgoing, survey.end.outgoing_sessions),
-        (Direction::Incoming, survey.end.incoming_sessions),
+        (Direction::Outgoing, snapshot.end.outgoing_sessions),
+        (Direction::Incoming, snapshot.end.incoming_sessions),
     ] {
-        let listed = survey.walk.count(direction) as i64;
-        if counted < 0 || !survey.tells(direction) {
+        let listed = snapshot.walk.count(direction) as i64;
+        if counted < 0 || !snapshot.tells(direction) {
             continue;
         }
         if counted == listed {
@@ -47,19 +47,19 @@ pub(super) fn session_count(state: &State, scene: &Scene, court: &mut Court) {
             format!("it counts {counted}"),
             &[],
         );
-        court.suspect(Waits::Sessions, survey.at, finding);
+        court.suspect(Waits::Sessions, snapshot.at, finding);
     }
     if after_abort(state, scene).is_none() {
-        missing_sessions(state, scene, court, survey, COUNT);
+        missing_sessions(state, scene, court, snapshot, COUNT);
     }
 }
 
 /// Suspects that sessions vanished which nothing is known to have released.
-fn missing_sessions(state: &State, scene: &Scene, court: &mut Court, survey: &Survey, invariant: Invariant) {
+fn missing_sessions(state: &State, scene: &Scene, court: &mut Court, snapshot: &Snapshot, invariant: Invariant) {
     let missing = |s: &&Session| {
-        let walked = survey.walk.session(s.id);
-        let there = walked.is_some_and(|w| w.direction == s.direction && w.record.session.name == s.name);
-        scene.knows(s.epoch) && survey.tells(s.direction) && !there && s.missed.is_none()
+        let listed = snapshot.walk.session(s.id);
+        let there = listed.is_some_and(|w| w.direction == s.direction && w.record.session.name == s.name);
+        scene.knows(s.epoch) && snapshot.tells(s.direction) && !there && s.missed.is_none()
     };
     let mut missing: Vec<_> = state.sessions().filter(missing).collect();
     missing.sort_by_key(|s| s.serial);
@@ -71,7 +71,7 @@ fn missing_sessions(state: &State, scene: &Scene, court: &mut Court, survey: &Su
             "it is not there any more",
             &[session.origin],
         );
-        court.suspect(Waits::Release(session.serial), survey.at, finding);
+        court.suspect(Waits::Release(session.serial), snapshot.at, finding);
     }
 }
 
@@ -81,31 +81,31 @@ pub(super) fn file_count(state: &State, scene: &Scene, court: &mut Court) {
     if let Body::FilesFreeze(p) | Body::FilesFinish(p) = &scene.event.body {
         return counted(scene, court, p);
     }
-    let Some(survey) = survey(state) else { return };
-    for walked in &survey.walk.sessions {
-        let listed = walked.files.len() as u64;
-        if walked.record.files == listed {
+    let Some(snapshot) = snapshot(state) else { return };
+    for session in &snapshot.walk.sessions {
+        let listed = session.files.len() as u64;
+        if session.record.files == listed {
             court.hold(COUNT);
             continue;
         }
-        let object = subject(walked);
+        let object = subject(session);
         let expected = format!("the kernel counts the {listed} files that it lists");
         let finding = scene.finding(
             COUNT,
             object,
             expected,
-            format!("it counts {}", walked.record.files),
-            &[walked.id],
+            format!("it counts {}", session.record.files),
+            &[session.id],
         );
-        court.suspect(Waits::Files(walked.record.session.id), survey.at, finding);
+        court.suspect(Waits::Files(session.record.session.id), snapshot.at, finding);
     }
     if after_abort(state, scene).is_none() {
-        changed_files(state, scene, court, survey, COUNT);
+        changed_files(state, scene, court, snapshot, COUNT);
     }
 }
 
-fn subject(walked: &Walked) -> Subject {
-    let (direction, name) = (walked.direction, walked.record.session.name);
+fn subject(listed: &ListedSession) -> Subject {
+    let (direction, name) = (listed.direction, listed.record.session.name);
     Subject::Session { direction, name }
 }
 
@@ -127,11 +127,11 @@ fn counted(scene: &Scene, court: &mut Court, p: &FilesOp) {
 }
 
 /// Suspects that files came or went which nothing is known to have preserved or given back.
-fn changed_files(state: &State, scene: &Scene, court: &mut Court, survey: &Survey, invariant: Invariant) {
-    for walked in &survey.walk.sessions {
-        let Some(session) = state.known(walked) else { continue };
-        let known = walked.files.iter().filter(|f| state.has(session, f)).count() as u64;
-        let (listed, held) = (walked.files.len() as u64, session.held().count() as u64);
+fn changed_files(state: &State, scene: &Scene, court: &mut Court, snapshot: &Snapshot, invariant: Invariant) {
+    for entry in &snapshot.walk.sessions {
+        let Some(session) = state.known(entry) else { continue };
+        let known = entry.files.iter().filter(|f| state.has(session, f)).count() as u64;
+        let (listed, held) = (entry.files.len() as u64, session.held().count() as u64);
         // Files that no process has asked for are known by their number only.
         if known == held && listed == held + session.pending {
             continue;
@@ -141,9 +141,9 @@ fn changed_files(state: &State, scene: &Scene, court: &mut Court, survey: &Surve
             session.subject(),
             format!("it has the {} files that came into it", held + session.pending),
             format!("the kernel lists {listed}, {known} of them known"),
-            &[session.origin, walked.id],
+            &[session.origin, entry.id],
         );
-        court.suspect(Waits::Files(session.id), survey.at, finding);
+        court.suspect(Waits::Files(session.id), snapshot.at, finding);
     }
 }
 
@@ -153,20 +153,20 @@ pub(super) fn abort_restores(state: &State, scene: &Scene, court: &mut Court) {
     if matches!(&scene.event.body, Body::LiveupdateReboot(p) if !p.outcome.is_ok()) {
         return court.open(ABORT);
     }
-    let (Some(survey), Some(_)) = (survey(state), after_abort(state, scene)) else {
+    let (Some(snapshot), Some(_)) = (snapshot(state), after_abort(state, scene)) else {
         return;
     };
     court.close(ABORT);
-    missing_sessions(state, scene, court, survey, ABORT);
-    changed_files(state, scene, court, survey, ABORT);
+    missing_sessions(state, scene, court, snapshot, ABORT);
+    changed_files(state, scene, court, snapshot, ABORT);
 }
 
 /// The kernel's counts of users against the files and references that the record says there are.
-pub(super) fn flb_count(state: &State, scene: &Scene, court: &mut Court, survey: &Survey) {
-    if !survey.whole {
+pub(super) fn flb_count(state: &State, scene: &Scene, court: &mut Court, snapshot: &Snapshot) {
+    if !snapshot.whole {
         return;
     }
-    for (p, id) in survey.walk.flbs.iter().filter(|(p, _)| p.outgoing_users >= 0) {
+    for (p, id) in snapshot.walk.flbs.iter().filter(|(p, _)| p.outgoing_users >= 0) {
         let Some((i, flb)) = state.flbs.get(p.flb) else {
             continue;
         };
@@ -188,6 +188,6 @@ pub(super) fn flb_count(state: &State, scene: &Scene, court: &mut Court, survey:
             format!("the kernel counts {users}"),
             &[*id],
         );
-        court.suspect(Waits::Users(i), survey.at, finding);
+        court.suspect(Waits::Users(i), snapshot.at, finding);
     }
 }

@@ -30,10 +30,10 @@ fn files(model: &Model, state: FileState) -> (u64, u64) {
 fn what_was_there_before_the_record_is_known_after_a_walk() {
     let (a, b) = (session(1, "a"), session(2, "b"));
     let model = model(|s| {
-        s.look(|look| {
-            look.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]);
-            look.incoming(b, true, &[(1, memfd(5), 1), (2, Default::default(), 0)]);
-            look.flb("iommu", 3, 0);
+        s.snapshot(|snapshot| {
+            snapshot.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]);
+            snapshot.incoming(b, true, &[(1, memfd(5), 1), (2, Default::default(), 0)]);
+            snapshot.flb("iommu", 3, 0);
         });
     });
     let counts = model.counts();
@@ -67,25 +67,23 @@ fn what_was_there_before_the_record_is_known_after_a_walk() {
 fn what_a_walk_made_known_is_judged_from_then_on() {
     let (a, b) = (session(1, "a"), session(2, "b"));
     violates(Invariant::FileTokenUnique, |s| {
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]))
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]))
             .preserve(a, 1, memfd(2));
     });
     violates(Invariant::SessionDirection, |s| {
-        s.look(|look| _ = look.incoming(a, true, &[])).preserve(a, 1, memfd(1));
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, true, &[]))
+            .preserve(a, 1, memfd(1));
     });
     violates(Invariant::SessionRetrieveOnce, |s| {
-        s.look(|look| _ = look.incoming(a, true, &[])).retrieve_session(a);
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, true, &[]))
+            .retrieve_session(a);
     });
     violates(Invariant::FileRetrieveOnce, |s| {
-        s.look(|look| _ = look.incoming(a, true, &[(1, memfd(1), 1)])).call(
-            FileCall::Retrieve,
-            a,
-            Some(1),
-            memfd(1).file,
-        );
+        s.snapshot(|snapshot| _ = snapshot.incoming(a, true, &[(1, memfd(1), 1)]))
+            .call(FileCall::Retrieve, a, Some(1), memfd(1).file);
     });
     violates(Invariant::FileBalance, |s| {
-        s.look(|look| _ = look.outgoing(b, &[(1, memfd(1))]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(b, &[(1, memfd(1))]));
         s.release(b, 1, |s| {
             s.unpreserve_files(b, 1, |s| {
                 s.unpreserve(b, memfd(1)).unpreserve(b, memfd(1));
@@ -93,7 +91,7 @@ fn what_a_walk_made_known_is_judged_from_then_on() {
         });
     });
     violates(Invariant::FlbDestroyOnLast, |s| {
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]).flb("iommu", 1, 0));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]).flb("iommu", 1, 0));
         s.close(a, &[(1, memfd(1))]).wait(LONG).create(b);
     });
 }
@@ -102,9 +100,9 @@ fn what_a_walk_made_known_is_judged_from_then_on() {
 fn what_a_walk_made_known_may_end_well() {
     let (a, b) = (session(1, "a"), session(2, "b"));
     let judged = story(|s| {
-        s.look(|look| {
-            look.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]);
-            look.incoming(b, false, &[(1, Default::default(), 0)]);
+        s.snapshot(|snapshot| {
+            snapshot.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]);
+            snapshot.incoming(b, false, &[(1, Default::default(), 0)]);
         });
         s.close(a, &[(1, memfd(1)), (2, memfd(2))]);
         s.retrieve_session(b).retrieve(b, 1, memfd(7));
@@ -131,7 +129,7 @@ fn a_second_walk_teaches_nothing_new() {
     let a = session(1, "a");
     let judged = story(|s| {
         for _ in 0..3 {
-            s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]).flb("iommu", 1, 0));
+            s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]).flb("iommu", 1, 0));
         }
     });
     assert_eq!(judged.findings, []);
@@ -150,7 +148,7 @@ fn after_a_loss_a_walk_makes_everything_known_again() {
             .create(b)
             .preserve(b, 1, memfd(2))
             .gap();
-        s.look(|look| _ = look.outgoing(b, &[(1, memfd(2)), (2, memfd(3))]).outgoing(c, &[]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(b, &[(1, memfd(2)), (2, memfd(3))]).outgoing(c, &[]));
     });
     // then the counts are the kernel's,
     assert_eq!(model.counts().outgoing_sessions, 2);
@@ -158,7 +156,7 @@ fn after_a_loss_a_walk_makes_everything_known_again() {
     // and what is known is judged, while what was lost stays lost.
     let judged = story(|s| {
         s.create(a).preserve(a, 1, memfd(1)).gap();
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]))
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]))
             .preserve(a, 1, memfd(2));
     });
     assert_eq!(judged.status(Invariant::FileTokenUnique), Status::Violated);
@@ -172,20 +170,21 @@ fn a_walk_that_events_were_lost_of_or_that_was_disturbed_teaches_nothing() {
     for flag in [SNAPSHOT_CHANGED, SNAPSHOT_INCOMPLETE] {
         let judged = story(|s| {
             s.create(a)
-                .look(|look| _ = look.flags(flag))
+                .snapshot(|snapshot| _ = snapshot.flags(flag))
                 .wait(LONG)
                 .preserve(a, 1, memfd(1));
         });
         assert_eq!(judged.findings, []);
         // It shows what nobody else tells of.
-        let model = model(|s| _ = s.look(|look| _ = look.outgoing(b, &[(1, memfd(1))]).flags(flag)));
+        let model = model(|s| _ = s.snapshot(|snapshot| _ = snapshot.outgoing(b, &[(1, memfd(1))]).flags(flag)));
         assert_eq!(
             (model.counts().outgoing_sessions, files(&model, FileState::Preserved).0),
             (1, 1)
         );
     }
     let mut s = Story::new();
-    s.create(a).look(|look| _ = look.outgoing(b, &[(1, memfd(1))]));
+    s.create(a)
+        .snapshot(|snapshot| _ = snapshot.outgoing(b, &[(1, memfd(1))]));
     let end = s.events.pop();
     s.push(crate::event::Body::Gap { lost: 1 });
     s.events.extend(end);
@@ -199,10 +198,14 @@ fn an_operation_under_way_may_be_half_of_what_a_walk_finds() {
     let (a, b, c) = (session(1, "a"), session(2, "b"), session(3, "c"));
     let judged = story(|s| {
         // Given a session being made, and a file being preserved into another, when a walk finds both,
-        s.look(|look| _ = look.outgoing(a, &[]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[]));
         let begun = s.now();
-        s.wait(10)
-            .look(|look| _ = look.outgoing(a, &[(1, memfd(1))]).outgoing(b, &[]).flb("iommu", 1, 0));
+        s.wait(10).snapshot(|snapshot| {
+            _ = snapshot
+                .outgoing(a, &[(1, memfd(1))])
+                .outgoing(b, &[])
+                .flb("iommu", 1, 0)
+        });
         // when their ends are seen,
         s.since(begun).create(b).since(begun).preserve(a, 1, memfd(1));
         // then that is no second session, and no second file.
@@ -213,7 +216,7 @@ fn an_operation_under_way_may_be_half_of_what_a_walk_finds() {
     holds(|s| {
         s.create(a);
         let begun = s.now();
-        s.unpreserve_files(a, 0, |_| ()).look(|_| ());
+        s.unpreserve_files(a, 0, |_| ()).snapshot(|_| ());
         s.since(begun).release(a, 0, |_| ()).wait(LONG).create(b);
     });
 }
@@ -222,7 +225,8 @@ fn an_operation_under_way_may_be_half_of_what_a_walk_finds() {
 fn a_count_of_sessions_that_is_not_theirs_is_found_in_time() {
     let a = session(1, "a");
     violates(Invariant::SessionCount, |s| {
-        s.create(a).look(|look| _ = look.outgoing(a, &[]).miscounts(1, 0));
+        s.create(a)
+            .snapshot(|snapshot| _ = snapshot.outgoing(a, &[]).miscounts(1, 0));
         s.wait(LONG).preserve(a, 1, memfd(1));
     });
     // A create that was under way explains it.
@@ -230,7 +234,7 @@ fn a_count_of_sessions_that_is_not_theirs_is_found_in_time() {
         let begun = s.now();
         s.create(a)
             .wait(10)
-            .look(|look| _ = look.outgoing(a, &[]).miscounts(1, 0));
+            .snapshot(|snapshot| _ = snapshot.outgoing(a, &[]).miscounts(1, 0));
         s.since(begun)
             .create(session(2, "b"))
             .wait(LONG)
@@ -242,7 +246,7 @@ fn a_count_of_sessions_that_is_not_theirs_is_found_in_time() {
 fn a_session_that_vanishes_is_found() {
     let (a, b) = (session(1, "a"), session(2, "b"));
     let finding = violates(Invariant::SessionCount, |s| {
-        s.create(a).look(|_| ()).wait(LONG).create(b);
+        s.create(a).snapshot(|_| ()).wait(LONG).create(b);
     });
     assert_eq!(finding.object.to_string(), "outgoing session \"a\"");
 }
@@ -251,20 +255,22 @@ fn a_session_that_vanishes_is_found() {
 fn a_count_of_files_that_is_not_theirs_is_found_by_a_walk() {
     let a = session(1, "a");
     violates(Invariant::FileCount, |s| {
-        s.create(a).look(|look| _ = look.outgoing(a, &[]).miscounts(0, 1));
+        s.create(a)
+            .snapshot(|snapshot| _ = snapshot.outgoing(a, &[]).miscounts(0, 1));
         s.wait(LONG).create(session(2, "b"));
     });
     violates(Invariant::FileCount, |s| {
         s.create(a)
             .preserve(a, 1, memfd(1))
-            .look(|look| _ = look.outgoing(a, &[]));
+            .snapshot(|snapshot| _ = snapshot.outgoing(a, &[]));
         s.wait(LONG).create(session(2, "b"));
     });
     // A preserve that was under way explains it.
     holds(|s| {
         s.create(a);
         let begun = s.now();
-        s.wait(10).look(|look| _ = look.outgoing(a, &[]).miscounts(0, 1));
+        s.wait(10)
+            .snapshot(|snapshot| _ = snapshot.outgoing(a, &[]).miscounts(0, 1));
         s.since(begun)
             .preserve(a, 1, memfd(1))
             .wait(LONG)
@@ -281,15 +287,17 @@ fn what_a_reboot_that_failed_dropped_is_found_by_the_next_walk() {
     };
     violates(Invariant::RebootAbortRestores, |s| {
         fails(s);
-        s.look(|look| _ = look.outgoing(a, &[])).wait(LONG).create(b);
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[]))
+            .wait(LONG)
+            .create(b);
     });
     violates(Invariant::RebootAbortRestores, |s| {
         fails(s);
-        s.look(|_| ()).wait(LONG).create(b);
+        s.snapshot(|_| ()).wait(LONG).create(b);
     });
     let judged = holds(|s| {
         fails(s);
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]))
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]))
             .wait(LONG)
             .create(b);
     });
@@ -300,7 +308,7 @@ fn what_a_reboot_that_failed_dropped_is_found_by_the_next_walk() {
 fn a_walk_that_finds_nothing_makes_the_balance_of_memory_known_again() {
     let a = session(1, "a");
     violates(Invariant::KhoBalance, |s| {
-        s.gap().look(|_| ()).create(a);
+        s.gap().snapshot(|_| ()).create(a);
         s.release(a, 0, |s| {
             s.unpreserve_files(a, 0, |s| _ = s.pages(FilesUnpreserve, a, &[], &[1]));
         });
@@ -310,7 +318,7 @@ fn a_walk_that_finds_nothing_makes_the_balance_of_memory_known_again() {
 #[test]
 fn global_state_that_a_walk_found_unused_may_be_made() {
     holds(|s| {
-        s.look(|look| _ = look.flb("iommu", 0, 0));
+        s.snapshot(|snapshot| _ = snapshot.flb("iommu", 0, 0));
         for _ in 0..2 {
             s.flb_preserve(MEMFD, |s| _ = s.flb_call(FlbCall::Preserve, "iommu", MEMFD, 0));
             s.flb_unpreserve(MEMFD, |s| _ = s.flb_call(FlbCall::Unpreserve, "iommu", MEMFD, 0));
@@ -322,7 +330,9 @@ fn global_state_that_a_walk_found_unused_may_be_made() {
 fn incoming_sessions_that_nobody_read_in_are_not_missing() {
     doubts(Invariant::SessionNameUnique, |s| {
         // (a gap, so that something is unknown)
-        s.arrive(session(1, "a"), 1).look(|look| _ = look.unread()).gap();
+        s.arrive(session(1, "a"), 1)
+            .snapshot(|snapshot| _ = snapshot.unread())
+            .gap();
     });
 }
 
@@ -335,7 +345,7 @@ fn a_file_that_is_on_its_way_out_when_a_walk_finds_it_is_no_later_one() {
             s.unpreserve_files(a, 2, |s| {
                 s.unpreserve(a, memfd(2));
                 // The handler has given it back, and the kernel still lists it.
-                s.look(|look| _ = look.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]));
+                s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1)), (2, memfd(2))]));
                 s.unpreserve(a, memfd(1));
             });
         });
@@ -349,7 +359,7 @@ fn a_loss_that_a_walk_itself_reveals_does_not_spoil_it() {
     let (a, b) = (session(1, "a"), session(2, "b"));
     let model = model(|s| {
         s.create(a).push(crate::event::Body::Gap { lost: 1 });
-        s.look(|look| _ = look.outgoing(a, &[]).outgoing(b, &[(1, memfd(1))]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[]).outgoing(b, &[(1, memfd(1))]));
     });
     assert_eq!(model.counts().outgoing_sessions, 2);
     assert_eq!(files(&model, FileState::Preserved).0, 1);
@@ -359,7 +369,7 @@ fn a_loss_that_a_walk_itself_reveals_does_not_spoil_it() {
 fn what_a_session_kept_in_memory_before_a_walk_found_it_is_not_known() {
     let a = session(1, "a");
     let judged = story(|s| {
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]));
         s.release(a, 1, |s| {
             s.unpreserve_files(a, 1, |s| {
                 s.unpreserve(a, memfd(1)).pages(FilesUnpreserve, a, &[], &[1, 2]);
@@ -380,7 +390,7 @@ fn a_walk_from_before_the_time_up_to_which_something_was_missed_proves_nothing()
     };
     let story = |s: &mut Story| {
         // a walk that found all that the kernel counts, and after it a token that is given a second time,
-        s.look(|look| _ = look.outgoing(a, &[(1, memfd(1))]));
+        s.snapshot(|snapshot| _ = snapshot.outgoing(a, &[(1, memfd(1))]));
         s.wait(20_000_000).preserve(a, 1, memfd(2));
     };
     // Given that programs were skipped by a time after

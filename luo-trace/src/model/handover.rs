@@ -2,7 +2,7 @@
 //! so far, and no promise hangs on it.
 
 use luo_trace_common::OWN_SESSION;
-use luo_trace_common::events::ARRIVAL_TOO_LATE;
+use luo_trace_common::events::HANDOVER_TOO_LATE;
 use luo_trace_common::text::SessionName;
 
 use super::counts::{Counts, Direction, FileState, HandlerId};
@@ -26,7 +26,7 @@ impl Arrived {
 
 /// The sessions that arrived, as far as the record tells.
 #[derive(Debug, Default)]
-pub(super) struct Arrivals {
+pub(super) struct Handover {
     /// Those of a walk that is not over.
     coming: Vec<Arrived>,
     /// Those that wait to be read in.
@@ -35,7 +35,7 @@ pub(super) struct Arrivals {
     read_in: bool,
 }
 
-impl Arrivals {
+impl Handover {
     /// Takes a record of the walk.
     pub(super) fn take(&mut self, body: &Body, handler: HandlerId, counts: &mut Counts) {
         match body {
@@ -48,10 +48,10 @@ impl Arrivals {
                     session.files.push((p.token, handler));
                 }
             }
-            Body::Arrival(p) => {
+            Body::Handover(p) => {
                 let coming = std::mem::take(&mut self.coming);
                 self.clear(counts);
-                if !self.read_in && p.flags & ARRIVAL_TOO_LATE == 0 {
+                if !self.read_in && p.flags & HANDOVER_TOO_LATE == 0 {
                     self.settle(coming, counts);
                 }
             }

@@ -12,7 +12,7 @@ use super::serial::{Log, Recording};
 use super::{Events, OpenError, Reader};
 
 /// A journal, ready to be read.
-pub struct Source {
+pub struct Opened {
     /// Where it lies; of a serial log with several, also which one it is.
     pub name: PathBuf,
     /// Its events.
@@ -51,7 +51,7 @@ impl Serialize for Unreadable {
 ///
 /// # Errors
 /// Where there is none, or none that can be read from its beginning.
-pub fn each(path: &Path, mut take: impl FnMut(Source)) -> Result<Vec<Unreadable>, Unreadable> {
+pub fn each(path: &Path, mut take: impl FnMut(Opened)) -> Result<Vec<Unreadable>, Unreadable> {
     let unreadable = |journal: &Path, error| Unreadable {
         journal: journal.to_owned(),
         error,
@@ -86,7 +86,7 @@ pub fn each(path: &Path, mut take: impl FnMut(Source)) -> Result<Vec<Unreadable>
     }
 }
 
-fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
+fn file(path: &Path) -> Result<Vec<Opened>, OpenError> {
     let mut files = open(path)?;
     let (_, first) = files.first_mut().ok_or(OpenError::Empty)?;
     let begun = Reader::new(&mut *first).map(drop);
@@ -98,7 +98,7 @@ fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
                 .map(|(number, file)| (number, Box::new(file) as Box<dyn Read>));
             let events = Events::new(Reader::joined(files.collect())?);
             let name = path.to_owned();
-            Ok(vec![Source { name, events }])
+            Ok(vec![Opened { name, events }])
         }
         Err(OpenError::Foreign) => recordings(path, files.remove(0).1),
         Err(error) => Err(error),
@@ -109,10 +109,10 @@ fn file(path: &Path) -> Result<Vec<Source>, OpenError> {
 ///
 /// # Errors
 /// Where the log has none, or one without its beginning.
-pub fn recordings(path: &Path, log: impl BufRead) -> Result<Vec<Source>, OpenError> {
+pub fn recordings(path: &Path, log: impl BufRead) -> Result<Vec<Opened>, OpenError> {
     let log = Log::read(log)?;
     let source = |(name, recording): (PathBuf, Recording)| {
-        Ok(Source {
+        Ok(Opened {
             name,
             events: Events::new(Reader::new(Box::new(recording) as Box<dyn Read>)?),
         })

@@ -1,4 +1,4 @@
-//! What the previous kernel left for LUO, as long as no process has read it in: the walk of the program `arrival`, which needs no
+//! What the previous kernel left for LUO, as long as no process has read it in: the walk of the program `handover`, which needs no
 //! hook.
 
 use anyhow::{Context, Result};
@@ -9,14 +9,14 @@ use luo_trace_common::snapshot::{START, WALKED};
 use super::drive::{drive, run};
 
 /// What walks, and what is there instead of it where there was no live update.
-const WALK: &str = "arrival";
-const NOTHING: &str = "no_arrival";
+const WALK: &str = "handover";
+const NOTHING: &str = "no_handover";
 
 /// The program that is loaded.
 #[derive(Debug)]
-pub(super) struct Arrival(&'static str);
+pub(super) struct Handover(&'static str);
 
-impl Arrival {
+impl Handover {
     /// Loads the program that this boot takes, which must be while all of its maps are at their place.
     ///
     /// # Errors

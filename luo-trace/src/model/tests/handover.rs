@@ -1,7 +1,7 @@
 //! What waits to be read in: it shows, it counts once, and nothing hangs on it.
 
 use luo_trace_common::OWN_SESSION;
-use luo_trace_common::events::{ARRIVAL_NOTHING, ARRIVAL_TOO_LATE, Arrival, SNAPSHOT_CHANGED};
+use luo_trace_common::events::{HANDOVER_NOTHING, HANDOVER_TOO_LATE, Handover, SNAPSHOT_CHANGED};
 
 use crate::event::Body;
 use crate::model::{Coverage, FileState, Model};
@@ -26,22 +26,22 @@ fn pending(tell: impl FnOnce(&mut Story)) -> (u64, u64, usize) {
     (counts.pending_sessions, counts.pending_files(), model.waiting().count())
 }
 
-/// A look that found nothing, for this reason.
+/// A reading that found nothing, for this reason.
 fn nothing_found(flags: u32) -> Body {
-    Body::Arrival(Arrival {
+    Body::Handover(Handover {
         flags,
-        ..Arrival::default()
+        ..Handover::default()
     })
 }
 
 /// Two sessions arrive, with three files.
 fn two_arrive(story: &mut Story) -> &mut Story {
-    story.arrival(&[("b", &[7, 8]), ("a", &[7])], &[("iommu", 3)])
+    story.handover(&[("b", &[7, 8]), ("a", &[7])], &[("iommu", 3)])
 }
 
 #[test]
 fn what_arrived_is_listed_by_name_with_its_files_before_anybody_reads_it_in() {
-    let model = model(|s| _ = two_arrive(s).look(|look| _ = look.unread()));
+    let model = model(|s| _ = two_arrive(s).snapshot(|snapshot| _ = snapshot.unread()));
     let listed: Vec<_> = model
         .waiting()
         .map(|view| {
@@ -88,13 +88,13 @@ fn what_is_read_in_counts_once() {
 
 #[test]
 fn a_look_that_comes_after_the_reading_in_began_shows_nothing() {
-    // The reading in was told before the end of the look, as it may be.
+    // The reading in was told before the end of the reading, as it may be.
     assert_eq!(pending(|s| _ = two_arrive(s.arrive(session(1, "b"), 2))), (1, 2, 0));
     assert_eq!(
-        pending(|s| _ = two_arrive(s).push(nothing_found(ARRIVAL_TOO_LATE))),
+        pending(|s| _ = two_arrive(s).push(nothing_found(HANDOVER_TOO_LATE))),
         (0, 0, 0)
     );
-    assert_eq!(pending(|s| _ = s.push(nothing_found(ARRIVAL_NOTHING))), (0, 0, 0));
+    assert_eq!(pending(|s| _ = s.push(nothing_found(HANDOVER_NOTHING))), (0, 0, 0));
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn a_walk_that_finds_the_lists_read_in_ends_the_waiting() {
     assert_eq!(
         pending(|s| {
             lost(s);
-            s.look(|look| {
-                look.incoming(session(1, "b"), false, &[]);
+            s.snapshot(|snapshot| {
+                snapshot.incoming(session(1, "b"), false, &[]);
             });
         }),
         (1, 0, 0)
@@ -119,7 +119,7 @@ fn a_walk_that_finds_the_lists_read_in_ends_the_waiting() {
     assert_eq!(
         pending(|s| {
             lost(s);
-            s.look(|look| _ = look.flags(SNAPSHOT_CHANGED));
+            s.snapshot(|snapshot| _ = snapshot.flags(SNAPSHOT_CHANGED));
         }),
         (0, 0, 0)
     );
@@ -127,7 +127,7 @@ fn a_walk_that_finds_the_lists_read_in_ends_the_waiting() {
     assert_eq!(
         pending(|s| {
             lost(s);
-            s.look(|look| _ = look.unread());
+            s.snapshot(|snapshot| _ = snapshot.unread());
         }),
         (2, 3, 2)
     );
@@ -136,9 +136,9 @@ fn a_walk_that_finds_the_lists_read_in_ends_the_waiting() {
 #[test]
 fn what_was_found_in_part_is_shown_as_far_as_it_goes() {
     let partly = |s: &mut Story| {
-        s.arrival(&[("b", &[7])], &[]);
+        s.handover(&[("b", &[7])], &[]);
         match s.events.last_mut().map(|event| &mut event.body) {
-            Some(Body::Arrival(p)) => p.flags = 0,
+            Some(Body::Handover(p)) => p.flags = 0,
             other => panic!("{other:?}"),
         }
     };
@@ -147,7 +147,7 @@ fn what_was_found_in_part_is_shown_as_far_as_it_goes() {
 
 #[test]
 fn the_recorders_own_session_is_shown_and_not_counted() {
-    let arrive = |s: &mut Story| _ = s.arrival(&[(OWN_SESSION, &[1]), ("b", &[7])], &[]);
+    let arrive = |s: &mut Story| _ = s.handover(&[(OWN_SESSION, &[1]), ("b", &[7])], &[]);
     assert_eq!(pending(arrive), (1, 1, 2));
     let own: Vec<_> = model(arrive).waiting().map(|view| view.is_own()).collect();
     assert_eq!(own, [false, true]);

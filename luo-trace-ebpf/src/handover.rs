@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::RawTracePointContext;
 use luo_trace_common::events::{
-    ARRIVAL_NOTHING, ARRIVAL_TOO_LATE, ARRIVAL_WHOLE, Arrival, ArrivedFile, ArrivedSession, FlbRecord, Kind,
+    ArrivedFile, ArrivedSession, FlbRecord, HANDOVER_NOTHING, HANDOVER_TOO_LATE, HANDOVER_WHOLE, Handover, Kind,
 };
 use luo_trace_common::fields::Field;
 use luo_trace_common::snapshot::{ABANDON, FINISH, START, WALKED};
@@ -70,7 +70,7 @@ struct Course {
     lost: u64,
     /// Not 0: something is not as it should be, and not everything was read.
     broken: u32,
-    /// [`ARRIVAL_TOO_LATE`] where there is nothing left to walk.
+    /// [`HANDOVER_TOO_LATE`] where there is nothing left to walk.
     flags: u32,
 }
 
@@ -134,7 +134,7 @@ impl Course {
         } else if incoming_is_unread() {
             self.begin_sessions();
         } else {
-            self.flags = ARRIVAL_TOO_LATE;
+            self.flags = HANDOVER_TOO_LATE;
         }
     }
 
@@ -320,8 +320,8 @@ impl Course {
     fn finish(&self, how: u64) {
         let disturbed = how & ABANDON != 0 || self.phase < WALKED_ALL || self.broken != 0 || lost() != self.lost;
         let whole = self.flags == 0 && !disturbed && self.is_still_there();
-        let flags = self.flags | if whole { ARRIVAL_WHOLE } else { 0 };
-        emit_from_walk(Kind::Arrival, |event: &mut Arrival| {
+        let flags = self.flags | if whole { HANDOVER_WHOLE } else { 0 };
+        emit_from_walk(Kind::Handover, |event: &mut Handover| {
             event.update_number = update_number().unwrap_or(u64::MAX);
             event.sessions = self.sent_sessions;
             event.files = self.sent_files;
@@ -356,18 +356,18 @@ fn is_nothing() -> bool {
     !incoming_is_active() && update_number().unwrap_or(0) == 0
 }
 
-/// What is run instead of [`arrival`] where there was no live update: the verifier takes long over a whole walk. It says that it has
+/// What is run instead of [`handover`] where there was no live update: the verifier takes long over a whole walk. It says that it has
 /// walked where there is nothing to walk, and tells so at the end.
 // Written out, like `snapshot`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
-pub fn no_arrival(ctx: *mut c_void) -> u32 {
+pub fn no_handover(ctx: *mut c_void) -> u32 {
     if RawTracePointContext::new(ctx).arg::<u64>(0) != FINISH {
         return if is_nothing() { WALKED } else { 0 };
     }
-    emit_from_walk(Kind::Arrival, |event: &mut Arrival| {
+    emit_from_walk(Kind::Handover, |event: &mut Handover| {
         event.update_number = update_number().unwrap_or(u64::MAX);
-        event.flags = ARRIVAL_NOTHING;
+        event.flags = HANDOVER_NOTHING;
     });
     0
 }
@@ -376,7 +376,7 @@ pub fn no_arrival(ctx: *mut c_void) -> u32 {
 // Written out, like `snapshot`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
-pub fn arrival(ctx: *mut c_void) -> u32 {
+pub fn handover(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (what, how) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1));
     let Some(course) = course() else { return WALKED };

@@ -8,16 +8,16 @@ use crate::model::HashMap;
 
 /// A session that a walk found.
 #[derive(Clone, Debug)]
-pub(crate) struct Walked {
+pub(crate) struct ListedSession {
     pub(crate) record: SnapshotSession,
     pub(crate) direction: Direction,
     pub(crate) id: EventId,
-    pub(crate) files: Vec<WalkedFile>,
+    pub(crate) files: Vec<ListedFile>,
 }
 
 /// A file that a walk found.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WalkedFile {
+pub(crate) struct ListedFile {
     pub(crate) record: SnapshotFile,
     pub(crate) handler: HandlerId,
     pub(crate) id: EventId,
@@ -29,7 +29,7 @@ pub(crate) struct Walk {
     number: u64,
     /// When it began.
     pub(crate) since: u64,
-    pub(crate) sessions: Vec<Walked>,
+    pub(crate) sessions: Vec<ListedSession>,
     places: HashMap<u64, usize>,
     pub(crate) flbs: Vec<(SnapshotFlb, EventId)>,
     handlers: HashMap<u64, HandlerId>,
@@ -41,7 +41,7 @@ pub(crate) struct Walk {
 
 /// What a walk that is over found.
 #[derive(Debug)]
-pub(super) struct Survey {
+pub(super) struct Snapshot {
     pub(super) walk: Walk,
     pub(super) end: SnapshotEnd,
     pub(super) id: EventId,
@@ -78,7 +78,7 @@ impl Walk {
                 };
                 self.places.insert(p.session.id, self.sessions.len());
                 let (record, files) = (*p, Vec::new());
-                self.sessions.push(Walked {
+                self.sessions.push(ListedSession {
                     record,
                     direction,
                     id,
@@ -86,7 +86,7 @@ impl Walk {
                 });
             }
             Body::SnapshotFile(p) => match self.places.get(&p.session) {
-                Some(&place) => self.sessions[place].files.push(WalkedFile {
+                Some(&place) => self.sessions[place].files.push(ListedFile {
                     record: *p,
                     handler,
                     id,
@@ -115,14 +115,14 @@ impl Walk {
 
     /// Whether it found as many as the kernel counts, so that none of its records was lost.
     pub(crate) fn agrees(&self, end: &SnapshotEnd) -> bool {
-        let files = |s: &Walked| s.files.len() as u64 == s.record.files;
+        let files = |s: &ListedSession| s.files.len() as u64 == s.record.files;
         self.count(Direction::Outgoing) as i64 == end.outgoing_sessions
             && self.count(Direction::Incoming) as i64 == end.incoming_sessions
             && self.sessions.iter().all(files)
     }
 
     /// The session of this id.
-    pub(crate) fn session(&self, id: u64) -> Option<&Walked> {
+    pub(crate) fn session(&self, id: u64) -> Option<&ListedSession> {
         self.sessions.get(*self.places.get(&id)?)
     }
 
@@ -132,7 +132,7 @@ impl Walk {
     }
 }
 
-impl Survey {
+impl Snapshot {
     /// Whether incoming sessions lie in memory that no process has read in yet.
     pub(super) fn is_unread(&self) -> bool {
         self.end.flags & abi::SNAPSHOT_INCOMING_UNREAD != 0
@@ -192,7 +192,7 @@ fn changes_lists(body: &Body) -> bool {
         | Body::ArrivedSession(_)
         | Body::ArrivedFile(_)
         | Body::ArrivedFlb(_)
-        | Body::Arrival(_)
+        | Body::Handover(_)
         | Body::PolicyChange(_)
         | Body::HooksBlind(_)
         | Body::PolicyDecision(..) => false,

@@ -12,7 +12,7 @@ use crate::setup::{self, Need};
 use crate::vm::Agent;
 
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Brake {
+pub(super) struct Policy {
     /// How often each call is made that has nothing to do with LUO
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     calls: u32,
@@ -68,7 +68,7 @@ const FEW: u32 = 500;
 ///
 /// # Errors
 /// Something that is needed cannot be got, or a tracer does not do what it should.
-pub(super) fn command(args: Brake) -> Result<()> {
+pub(super) fn command(args: Policy) -> Result<()> {
     setup::ensure(&[Need::Qemu, Need::Bpf])?;
     let kernel = kernel::ensure(&args.kernel.into())?;
     let plan = Bench {
@@ -78,7 +78,7 @@ pub(super) fn command(args: Brake) -> Result<()> {
     };
     let policies = POLICIES.map(|(name, text)| (format!("{name}.toml"), with_mode(&args.mode, text)));
     let agent = args.agent.map_or(Agent::Built, Agent::Ready);
-    let (measurement, output) = measure("bench-brake", &plan, &kernel, &agent, 1024, Vec::new(), &policies)?;
+    let (measurement, output) = measure("bench-policy", &plan, &kernel, &agent, 1024, Vec::new(), &policies)?;
     let table = Table::of_calls(&plan.operations, &measurement)?;
     let heading = format!(
         "Linux {kernel}, mode {}, guest instructions of one call, the least of {} rounds.\n\
