@@ -11,6 +11,7 @@ pub mod image;
 mod kernel;
 mod look;
 mod plan;
+mod policy;
 mod story;
 
 pub use flood::Flood;
