@@ -1,4 +1,4 @@
-//! Runs every query of the dashboard and of the rules on a real Prometheus, against metrics that a real run left behind.
+//! Runs every query of the dashboard of a host and of the rules on a real Prometheus, against metrics that a real run left behind.
 //!
 //! A little HTTP server plays the agent and serves the file; Prometheus scrapes it on loopback and answers the queries.
 
@@ -40,7 +40,8 @@ pub(crate) struct Report {
     pub(crate) without_metric: Vec<String>,
 }
 
-fn directory() -> PathBuf {
+/// Where dashboards, rules and runbooks are.
+pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards")
 }
 
@@ -149,14 +150,17 @@ fn panel_queries(dashboard: &Value) -> Vec<(String, String)> {
     targets
         .map(|(title, target)| {
             let query = target["expr"].as_str().unwrap_or_default();
-            let query = query.replace("$__rate_interval", WINDOW).replace("$instance", ".*");
+            let query = query.replace("$__rate_interval", WINDOW);
+            let query = ["$job", "$cluster", "$instance"]
+                .iter()
+                .fold(query, |query, variable| query.replace(variable, ".*"));
             (title.to_owned(), query)
         })
         .collect()
 }
 
 /// The names of luo-trace's series in a query.
-fn names(query: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn names(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("luo_"))
 }
@@ -299,28 +303,38 @@ impl Prometheus {
 
     /// The result of an instant query.
     fn query(&self, query: &str) -> Result<Value> {
-        let coded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        Ok(self.get(&format!("/api/v1/query?query={coded}"))?["result"].take())
+        Ok(self.get(&format!("/api/v1/query?query={}", coded(query)))?["result"].take())
     }
 
     /// The data that an API path answers with.
     fn get(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        // An HTTP/1.0 request is answered in one piece, up to the end of the connection.
-        write!(stream, "GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.address)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .context("Prometheus gave no HTTP answer")?;
-        if head.split(' ').nth(1) == Some("503") {
-            return Err(io::Error::other("Prometheus is not ready yet").into());
-        }
-        let mut body: Value = serde_json::from_str(body).with_context(|| format!("Prometheus answered {body:?}"))?;
-        ensure!(body["status"] == "success", "Prometheus refuses it: {}", body["error"]);
-        Ok(body["data"].take())
+        ask(self.address, path)
     }
+}
+
+/// A text as it stands in a URL.
+pub(crate) fn coded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// The data that a path of Prometheus' API answers with, at this address.
+///
+/// # Errors
+/// An [`io::Error`] where it is not ready yet; else there is no answer, or it refuses.
+pub(crate) fn ask(address: SocketAddr, path: &str) -> Result<Value> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    // An HTTP/1.0 request is answered in one piece, up to the end of the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("there is no HTTP answer")?;
+    if head.split(' ').nth(1) == Some("503") {
+        return Err(io::Error::other("it is not ready yet").into());
+    }
+    let mut body: Value = serde_json::from_str(body).with_context(|| format!("the answer is {body:?}"))?;
+    ensure!(body["status"] == "success", "it is refused: {}", body["error"]);
+    Ok(body["data"].take())
 }
 
 impl Drop for Prometheus {

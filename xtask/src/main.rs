@@ -9,6 +9,7 @@ mod demo;
 mod dist;
 mod docs;
 mod explore;
+mod fleet;
 mod fuzz;
 mod invariants;
 mod kernel;
@@ -45,6 +46,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Do random live updates on a real kernel, and hold the kernel and luo-trace against what must come of them
     Explore(explore::Args),
+    /// Make up a fleet with known faults, and hold alerts and dashboards against them in real engines
+    Fleet(fleet::Args),
     /// Have luo-trace judge real kernels before they are loaded, and files that are none
     Preflight(kernel::Args),
     /// Check the documents, or bring their tables up to date
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::command(args),
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Explore(args) => explore::command(args),
+        Verb::Fleet(args) => fleet::command(&args),
         Verb::Preflight(args) => preflight::command(args),
         Verb::Docs(args) => docs::command(&args),
         Verb::Invariants(args) => invariants::command(&args),

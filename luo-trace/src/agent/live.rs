@@ -146,6 +146,7 @@ impl Live {
         let foreign = matches!(place, Place::Here) && host::namespace::is_foreign();
         let metrics = Metrics::new().context("the metrics cannot be set up")?;
         metrics.set_hooks(&header.hooks);
+        metrics.set_kernel(&header.kernel_release);
         if let Some(number) = header.update_number {
             metrics.set_update_number(number);
         }

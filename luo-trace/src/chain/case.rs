@@ -75,8 +75,7 @@ impl Case {
 
     /// Judges what one machine recorded.
     pub fn of_one(journals: Vec<Opened>) -> Self {
-        let read = journals.into_iter().map(|source| Read::of(source, Some(0)));
-        Self::joined(read.collect(), Hosts::One)
+        Self::joined(journals.into_iter().map(Read::of_one).collect(), Hosts::One)
     }
 
     /// Judges together what was read before.
@@ -157,6 +156,16 @@ impl Read {
         }
     }
 
+    /// Reads one that is of the same machine as all that it is joined with.
+    pub fn of_one(source: Opened) -> Self {
+        Self::of(source, Some(0))
+    }
+
+    /// Reads so many of its events, for what they tell of the chain alone.
+    pub fn beginning(source: Opened, events: usize) -> Self {
+        Self::by(source, Some(0), |read, boot| account(read, boot, events))
+    }
+
     /// Reads the journals at these paths to their ends. One that cannot be read is left out: it may be gone since it was found.
     pub fn all(journals: &[PathBuf]) -> Vec<Self> {
         Self::each(journals, |source| Self::of(source, None))
@@ -164,17 +173,7 @@ impl Read {
 
     /// The same for what they tell of the chain alone: nothing is judged that one boot proves.
     pub fn accounts(journals: &[PathBuf]) -> Vec<Self> {
-        let read = |mut events: Events<Box<dyn io::Read>>, boot: &mut Boot| {
-            events.by_ref().for_each(|event| boot.apply(&event));
-            Judgement {
-                header: events.header().clone(),
-                summary: events.summary().clone(),
-                runs: events.run(),
-                departed: boot.departs(),
-                findings: Vec::new(),
-                verdicts: Vec::new(),
-            }
-        };
+        let read = |events: Events<Box<dyn io::Read>>, boot: &mut Boot| account(events, boot, usize::MAX);
         Self::each(journals, |source| Self::by(source, None, read))
     }
 
@@ -189,6 +188,19 @@ impl Read {
     /// Whether its journal was read up to a place where something is wrong with it, as where it is being written.
     pub fn is_damaged(&self) -> bool {
         self.record.judgement.summary.damaged > 0
+    }
+}
+
+/// Shows so many events to the account of a boot, and judges nothing.
+fn account(mut events: Events<Box<dyn io::Read>>, boot: &mut Boot, most: usize) -> Judgement {
+    events.by_ref().take(most).for_each(|event| boot.apply(&event));
+    Judgement {
+        header: events.header().clone(),
+        summary: events.summary().clone(),
+        runs: events.run(),
+        departed: boot.departs(),
+        findings: Vec::new(),
+        verdicts: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod drain;
+pub mod export;
 pub mod hooks;
 pub mod invariants;
 pub mod man;
@@ -68,6 +69,8 @@ pub enum Command {
     /// Drain the records of a journal as an agent drains its ring: for measurements
     #[command(hide = true)]
     Drain(drain::Args),
+    /// What journals tell as tables, for engines that ask by SQL
+    Export(export::Args),
     /// The kernel functions that are traced, and what each tells
     Hooks(hooks::Args),
     /// What is checked, why it matters, and what to do when it is violated
@@ -139,6 +142,7 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Doctor(args) => doctor::run(args),
             Self::Drain(args) => drain::run(args),
+            Self::Export(args) => export::run(args),
             Self::Hooks(args) => hooks::run(args),
             Self::Invariants(args) => invariants::run(args),
             Self::Man(args) => man::run(args),

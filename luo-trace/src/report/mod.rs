@@ -1,7 +1,8 @@
 //! What `luo-trace report` and `luo-trace updates` tell of live updates.
 //!
 //! `gather` makes a [`Report`] of what the records hold, and the formats draw it: `text` for a terminal, `html` as one page,
-//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself. `updates` has a line for each update.
+//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself. `updates` has a line for each update, `rows` one
+//! for each thing that is told.
 
 mod gather;
 #[cfg(feature = "agent")]
@@ -10,6 +11,7 @@ pub mod json;
 #[cfg(feature = "agent")]
 pub mod otlp;
 mod perfetto;
+pub mod rows;
 mod text;
 mod updates;
 

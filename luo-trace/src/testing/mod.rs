@@ -10,6 +10,7 @@ mod flood;
 pub mod image;
 mod kernel;
 mod plan;
+mod policy;
 mod snapshot;
 mod story;
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "agent")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its files fails")]
 
+mod export;
 mod ids;
 mod replay;
 mod settings;

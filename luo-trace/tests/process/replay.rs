@@ -116,7 +116,103 @@ fn a_backfill_has_every_sample_with_its_time_in_the_order_that_the_format_wants(
             "{pair:?}"
         );
     }
+    // Every series has the labels that were asked for.
+    says(
+        place.path(),
+        "replay 1.luoj 2.luoj --openmetrics m.txt --label instance=host-1 --label job=luo-trace",
+    )
+    .ends(0);
+    let text = fs::read_to_string(place.path().join("m.txt")).unwrap();
+    let labelled = "{instance=\"host-1\",job=\"luo-trace\"";
+    assert!(
+        text.lines()
+            .all(|line| line.starts_with('#') || line.contains(labelled)),
+        "{text}"
+    );
+    says(place.path(), "replay 1.luoj --openmetrics m.txt --label 1=2")
+        .ends(2)
+        .refuses(&["1=2"]);
     says(place.path(), "replay 1.luoj --openmetrics m.txt --step 0s")
         .ends(2)
         .refuses(&["1ms"]);
+}
+
+fn series_with(text: &str, beginning: &str) -> usize {
+    text.lines().filter(|line| line.starts_with(beginning)).count()
+}
+
+#[test]
+fn a_backfill_has_samples_close_together_only_where_something_happened() {
+    // Given a boot in which a session is made, and one more a day later,
+    let day = 24 * 3600 * 1_000_000_000;
+    let place = recorded(&[&|story| {
+        let [a, b] = [1, 2].map(|number| luo_trace::testing::session(number, "s"));
+        story.orderly().create(a).close(a, &[]).wait(day).create(b);
+    }]);
+    says(
+        place.path(),
+        "replay 1.luoj --openmetrics m.txt --step 1h --busy-step 1m",
+    )
+    .ends(0);
+    // then there are half an hour of minutes, and hours until the other one.
+    let text = fs::read_to_string(place.path().join("m.txt")).unwrap();
+    let samples = series_with(&text, "luo_trace_lost_events_total ");
+    assert!((50..65).contains(&samples), "{samples}");
+}
+
+#[test]
+fn a_backfill_tells_what_became_of_an_update_while_its_boot_goes_on() {
+    let hour = 3600 * 1_000_000_000;
+    let goes_on = |story: &mut Story| {
+        arrives(story);
+        story.wait(hour).snapshot(|_| ());
+    };
+    let place = recorded(&[&leaves, &goes_on]);
+    says(place.path(), "replay 1.luoj 2.luoj --openmetrics m.txt --step 10m").ends(0);
+    let text = fs::read_to_string(place.path().join("m.txt")).unwrap();
+    let completed = series_with(&text, "luo_update_outcome{outcome=\"completed\"} 1 ");
+    assert!(completed >= 5, "{text}");
+}
+
+#[test]
+fn a_backfill_has_an_operators_hold_and_names_the_rules_that_refuse() {
+    use luo_trace_common::policy::{Mode, Operation};
+    let hour = 3600 * 1_000_000_000;
+    let place = recorded(&[&|story| {
+        story
+            .policy(Mode::Enforce)
+            .snapshot(|_| ())
+            .wait(hour)
+            .hold("a disk is being replaced")
+            .wait(hour);
+        story.refused(Operation::KexecLoad, "hold").wait(hour).snapshot(|_| ());
+    }]);
+    says(place.path(), "replay 1.luoj --openmetrics m.txt --step 10m").ends(0);
+    let text = fs::read_to_string(place.path().join("m.txt")).unwrap();
+    for (line, least) in [
+        ("luo_policy_held 0 ", 5),
+        ("luo_policy_held 1 ", 10),
+        ("luo_policy_mode{mode=\"enforce\"} 1 ", 15),
+        (
+            "luo_policy_decisions_total{decision=\"deny\",op=\"kexec-load\",rule=\"hold\"} 1 ",
+            5,
+        ),
+    ] {
+        assert!(series_with(&text, line) >= least, "{line} in {text}");
+    }
+}
+
+#[test]
+fn a_host_that_holds_nothing_has_at_most_300_series() {
+    // Given the last boot of a real host, in which all that arrived was finished,
+    let place = tempfile::tempdir().unwrap();
+    says(place.path(), "demo --save a.log").ends(0);
+    says(place.path(), "replay a.log --openmetrics m.txt --step 1h").ends(0);
+    let text = fs::read_to_string(place.path().join("m.txt")).unwrap();
+    let samples = || text.lines().filter(|line| !line.starts_with('#'));
+    let time = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+    let last = samples().map(time).fold(0.0, f64::max);
+    // when its agent is scraped, then it has no more.
+    let series = samples().filter(|line| time(line) == last).count();
+    assert!((100..=300).contains(&series), "{series}");
 }

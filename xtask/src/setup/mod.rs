@@ -22,6 +22,8 @@ pub(crate) enum Need {
     KernelBuild,
     /// Prometheus, promtool and curl, for the tests of the dashboards, the rules and the agent's port.
     Prometheus,
+    /// VictoriaMetrics and vmalert, which take a made-up fleet beside Prometheus.
+    VictoriaMetrics,
     /// bpftrace, to measure against.
     Bpftrace,
     /// What compiles libFuzzer.
@@ -36,11 +38,12 @@ pub(crate) enum Need {
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
         Self::Prometheus,
+        Self::VictoriaMetrics,
         Self::Bpftrace,
         Self::Fuzzer,
         Self::Disk,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 use Brings::{Header, Program, Service};
-use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu, Valgrind};
+use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu, Valgrind, VictoriaMetrics};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -60,6 +60,8 @@ const PACKAGES: &[Package] = &[
     Package { need: Prometheus, brings: Service("prometheus"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Prometheus, brings: Service("promtool"), debian: "prometheus", fedora: "golang-github-prometheus", arch: "prometheus" },
     Package { need: Prometheus, brings: Program("curl"), debian: "curl", fedora: "curl", arch: "curl" },
+    Package { need: VictoriaMetrics, brings: Service("victoria-metrics"), debian: "victoria-metrics", fedora: "victoriametrics", arch: "victoriametrics" },
+    Package { need: VictoriaMetrics, brings: Service("vmalert"), debian: "victoria-metrics", fedora: "victoriametrics", arch: "victoriametrics" },
     Package { need: Bpftrace, brings: Program("bpftrace"), debian: "bpftrace", fedora: "bpftrace", arch: "bpftrace" },
     Package { need: Fuzzer, brings: Program("c++"), debian: "g++", fedora: "gcc-c++", arch: "gcc" },
     Package { need: Disk, brings: Program("mmdebstrap"), debian: "mmdebstrap", fedora: "mmdebstrap", arch: "mmdebstrap" },

@@ -1,11 +1,15 @@
 //! Metrics over a time that has passed, in the OpenMetrics text that `promtool tsdb create-blocks-from openmetrics` reads.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 /// Samples of many moments, sorted by metric as the format wants them.
 #[derive(Debug, Default)]
 pub struct Backfill {
+    /// What every series has among its labels, as it stands between braces.
+    labels: String,
     families: BTreeMap<String, Family>,
     /// The time of the last samples, in milliseconds since 1970.
     last: i128,
@@ -16,11 +20,29 @@ struct Family {
     /// Its kind, as in `# TYPE`.
     kind: String,
     help: String,
-    /// Its series, each with its samples, in the order in which they came.
-    series: BTreeMap<String, Vec<String>>,
+    /// Its series, each with its samples in the order in which they came: ` VALUE TIME`, and the end of the line.
+    series: BTreeMap<String, String>,
+}
+
+/// Whether a label may have this name.
+pub fn is_label(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 impl Backfill {
+    /// One whose series have these labels besides their own.
+    pub fn with_labels(labels: &[(String, String)]) -> Self {
+        let labels = labels.iter().map(|(name, value)| {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            format!("{name}=\"{value}\"")
+        });
+        Self {
+            labels: labels.collect::<Vec<_>>().join(","),
+            ..Self::default()
+        }
+    }
+
     /// Adds all metrics of a moment, in nanoseconds since 1970: `text` is Prometheus' text format, as an agent serves it. Moments have
     /// to be a millisecond apart, and one that is not is moved.
     pub fn sample(&mut self, text: &str, at: i128) {
@@ -39,8 +61,13 @@ impl Backfill {
             } else if let Some((series, value)) = line.rsplit_once(' ')
                 && let Some(family) = family.and_then(|name| self.families.get_mut(name))
             {
-                let samples = family.series.entry(series.to_owned()).or_default();
-                samples.push(format!("{value} {at}"));
+                if !family.series.contains_key(series) {
+                    family.series.insert(series.to_owned(), String::new());
+                }
+                if let Some(samples) = family.series.get_mut(series) {
+                    // Writing to a String cannot fail.
+                    _ = writeln!(samples, " {value} {at}");
+                }
             }
         }
     }
@@ -59,12 +86,22 @@ impl Backfill {
             writeln!(out, "# TYPE {name} {}", family.kind)?;
             writeln!(out, "# HELP {name} {}", family.help)?;
             for (series, samples) in &family.series {
+                let series = self.labelled(series);
                 samples
-                    .iter()
-                    .try_for_each(|sample| writeln!(out, "{series} {sample}"))?;
+                    .lines()
+                    .try_for_each(|sample| writeln!(out, "{series}{sample}"))?;
             }
         }
         writeln!(out, "# EOF")
+    }
+
+    /// A series with the labels that all have.
+    fn labelled<'a>(&self, series: &'a str) -> Cow<'a, str> {
+        match (self.labels.as_str(), series.split_once('{')) {
+            ("", _) => series.into(),
+            (labels, None) => format!("{series}{{{labels}}}").into(),
+            (labels, Some((name, own))) => format!("{name}{{{labels},{own}").into(),
+        }
     }
 }
 
@@ -88,5 +125,23 @@ mod tests {
                         # TYPE luo_sessions gauge\n# HELP luo_sessions Sessions now.\n\
                         luo_sessions{direction=\"outgoing\"} 1 1.000\nluo_sessions{direction=\"outgoing\"} 3 16.500\n# EOF\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn labels_of_the_host_stand_before_those_of_a_series() {
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let labels = [label("instance", "a\\b\"c"), label("job", "luo-trace")];
+        let mut backfill = Backfill::with_labels(&labels);
+        let text = "# TYPE luo_sessions gauge\nluo_sessions{direction=\"outgoing\"} 1\n# TYPE e gauge\ne 2\n";
+        backfill.sample(text, 1_000_000_000);
+        let mut out = Vec::new();
+        backfill.write(&mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let all = r#"instance="a\\b\"c",job="luo-trace""#;
+        assert!(out.contains(&format!("\ne{{{all}}} 2 1.000\n")), "{out}");
+        assert!(
+            out.contains(&format!("\nluo_sessions{{{all},direction=\"outgoing\"}} 1 1.000\n")),
+            "{out}"
+        );
     }
 }

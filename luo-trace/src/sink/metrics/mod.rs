@@ -19,7 +19,7 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use backfill::Backfill;
+pub use backfill::{Backfill, is_label};
 
 use crate::chain::Fate;
 use crate::event::{Body, ByName, Event};
@@ -74,8 +74,8 @@ impl<P: Atomic> Family for GenericGaugeVec<P> {
 impl Family for HistogramVec {
     const KIND: &'static str = "histogram";
     fn make(row: &Metric) -> prometheus::Result<Self> {
-        // From a microsecond to four and a half minutes, by fours.
-        let buckets = prometheus::exponential_buckets(1e-6, 4.0, 15)?;
+        // From a millisecond to ten seconds, by tens: each bucket is a series more for each operation of each host.
+        let buckets = prometheus::exponential_buckets(1e-3, 10.0, 5)?;
         Self::new(HistogramOpts::new(row.name, row.help).buckets(buckets), row.labels)
     }
 }
@@ -126,6 +126,7 @@ metrics! {
     durations: HistogramVec = "luo_operation_duration_seconds" ["op"] "How long operations of LUO took.";
     kho_pages: IntCounterVec = "luo_kho_pages_total" ["op"] "Pages that went through KHO's interface, once for each object; with --kho keys also through its tree.";
     kho_failures: IntCounterVec = "luo_kho_failures_total" ["op"] "Calls of KHO's interface that failed, and with --kho keys ranges that could not be added to its tree.";
+    kernel_info: IntGaugeVec = "luo_kernel_info" ["release"] "Always 1; the label tells the release of the running kernel.";
     update_number: IntGaugeVec = "luo_update_number" [] "Number of the live update that brought this kernel; 0 after a cold boot.";
     update_outcome: IntGaugeVec = "luo_update_outcome" ["outcome"] "What the last live update came to: 1 for its outcome, 0 for the others; none: there was none.";
     update_info: IntGaugeVec = "luo_update_info" ["from" "to" "outcome"] "Always 1; the labels tell the releases of the last live update's kernels, and what it came to.";
@@ -181,8 +182,8 @@ pub fn print(out: &mut impl std::io::Write) -> std::io::Result<()> {
 pub struct Metrics {
     registry: Registry,
     families: Families,
-    /// How many events there were, by kind; none of a number that is no kind.
-    events: Vec<Option<IntCounter>>,
+    /// How many events there were, by kind; none of a number that is no kind, and unset of a kind that has not come yet.
+    events: Vec<OnceLock<Option<IntCounter>>>,
     operations: Mutex<ByName<Operated>>,
     balance: OnceLock<Option<Balanced>>,
     /// Held while gauges are set anew and while all are rendered, so that no reader sees half of a state.
@@ -296,22 +297,16 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let families = Families::new(&registry)?;
-        let mut events = vec![None; Kind::SPAN];
-        for kind in Kind::ALL {
-            // What has not happened yet is there as 0, so that the first time shows as an increase.
-            events[*kind as usize] = Some(families.events.get_metric_with_label_values(&[kind.name()])?);
-        }
         let metrics = Self {
             families,
             registry,
-            events,
+            events: vec![OnceLock::new(); Kind::SPAN],
             operations: Mutex::default(),
             balance: OnceLock::new(),
             names: Mutex::default(),
         };
         let f = &metrics.families;
         f.tell_build();
-        Invariant::ALL.iter().for_each(|&invariant| violation(f, invariant, 0));
         add(&f.lost_events, &[], 0);
         add(&f.denied_loads, &[], 0);
         add(&f.decode_errors, &[], 0);
@@ -334,8 +329,10 @@ impl Metrics {
         if let Body::Gap { lost } = event.body {
             add(&f.lost_events, &[], lost);
         }
-        let kind = event.body.kind();
-        if let Some(events) = kind.and_then(|kind| self.events.get(kind as usize)?.as_ref()) {
+        if let Some(kind) = event.body.kind()
+            && let Some(events) = self.events.get(kind as usize)
+            && let Some(events) = events.get_or_init(|| f.events.get_metric_with_label_values(&[kind.name()]).ok())
+        {
             events.inc();
         }
         if let Body::PolicyDecision(operation, decision, p) = &event.body {
@@ -537,7 +534,9 @@ impl Metrics {
 
     /// Counts a finding.
     pub fn found(&self, finding: &Finding) {
-        violation(&self.families, finding.invariant, 1);
+        let invariant = finding.invariant;
+        let labels = [invariant.id(), invariant.severity().name()];
+        add(&self.families.violations, &labels, 1);
     }
 
     /// Tells which hooks are attached.
@@ -545,6 +544,11 @@ impl Metrics {
         for hook in hooks.iter().filter(|hook| !hook.switched_off) {
             set(&self.families.hook_attached, &[&hook.id], i64::from(!hook.is_missing()));
         }
+    }
+
+    /// Tells the release of the running kernel.
+    pub fn set_kernel(&self, release: &str) {
+        set(&self.families.kernel_info, &[release], 1);
     }
 
     /// Tells the number of the live update that brought this kernel.
@@ -626,14 +630,6 @@ fn result_label(result: i64) -> &'static str {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn violation(families: &Families, invariant: Invariant, number: u64) {
-    add(
-        &families.violations,
-        &[invariant.id(), invariant.severity().name()],
-        number,
-    );
 }
 
 /// Adds to a gauge: several names may share the label `other`.

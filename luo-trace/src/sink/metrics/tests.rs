@@ -137,11 +137,11 @@ fn operations_are_counted_by_result_and_timed() {
     has(&text, r#"luo_operations_total{op="session-create",result="other"} 2"#);
     has(
         &text,
-        r#"luo_operation_duration_seconds_bucket{op="session-create",le="0.000004"} 0"#,
+        r#"luo_operation_duration_seconds_sum{op="session-create"} 0.00002"#,
     );
     has(
         &text,
-        r#"luo_operation_duration_seconds_bucket{op="session-create",le="0.000016"} 4"#,
+        r#"luo_operation_duration_seconds_bucket{op="session-create",le="0.001"} 4"#,
     );
     has(&text, r#"luo_trace_events_total{kind="session-create"} 4"#);
 }
@@ -252,9 +252,9 @@ fn verdicts_findings_hooks_and_sinks_are_shown() {
         &text,
         r#"luo_invariant_violations_total{invariant="file-balance",severity="error"} 1"#,
     );
-    has(
-        &text,
-        r#"luo_invariant_violations_total{invariant="freeze-no-return",severity="critical"} 0"#,
+    assert!(
+        !text.contains(r#"luo_invariant_violations_total{invariant="freeze-no-return""#),
+        "what never happened has no series: {text}"
     );
     has(&text, r#"luo_trace_sink_dropped_total{sink="journal"} 3"#);
     has(&text, "luo_trace_decode_errors_total 2");

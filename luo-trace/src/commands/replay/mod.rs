@@ -1,9 +1,12 @@
 //! `luo-trace replay`: a recording as if it happened now, with the agent's lines, its metrics and its page.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+mod backfill;
+mod judge;
+mod rules;
+
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,22 +14,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args as ClapArgs;
 
+use self::backfill::Samples;
+use self::judge::Judge;
+use self::rules::Rules;
 use super::Deadline;
 use crate::agent::live::Live;
-use crate::agent::updates::Word;
-use crate::chain::case::Case;
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::journal::{Clock, Opened, each};
+use crate::model::Finding;
 use crate::sink;
 use crate::sink::console::{Console, Format};
 use crate::sink::log::tell;
-use crate::sink::metrics::Backfill;
 use crate::sink::web::{self, Access, Port};
 use crate::status::Status;
 
 /// How often the time of the recording goes on where nothing happens in it.
 const TICK: Duration = Duration::from_millis(100);
+/// How long there has to be nothing new for before it is judged what became of an update.
+const LULL: Duration = Duration::from_secs(1);
 
 /// Options of `luo-trace replay`.
 #[derive(Debug, ClapArgs)]
@@ -42,26 +48,14 @@ pub struct Args {
     /// How many times as fast as it happened
     #[arg(long, value_name = "TIMES", default_value_t = 1.0, value_parser = speed)]
     speed: f64,
-    /// Play nothing, and write the metrics over the time of the recording to this file, for `promtool tsdb create-blocks-from openmetrics`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "speed"])]
-    openmetrics: Option<PathBuf>,
-    /// How far apart these are, such as 15s
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = step, requires = "openmetrics")]
-    step: Duration,
+    #[command(flatten)]
+    samples: Samples,
 }
 
 fn speed(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(times) if (0.001..=1e9).contains(&times) => Ok(times),
         _ => Err("a number from 0.001 to 1000000000 is needed: 1 is as fast as it happened".into()),
-    }
-}
-
-fn step(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(step) if step >= Duration::from_millis(1) => Ok(step),
-        Ok(_) => Err("at least 1ms is needed".into()),
-        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -84,8 +78,8 @@ pub fn run(args: &Args) -> Result<Exit> {
         open: &|| Ok(open()?.0),
         deadline: args.deadline,
     };
-    match &args.openmetrics {
-        Some(path) => recording.backfill(path, args.step)?,
+    match &args.samples.openmetrics {
+        Some(path) => recording.backfill(path, &args.samples)?,
         None => recording.play(args.listen, args.speed)?,
     }
     Ok(Exit::Held)
@@ -118,17 +112,24 @@ impl Recording<'_> {
         let stdout = io::stdout();
         let format = Format::text(&stdout);
         let mut console = Console::new(stdout.lock(), format);
-        self.each_event(|live, clock, event| {
+        self.each_event(|agent, event| {
+            let live = &agent.live;
             let shown = match event {
                 Some(event) => {
                     stage.shows(live);
-                    pace.wait(live, clock, event.header.ktime);
+                    if pace.left(&agent.clock, event.header.ktime) > LULL {
+                        agent.judge.judge(live, event.header.ktime)?;
+                    }
+                    pace.wait(live, &agent.clock, event.header.ktime);
                     live.is_now(event.header.ktime);
                     console.event(event)
                 }
                 None => Ok(()),
             };
-            let findings = event.map_or_else(|| live.finish(), |event| live.apply(event));
+            let findings = match event {
+                Some(event) => agent.takes(event),
+                None => agent.live.finish(),
+            };
             let shown = findings
                 .iter()
                 .fold(shown, |shown, finding| shown.and(console.finding(finding)));
@@ -143,79 +144,67 @@ impl Recording<'_> {
         Ok(())
     }
 
-    /// Writes the metrics as they were, a step apart.
-    fn backfill(&self, path: &Path, step: Duration) -> Result<()> {
-        let cannot = || format!("cannot write {}", path.display());
-        let step = i128::try_from(step.as_nanos()).unwrap_or(i128::MAX);
-        let mut backfill = Backfill::default();
-        let (mut next, mut last) = (None, 0);
-        self.each_event(|live, clock, event| {
-            let Some(event) = event else {
-                // As the last scrape of a boot would have it, had it come in time.
-                live.finish();
-                backfill.sample(&web::PageSource::metrics(&**live), last);
-                next = None;
-                return Ok(());
-            };
-            last = unix(clock, event.header.ktime);
-            let mut at = next.unwrap_or(last);
-            while at < last {
-                live.is_now(monotonic(clock, at));
-                backfill.sample(&web::PageSource::metrics(&**live), at);
-                at += step;
-            }
-            next = Some(at);
-            live.is_now(event.header.ktime);
-            live.apply(event);
-            Ok(())
-        })?;
-        let mut out = BufWriter::new(File::create(path).with_context(cannot)?);
-        backfill.write(&mut out).and_then(|()| out.flush()).with_context(cannot)
-    }
-
-    /// Shows every event to `each`, and at the end of an agent's run that there are no more, with what that agent knew before, and how
-    /// the clocks of its boot stood. When a boot's last run ends its agent knows what became of the update that brought it.
-    fn each_event(&self, mut each: impl FnMut(&Arc<Live>, &Clock, Option<&Event>) -> Result<()>) -> Result<()> {
+    /// Shows every event to `each`, and at the end of an agent's run that there are no more, with that agent as it was before. When a
+    /// boot's last run ends its agent knows what became of the update that brought it.
+    fn each_event(&self, mut each: impl FnMut(&mut Agent, Option<&Event>) -> Result<()>) -> Result<()> {
         for (place, mut journal) in self.journals()?.into_iter().enumerate() {
-            let (mut run, mut last) = (0, 0);
-            let mut agent: Option<(Arc<Live>, Clock)> = None;
+            let mut run = 0;
+            let mut agent = None;
             while let Some(event) = journal.events.next() {
                 if run != journal.events.run() {
                     run = journal.events.run();
-                    if let Some((live, clock)) = &agent {
-                        each(live, clock, None)?;
+                    if let Some(agent) = &mut agent {
+                        each(agent, None)?;
                     }
-                    let header = journal.events.header();
-                    agent = Some((Arc::new(Live::recorded(header)?), header.clock));
+                    let judge = match agent.take() {
+                        None => Judge::new(self, place, &journal.events.header().boot_id),
+                        Some(Agent { judge, .. }) => judge.of_another_run(),
+                    };
+                    agent = Some(Agent::new(&journal, judge)?);
                 }
-                last = event.header.ktime;
-                if let Some((live, clock)) = &agent {
-                    each(live, clock, Some(&event))?;
+                if let Some(agent) = &mut agent {
+                    each(agent, Some(&event))?;
+                    agent.judge.sees(&event);
                 }
             }
-            if let Some((live, clock)) = &agent {
-                let boot = &journal.events.header().boot_id;
-                live.set_updates(self.word(place, boot, last)?, 0);
-                each(live, clock, None)?;
+            if let Some(agent) = &mut agent {
+                agent.judge.ends(&agent.live)?;
+                each(agent, None)?;
             }
         }
         Ok(())
     }
 
-    /// What the journals of this boot and of the one before say together.
-    fn word(&self, place: usize, boot: &str, now: u64) -> Result<Word> {
-        let pair = self
-            .journals()?
-            .into_iter()
-            .take(place + 1)
-            .skip(place.saturating_sub(1));
-        let case = Case::of_one(pair.collect());
-        Ok(Word::of(&case, boot, self.deadline.arrival_deadline, now))
-    }
-
     /// Its journals, those of older boots first.
     fn journals(&self) -> Result<Vec<Opened>> {
         in_order((self.open)()?)
+    }
+}
+
+/// An agent that ran once, as far as its recording was shown.
+struct Agent<'a> {
+    live: Arc<Live>,
+    /// How the clocks of its boot stood when it began.
+    clock: Clock,
+    judge: Judge<'a>,
+    rules: Rules,
+}
+
+impl<'a> Agent<'a> {
+    fn new(journal: &Opened, judge: Judge<'a>) -> Result<Self> {
+        let header = journal.events.header();
+        Ok(Self {
+            live: Arc::new(Live::recorded(header)?),
+            clock: header.clock,
+            judge,
+            rules: Rules::default(),
+        })
+    }
+
+    /// Takes in an event; gives what it proves.
+    fn takes(&mut self, event: &Event) -> Vec<Finding> {
+        self.rules.takes(&self.live.metrics, event);
+        self.live.apply(event)
     }
 }
 
@@ -261,17 +250,22 @@ struct Pace {
 }
 
 impl Pace {
+    /// How long it is until this time of a boot's `CLOCK_MONOTONIC`.
+    fn left(&self, clock: &Clock, time: u64) -> Duration {
+        let due = (unix(clock, time) - self.from) as f64 / self.speed;
+        Duration::from_nanos(due.max(0.0) as u64).saturating_sub(self.began.elapsed())
+    }
+
     /// Waits until it is this time of a boot's `CLOCK_MONOTONIC`, which goes on meanwhile.
     fn wait(&mut self, live: &Live, clock: &Clock, time: u64) {
-        let due = unix(clock, time) - self.from;
         loop {
-            let passed = self.began.elapsed().as_nanos() as f64 * self.speed;
-            let left = (due as f64 - passed) / self.speed;
-            if left <= 0.0 {
+            let left = self.left(clock, time);
+            if left.is_zero() {
                 return;
             }
+            let passed = self.began.elapsed().as_nanos() as f64 * self.speed;
             live.is_now(monotonic(clock, self.from + passed as i128).min(time));
-            thread::sleep(Duration::from_nanos(left as u64).min(TICK));
+            thread::sleep(left.min(TICK));
         }
     }
 }
