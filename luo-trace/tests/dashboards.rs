@@ -154,6 +154,25 @@ fn every_panel_takes_any_data_source_and_says_what_it_shows_in_which_unit_and_wh
 }
 
 #[test]
+fn no_two_panels_of_a_dashboard_have_one_id_or_lie_on_each_other() {
+    for name in [HOST, FLEET] {
+        let panels = panels(name);
+        let place = |panel: &Value| ["x", "w", "y", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        let overlap =
+            |(at, long): (u64, u64), (other, other_long): (u64, u64)| at < other + other_long && other < at + long;
+        for (i, panel) in panels.iter().enumerate() {
+            let [x, w, y, h] = place(panel);
+            for other in &panels[i + 1..] {
+                let [ox, ow, oy, oh] = place(other);
+                let both = format!("{name}: {} and {}", panel["title"], other["title"]);
+                assert_ne!(panel["id"], other["id"], "{both}");
+                assert!(!(overlap((x, w), (ox, ow)) && overlap((y, h), (oy, oh))), "{both}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_dashboard_shows_the_jobs_and_clusters_that_are_chosen_and_one_host_or_all() {
     for (name, words) in [
         (
