@@ -104,6 +104,7 @@ pub(crate) fn cases(kernel: &Kernel) -> Result<Vec<Case>> {
         (Build::WithoutLuo, 1, "LUO is not built in"),
         (Build::WithoutMemfd, 1, "does not know the file handler memfd-v2"),
         (Build::OtherAbi, 1, "will panic"),
+        (Build::OwnLine, 1, "CONFIG_CMDLINE_OVERRIDE"),
     ] {
         let image = kernel.built(build)?.image;
         cases.push(case(

@@ -34,6 +34,13 @@ use crate::journal::HookState;
 /// The kernel's switches, in the order in which they are read, before any function; each with the number that says that it is off,
 /// and the cause that it is then.
 const SWITCHES: [Switch; 3] = [
+    // `int`, kernel/trace/ftrace.c (7.3). Before the others, which go with it.
+    Switch {
+        variable: "ftrace_disabled",
+        bytes: 4,
+        is_off: |number| number != 0,
+        cause: BLIND_FTRACE_DEAD,
+    },
     // `bool`, kernel/kprobes.c (7.3).
     Switch {
         variable: "kprobes_all_disarmed",
@@ -41,18 +48,12 @@ const SWITCHES: [Switch; 3] = [
         is_off: |number| number != 0,
         cause: BLIND_KPROBES_OFF,
     },
-    // `int`, kernel/trace/ftrace.c (7.3), as is the next.
+    // `int`, kernel/trace/ftrace.c (7.3).
     Switch {
         variable: FTRACE_ENABLED,
         bytes: 4,
         is_off: |number| number == 0,
         cause: BLIND_FTRACE_OFF,
-    },
-    Switch {
-        variable: "ftrace_disabled",
-        bytes: 4,
-        is_off: |number| number != 0,
-        cause: BLIND_FTRACE_DEAD,
     },
 ];
 
@@ -73,8 +74,8 @@ const COUNTERS: usize = 2;
 
 /// The symbols that are looked up for it, besides the functions of the hooks.
 pub(super) fn variables() -> [&'static str; SWITCHES.len() + 1] {
-    let [kprobes, ftrace, dead] = SWITCHES.map(|switch| switch.variable);
-    [kprobes, ftrace, dead, misses::CPU_OFFSETS]
+    let [dead, kprobes, ftrace] = SWITCHES.map(|switch| switch.variable);
+    [dead, kprobes, ftrace, misses::CPU_OFFSETS]
 }
 
 /// Whether a function calls a tracer at its beginning.
@@ -241,13 +242,19 @@ impl Sight {
         let unpatched = HooksBlind::bits(unpatched.map(|(_, &(hook, _))| hook));
         let turned = self.counts();
         let before = std::mem::replace(&mut self.turned, turned);
-        let told = |hooks: u64, cause: u32| HooksBlind {
-            hooks: hooks & self.attached,
-            cause,
-            reserved: 0,
+        let told = |hooks: u64, cause: u32| match hooks & self.attached {
+            0 => HooksBlind::default(),
+            hooks => HooksBlind {
+                hooks,
+                cause,
+                reserved: 0,
+            },
         };
         match off {
-            Some((_, switch)) if switch.cause == BLIND_KPROBES_OFF => told(self.kprobes | unpatched, switch.cause),
+            // A kernel that shuts ftrace down leaves in place what functions call, and calls no kprobe any more that ftrace calls.
+            Some((_, switch)) if matches!(switch.cause, BLIND_KPROBES_OFF | BLIND_FTRACE_DEAD) => {
+                told(self.kprobes | unpatched, switch.cause)
+            }
             Some((_, switch)) => told(self.attached, switch.cause),
             None if unpatched != 0 => told(unpatched, BLIND_UNPATCHED),
             None if turned[1] != before[1] => told(self.attached, BLIND_FOR_A_MOMENT),

@@ -22,6 +22,13 @@ const LUO: &str = "CONFIG_LIVEUPDATE";
 /// The option of the handler that preserves memfds.
 const MEMFD: &str = "CONFIG_LIVEUPDATE_MEMFD";
 
+/// A command line that is built in, and taken in the place of whatever a boot loader or kexec says. It has all that the testbed needs of a
+/// second kernel, and not `kho=on`.
+const OWN_LINE: &str = "CONFIG_CMDLINE_BOOL=y
+CONFIG_CMDLINE=\"console=ttyS0 liveupdate=on panic=-1 no_timer_check printk.devkmsg=on luo_testbed.grace_ms=2000 luo_testbed.boot=2\"
+CONFIG_CMDLINE_OVERRIDE=y
+";
+
 /// The fragment for a build.
 pub(super) fn fragment(flavour: Flavour, build: Build) -> String {
     let speed = "CONFIG_CC_OPTIMIZE_FOR_PERFORMANCE=y";
@@ -40,6 +47,7 @@ pub(super) fn fragment(flavour: Flavour, build: Build) -> String {
         Build::Testbed | Build::OtherAbi => fragment,
         Build::WithoutLuo => without(&fragment, LUO),
         Build::WithoutMemfd => without(&fragment, MEMFD),
+        Build::OwnLine => format!("{fragment}{OWN_LINE}"),
     }
 }
 

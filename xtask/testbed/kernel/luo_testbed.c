@@ -11,6 +11,7 @@
 
 #include <linux/debugfs.h>
 #include <linux/delay.h>
+#include <linux/ftrace.h>
 #include <linux/init.h>
 #include <linux/io.h>
 #include <linux/irqflags.h>
@@ -61,6 +62,15 @@ static int luo_testbed_tell_clock(void *data, u64 boot)
 
 DEFINE_DEBUGFS_ATTRIBUTE(luo_testbed_clock_fops, NULL, luo_testbed_tell_clock, "%llu\n");
 
+/* Shuts function tracing down for good, as the kernel does when it finds a fault in it. */
+static int luo_testbed_kill_ftrace(void *data, u64 unused)
+{
+	ftrace_kill();
+	return 0;
+}
+
+DEFINE_DEBUGFS_ATTRIBUTE(luo_testbed_kill_ftrace_fops, NULL, luo_testbed_kill_ftrace, "%llu\n");
+
 struct luo_testbed_faults luo_testbed_faults;
 struct dentry *luo_testbed_dir;
 
@@ -71,6 +81,7 @@ static int __init luo_testbed_init(void)
 	LUO_TESTBED_FAULTS(X)
 #undef X
 	debugfs_create_file_unsafe("clock", 0200, luo_testbed_dir, NULL, &luo_testbed_clock_fops);
+	debugfs_create_file_unsafe("kill_ftrace", 0200, luo_testbed_dir, NULL, &luo_testbed_kill_ftrace_fops);
 	return register_reboot_notifier(&luo_testbed_restart_nb);
 }
 /* Before the late_initcalls of the other files, which add to the directory. */

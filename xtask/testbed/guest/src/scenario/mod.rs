@@ -146,6 +146,8 @@ pub enum Build {
     WithoutMemfd,
     /// The same, but LUO's ABI has another name.
     OtherAbi,
+    /// The same, with a command line of its own that it takes in the place of any other, and that does not switch KHO on.
+    OwnLine,
 }
 
 impl Build {
@@ -156,6 +158,7 @@ impl Build {
             Build::WithoutLuo => "without-luo",
             Build::WithoutMemfd => "without-memfd",
             Build::OtherAbi => "other-abi",
+            Build::OwnLine => "own-line",
         }
     }
 }
