@@ -129,7 +129,11 @@ pub(crate) fn journals(directory: &Path) -> Result<Vec<PathBuf>> {
     let context = || format!("cannot list {}", directory.display());
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).with_context(context)? {
-        paths.push(entry.with_context(context)?.path());
+        let path = entry.with_context(context)?.path();
+        // An agent keeps its ledger of updates there, too.
+        if path.file_name().is_some_and(|name| name != "updates.jsonl") {
+            paths.push(path);
+        }
     }
     paths.sort();
     Ok(paths)
