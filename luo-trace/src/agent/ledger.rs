@@ -13,7 +13,7 @@ use crate::host::files;
 use crate::report::Row;
 
 /// The file's name.
-const NAME: &str = "updates.jsonl";
+pub const NAME: &str = "updates.jsonl";
 /// A file that is larger than this, in bytes, is written anew ...
 const LARGE: u64 = 1 << 20;
 /// ... with this much of the newest.

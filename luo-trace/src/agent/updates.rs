@@ -54,12 +54,12 @@ pub struct Word {
 }
 
 impl Word {
-    /// The word on the boot with this id and the one before it, with the time since it booted.
-    pub fn of(case: &Case, boot_id: &str, deadline: Duration, now_ns: u64) -> Self {
+    /// The word on the boot with this id and the one before it, with the time since it booted; `report` is the one of the case.
+    pub fn of(case: &Case, report: &Report, boot_id: &str, deadline: Duration, now_ns: u64) -> Self {
         let chain = &case.chain;
         let own = chain.boots.iter().position(|boot| boot.boot_id == boot_id);
         let before = own.and_then(|own| own.checked_sub(1));
-        let rows = updates(&Report::of(case), deadline, now_ns);
+        let rows = updates(report, deadline, now_ns);
         // Of the update that brought the kernel before, only that one's agent saw both sides.
         let is_older = |to: Option<usize>| before.is_some() && to == before;
         let mut rows: Vec<_> = rows.into_iter().zip(&chain.updates).collect();
@@ -146,8 +146,8 @@ pub struct Pushes {
     push: Push,
     /// What is said of the host that they are of.
     about: Vec<KeyValue>,
-    /// What was pushed of each update, by its trace.
-    pushed: BTreeMap<Vec<u8>, ExportTraceServiceRequest>,
+    /// What was pushed of each update, by its id.
+    pushed: BTreeMap<String, ExportTraceServiceRequest>,
 }
 
 impl Pushes {
@@ -161,27 +161,22 @@ impl Pushes {
     }
 
     /// Pushes the trace of each update that is decided, and again where it is decided otherwise: under the ids that it had.
-    fn updates(&mut self, case: &Case, word: &Word) {
-        let report = Report::of(case);
+    fn updates(&mut self, report: &Report, word: &Word) {
         // The rows are those of the last updates, the newest first.
         let mut known = BTreeMap::new();
         for (row, place) in word.updates.iter().zip((0..report.updates.len()).rev()) {
             if row.outcome == UpdateOutcome::Waiting.name() {
                 continue;
             }
-            let trace = otlp::update(&report, place, &self.about);
-            let spans = trace.resource_spans.iter().flat_map(|kernel| &kernel.scope_spans);
-            let Some(id) = spans
-                .flat_map(|scope| &scope.spans)
-                .map(|span| span.trace_id.clone())
-                .next()
-            else {
+            let trace = otlp::update(report, place, &self.about);
+            // Of an update without a phase there is none.
+            if trace.resource_spans.is_empty() {
                 continue;
-            };
-            if self.pushed.get(&id) != Some(&trace) {
+            }
+            if self.pushed.get(&row.id) != Some(&trace) {
                 self.push.trace(trace.clone());
             }
-            known.insert(id, trace);
+            known.insert(row.id.clone(), trace);
         }
         self.pushed = known;
     }
@@ -279,7 +274,8 @@ impl Judge {
         }
         let read = self.before(&pair.before).into_iter().chain(own);
         let case = Case::joined(read.collect(), Hosts::Told);
-        let word = Word::of(&case, &self.boot_id, self.deadline, host::monotonic_ns());
+        let report = Report::of(&case);
+        let word = Word::of(&case, &report, &self.boot_id, self.deadline, host::monotonic_ns());
         if let Some(update) = word.updates.first() {
             self.tell(update);
         }
@@ -290,7 +286,7 @@ impl Judge {
             }
         }
         if let Some(pushes) = &mut self.pushes {
-            pushes.updates(&case, &word);
+            pushes.updates(&report, &word);
         }
         self.note(&word);
         self.live.set_updates(word, call);

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub mod agent;
+pub mod bundle;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -55,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Trace this host until told to stop
     Agent(agent::Args),
+    /// Collect what a maintainer asks for into one file: diagnosis, status, settings, journals
+    Bundle(bundle::Args),
     /// Check recorded updates against LUO's invariants
     Check(check::Args),
     /// What a shell needs to complete this command line
@@ -136,6 +139,7 @@ impl Command {
     pub fn run(&self) -> Result<Exit> {
         match self {
             Self::Agent(args) => agent::run(args),
+            Self::Bundle(args) => bundle::run(args),
             Self::Check(args) => check::run(args),
             Self::Completions(args) => completions::run(args),
             Self::Config(args) => config::run(args),

@@ -9,11 +9,12 @@ use clap::{Args as ClapArgs, ValueEnum};
 use super::{Deadline, case};
 use crate::agent::ledger;
 use crate::exit::Exit;
+use crate::journal::directories;
 use crate::report::{Report, Row, table, updates};
 use crate::sink::log::tell;
 
 /// Where the service keeps its journals.
-const JOURNALS: &str = "/var/lib/luo-trace";
+pub(super) const JOURNALS: &str = "/var/lib/luo-trace";
 
 /// Options of `luo-trace updates`.
 #[derive(Debug, ClapArgs)]
@@ -52,8 +53,11 @@ pub fn run(args: &Args) -> Result<Exit> {
         0,
     );
     let mut noted = Vec::new();
-    for dir in args.journals.iter().filter(|path| path.is_dir()) {
-        let read = ledger::read(dir).with_context(|| format!("the ledger in {} cannot be read", dir.display()))?;
+    let dirs = args.journals.iter().filter(|path| path.is_dir());
+    // A fleet's directory has one for each host.
+    let dirs = dirs.flat_map(|dir| [vec![dir.clone()], directories(dir).unwrap_or_default()].concat());
+    for dir in dirs {
+        let read = ledger::read(&dir).with_context(|| format!("the ledger in {} cannot be read", dir.display()))?;
         for line in read.damaged {
             tell(format_args!(
                 "line {line} of the ledger in {} is damaged; going on without it",

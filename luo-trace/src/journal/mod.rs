@@ -46,7 +46,7 @@ pub use files::Files;
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
-pub use opened::{Opened, Unreadable, each, recordings};
+pub use opened::{Opened, Unreadable, directories, each, recordings};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
 #[cfg(feature = "agent")]
 pub use tty::Tty;
@@ -178,6 +178,13 @@ pub struct Clock {
     /// does not; `None` where neither is the case, as in many virtual machines. Only a header's clock says so.
     #[serde(default)]
     pub counter_invariant: Option<bool>,
+}
+
+impl Clock {
+    /// When `CLOCK_MONOTONIC` was 0, in nanoseconds since 1970, and before that below 0: what an event's time is added to.
+    pub fn zero_unix_ns(&self) -> i128 {
+        i128::from(self.realtime_ns) - i128::from(self.monotonic_ns)
+    }
 }
 
 /// One hook of the table, as it was when the recording began.

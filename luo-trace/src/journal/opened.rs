@@ -1,7 +1,7 @@
 //! Where journals are read from: files, directories of them, and serial logs that hold some.
 
 use std::fmt;
-use std::io::{BufRead, Read, Seek};
+use std::io::{self, BufRead, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -47,7 +47,8 @@ impl Serialize for Unreadable {
 }
 
 /// Gives `take` each of the journals at `path`, one after the other: one, where that is a journal; all `*.luoj` in it, with their
-/// parts, where it is a directory; and all recordings in it, where it is a serial log. Returns those of a directory that cannot be read.
+/// parts, where it is a directory; and all recordings in it, where it is a serial log. Of a directory that has no journals the directories
+/// in it are taken, as a fleet's has one for each host. Returns those of a directory that cannot be read.
 ///
 /// # Errors
 /// Where there is none, or none that can be read from its beginning.
@@ -63,9 +64,18 @@ pub fn each(path: &Path, mut take: impl FnMut(Opened)) -> Result<Vec<Unreadable>
             .for_each(take);
         return Ok(Vec::new());
     }
-    let mut inside = files::beginnings(path).map_err(|error| unreadable(path, error.into()))?;
-    inside.reverse();
+    let list = |path: &Path| files::beginnings(path).map_err(|error| unreadable(path, error.into()));
     let (mut taken, mut left_out) = (false, Vec::new());
+    let mut inside = list(path)?;
+    if inside.is_empty() {
+        for directory in directories(path).map_err(|error| unreadable(path, error.into()))? {
+            match list(&directory) {
+                Ok(journals) => inside.extend(journals),
+                Err(unreadable) => left_out.push(unreadable),
+            }
+        }
+    }
+    inside.reverse();
     while let Some(path) = inside.pop() {
         match file(&path) {
             Ok(sources) => {
@@ -84,6 +94,22 @@ pub fn each(path: &Path, mut take: impl FnMut(Opened)) -> Result<Vec<Unreadable>
         (false, true) => Err(unreadable(path, OpenError::Empty)),
         (false, false) => Err(left_out.remove(0)),
     }
+}
+
+/// The directories in a directory, by their names.
+///
+/// # Errors
+/// It cannot be read.
+pub fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut inside = Vec::new();
+    for entry in path.read_dir()? {
+        let entry = entry?.path();
+        if entry.is_dir() {
+            inside.push(entry);
+        }
+    }
+    inside.sort();
+    Ok(inside)
 }
 
 fn file(path: &Path) -> Result<Vec<Opened>, OpenError> {

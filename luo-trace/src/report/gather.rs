@@ -70,11 +70,13 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
     let closed = boot.outgoing.abandoned.iter().filter(|line| !line.is_own());
     let told = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
     Kernel {
+        host: clean(&boot.host.name),
+        host_id: boot.host.ids().next().map(|(_, id)| clean(id)),
         release: clean(&boot.release),
         boot_id: clean(&boot.boot_id),
         update_number: boot.update_number,
         start_ns: at(axis, place, 0),
-        start_unix_ns: short(i128::from(boot.clock.realtime_ns) - i128::from(boot.clock.monotonic_ns)),
+        start_unix_ns: short(boot.clock.zero_unix_ns()),
         journal: clean(record.journal.as_os_str().as_encoded_bytes()),
         agent_version: clean(&judgement.header.agent_version),
         events: boot.events,

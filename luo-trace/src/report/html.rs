@@ -3,8 +3,8 @@
 use askama::Template;
 use time::OffsetDateTime;
 
-use super::Report;
 use super::json::{self, Durations, File, Flb, Refused, Session, Stretch, Update};
+use super::{HostLine, Report, hosts};
 use crate::chain::Fate;
 use crate::chain::case::Conclusion;
 use crate::model::Severity;
@@ -18,6 +18,8 @@ const TREND: usize = 500;
 const SESSIONS: usize = 300;
 /// How many files of a session are shown.
 const FILES: usize = 100;
+/// How many machines are shown.
+const HOSTS: usize = 5000;
 /// How many findings are shown.
 const FINDINGS: usize = 200;
 /// How wide a bar's picture is, in its own units.
@@ -43,6 +45,7 @@ struct Page<'a> {
     result: &'static str,
     tone: &'static str,
     tiles: Vec<Tile>,
+    hosts: Rows<HostView>,
     trend: Rows<Trend>,
     updates: Vec<UpdateView<'a>>,
     stayed: Vec<Stayed<'a>>,
@@ -82,6 +85,30 @@ struct PolicyView<'a> {
 struct PolicyRow<'a> {
     when: String,
     line: &'a json::Policy,
+}
+
+/// One machine of several.
+struct HostView {
+    line: HostLine,
+    when: String,
+    kernels: String,
+    blackout: String,
+}
+
+impl HostView {
+    fn of(line: &HostLine) -> Self {
+        let last = line.last.as_ref();
+        Self {
+            when: last.and_then(|row| row.time_unix_ns).map_or("–".into(), super::when),
+            kernels: last.map_or("–".into(), super::Row::way),
+            blackout: last.and_then(|row| row.blackout_ns).map_or("–".into(), span),
+            line: line.clone(),
+        }
+    }
+
+    fn outcome(&self) -> &str {
+        self.line.last.as_ref().map_or("–", |row| &*row.outcome)
+    }
 }
 
 struct Tile {
@@ -224,6 +251,7 @@ impl<'a> Page<'a> {
                 Conclusion::Violated => "bad",
             },
             tiles: tiles(report),
+            hosts: Rows::of(&hosts(report), HOSTS, HostView::of),
             trend: Rows {
                 rows,
                 more: all.saturating_sub(TREND),

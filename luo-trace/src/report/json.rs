@@ -36,6 +36,10 @@ pub struct Report {
 /// One kernel, and the record of it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Kernel {
+    /// The name of the machine it ran on, escaped; empty: not known.
+    pub host: String,
+    /// The id that tells this machine from others: one that an operator gave, else of the machine, else of its hardware, escaped.
+    pub host_id: Option<String>,
     /// `uname -r`.
     pub release: String,
     /// Which boot.

@@ -1,10 +1,11 @@
 //! What `luo-trace report` and `luo-trace updates` tell of live updates.
 //!
 //! `gather` makes a [`Report`] of what the records hold, and the formats draw it: `text` for a terminal, `html` as one page,
-//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself. `updates` has a line for each update, `rows` one
-//! for each thing that is told.
+//! `perfetto` and `otlp` for the viewers of traces. `json` is the report itself. `updates` has a line for each update, `hosts` one
+//! for each machine, `rows` one for each thing that is told.
 
 mod gather;
+mod hosts;
 #[cfg(feature = "agent")]
 mod html;
 pub mod json;
@@ -15,6 +16,7 @@ pub mod rows;
 mod text;
 mod updates;
 
+pub use hosts::{HostLine, hosts};
 #[cfg(feature = "agent")]
 pub use html::html;
 pub use json::Report;

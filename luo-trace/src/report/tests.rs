@@ -475,7 +475,7 @@ fn the_json_form_keeps_its_keys() {
     let (kernel, update) = (&json["kernels"][0], &json["updates"][0]);
     assert_eq!(
         keys(kernel),
-        "agent_version boot_id doubts ending events journal lost policy policy_more release sessions start_ns start_unix_ns update_number"
+        "agent_version boot_id doubts ending events host host_id journal lost policy policy_more release sessions start_ns start_unix_ns update_number"
     );
     assert_eq!(
         keys(update),

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::Report;
 use super::json::{File, Flb, Kernel, Session, Stretch, Update};
+use super::{Report, hosts, when};
 use crate::chain::case::Conclusion;
 use crate::text::units::{bytes, count, span};
 
@@ -22,6 +22,8 @@ const UPDATES: usize = 2;
 const SESSIONS: usize = 20;
 /// How many files of a session are listed one by one.
 const FILES: usize = 8;
+/// How many machines are listed one by one.
+const HOSTS: usize = 100;
 /// How many findings are listed one by one.
 const FINDINGS: usize = 50;
 /// How many lines of policy are shown of each kernel.
@@ -38,6 +40,7 @@ pub fn render(report: &Report, style: Style) -> String {
         style,
     };
     page.head(report);
+    page.hosts(report);
     page.trend(report);
     let told = match report.updates.len() {
         all @ ..=UPDATES => all,
@@ -106,6 +109,50 @@ impl Page {
         };
         let head = self.paint("1;36", &what);
         line!(self, "{head}");
+    }
+
+    /// One line a machine, where there are several.
+    fn hosts(&mut self, report: &Report) {
+        let hosts = hosts(report);
+        if hosts.is_empty() {
+            return;
+        }
+        self.title("Hosts");
+        line!(
+            self,
+            "  {:<24} {:>7} {:>7} {:>8}  {:<20}  {:<36} {:>10}  last outcome",
+            "",
+            "kernels",
+            "updates",
+            "findings",
+            "last update (UTC)",
+            "its kernels",
+            "blackout"
+        );
+        for host in hosts.iter().take(HOSTS) {
+            let last = host.last.as_ref();
+            let outcome = last.map_or("-", |row| &*row.outcome);
+            let code = match host.tone() {
+                "bad" => "31",
+                "fair" => "33",
+                _ => "32",
+            };
+            let outcome = self.paint(code, outcome);
+            line!(
+                self,
+                "  {:<24} {:>7} {:>7} {:>8}  {:<20}  {:<36} {:>10}  {outcome}",
+                shorten(&host.name, 24),
+                host.kernels,
+                host.updates,
+                host.findings,
+                last.and_then(|row| row.time_unix_ns).map_or("-".into(), when),
+                last.map_or("-".into(), |row| shorten(&row.way(), 36)),
+                last.and_then(|row| row.blackout_ns).map_or("-".into(), span),
+            );
+        }
+        if hosts.len() > HOSTS {
+            line!(self, "  and {} more", count((hosts.len() - HOSTS) as u64, "host"));
+        }
     }
 
     /// One line an update, so that many can be compared.

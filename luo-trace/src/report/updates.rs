@@ -116,6 +116,8 @@ pub struct Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
+    /// The name of the machine, escaped; empty: not known.
+    pub host: String,
     /// Its id, that of its trace in OTLP: 32 hexadecimal digits.
     pub id: String,
     /// Whether its journals are gone, so that only the ledger of the agent that judged it tells of it.
@@ -189,7 +191,9 @@ impl Row {
             status: verdict.status.into(),
         });
         let boot = |place: Option<usize>| Some(report.kernels.get(place?)?.boot_id.clone());
+        let host = report.kernels.get(update.to.or(update.from).unwrap_or(usize::MAX));
         let mut row = Self {
+            host: host.map_or_else(String::new, |kernel| kernel.host.clone()),
             id: format!("{:032x}", report.update_id(place)),
             only_in_ledger: false,
             from_boot: boot(update.from),
@@ -329,22 +333,38 @@ pub fn updates(report: &Report, deadline: Duration, now_ns: u64) -> Vec<Row> {
         .collect()
 }
 
-/// Draws them as a table with a line for each.
+/// Draws them as a table with a line for each; where they are of several machines, machine by machine.
 pub fn table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return "no live update is recorded\n".into();
     }
+    let mut rows: Vec<_> = rows.iter().collect();
+    rows.sort_by_key(|row| &row.host);
+    let several = rows.iter().any(|row| row.host != rows[0].host);
+    let names = rows.iter().map(|row| row.host.chars().count());
+    let name = names
+        .max()
+        .filter(|_| several)
+        .map_or(0, |longest| longest.max("host".len()) + 2);
     let widest = rows.iter().map(|row| row.way().chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     // Writing to a String cannot fail.
     _ = writeln!(
         out,
-        "{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}",
-        "number", "when (UTC)", "kernels", "outcome", "blackout", "sessions", "files"
+        "{:<name$}{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}",
+        if several { "host" } else { "" },
+        "number",
+        "when (UTC)",
+        "kernels",
+        "outcome",
+        "blackout",
+        "sessions",
+        "files"
     );
     for row in rows {
         let line = format!(
-            "{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}  {}",
+            "{:<name$}{:>6}  {:<20}  {:<widest$}  {:<15}  {:>9}  {:>8}  {:>6}  {}",
+            if several { &row.host } else { "" },
             row.label(),
             row.time_unix_ns.map_or("?".into(), when),
             row.way(),

@@ -19,6 +19,8 @@ pub mod log;
 pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod push;
+#[cfg(feature = "agent")]
+pub mod tables;
 pub mod web;
 
 /// What a sink that is asked shows.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use arrow_json::writer::{LineDelimited, WriterBuilder};
 use luo_trace::testing::Story;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::support::{arrives, leaves, record_of, recorded, says};
@@ -75,7 +77,12 @@ fn hosts_stay_apart_and_a_violation_says_whose_it_is() {
     ] {
         let mut story = Story::new();
         tell(&mut story);
-        record_of(&place.path().join("fleet").join(host), boot, host, &story.events);
+        record_of(
+            &place.path().join("fleet").join(host),
+            boot,
+            ("host", host),
+            &story.events,
+        );
     }
     says(place.path(), "export fleet --output out --partition").ends(0);
     let days: Vec<_> = fs::read_dir(place.path().join("out/findings/host=host"))
@@ -86,4 +93,70 @@ fn hosts_stay_apart_and_a_violation_says_whose_it_is() {
     let hosts: BTreeSet<_> = rows.iter().map(|row| row["host_id"].as_str().unwrap()).collect();
     assert_eq!(hosts, ["host-a"].into());
     assert!(place.path().join("out/updates/host=host").is_dir());
+}
+
+/// The rows of a table in Apache Parquet, as JSON has them.
+fn parquet(path: &Path) -> Vec<Value> {
+    let file = fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let mut text = Vec::new();
+    let mut lines = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, LineDelimited>(&mut text);
+    for batch in batches {
+        lines.write(&batch.unwrap()).unwrap();
+    }
+    lines.finish().unwrap();
+    let text = String::from_utf8(text).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn parquet_has_the_rows_that_json_has() {
+    // Given an update that lost a session, one that went well, and a host whose kernel broke a promise.
+    let place = recorded(&[&leaves, &arrives]);
+    let mut story = Story::new();
+    crate::support::takes_a_token_twice(&mut story);
+    record_of(place.path(), "boot-2", ("other", "other"), &story.events);
+    let lost = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings/lost-session.log");
+    for form in ["jsonl", "parquet"] {
+        says(
+            place.path(),
+            &format!("export . {lost} --format {form} --output {form}"),
+        )
+        .ends(0);
+    }
+    for name in ["events", "findings", "updates", "sessions", "files"] {
+        let lines = table(&place.path().join(format!("jsonl/{name}.jsonl")));
+        assert!(!lines.is_empty(), "{name}");
+        assert_eq!(
+            parquet(&place.path().join(format!("parquet/{name}.parquet"))),
+            lines,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn two_hosts_of_one_name_have_files_of_their_own() {
+    let place = tempfile::tempdir().unwrap();
+    for (boot, host) in [("a", "host-a"), ("b", "host-b")] {
+        let mut story = Story::new();
+        leaves(&mut story);
+        record_of(
+            &place.path().join("fleet").join(host),
+            boot,
+            ("host", host),
+            &story.events,
+        );
+    }
+    says(place.path(), "export fleet --format parquet --output out --partition").ends(0);
+    let events = place.path().join("out/events/host=host");
+    let day = fs::read_dir(events).unwrap().next().unwrap().unwrap().path();
+    let mut hosts = BTreeSet::new();
+    for part in ["part.parquet", "part-2.parquet"] {
+        let rows = parquet(&day.join(part));
+        hosts.extend(rows.iter().map(|row| row["host_id"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(hosts, ["host-a".to_owned(), "host-b".to_owned()].into());
 }

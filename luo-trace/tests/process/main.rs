@@ -2,7 +2,9 @@
 #![cfg(feature = "agent")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its files fails")]
 
+mod bundle;
 mod export;
+mod hosts;
 mod ids;
 mod replay;
 mod settings;

@@ -95,7 +95,7 @@ fn journals_of_two_hosts_are_not_played_as_one() {
     for (name, host) in [("a", "host-a"), ("b", "host-b")] {
         let mut story = Story::new();
         leaves(&mut story);
-        crate::support::record_of(place.path(), name, host, &story.events);
+        crate::support::record_of(place.path(), name, ("host", host), &story.events);
     }
     says(place.path(), "replay .").ends(2).refuses(&["different hosts"]);
 }

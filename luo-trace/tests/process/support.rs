@@ -106,11 +106,12 @@ fn record(place: &Path, header: &Header, events: &[Event]) -> PathBuf {
     path
 }
 
-/// The journal of a boot of this name, on a host of this id.
-pub fn record_of(place: &Path, boot: &str, host: &str, events: &[Event]) {
+/// The journal of a boot of this name, on a host of this name and id.
+pub fn record_of(place: &Path, boot: &str, (name, id): (&str, &str), events: &[Event]) {
     let mut header = header(0);
     header.boot_id = boot.into();
-    header.host.given = Some(host.into());
+    header.host.name = name.into();
+    header.host.given = Some(id.into());
     record(place, &header, events);
 }
 

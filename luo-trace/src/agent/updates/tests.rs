@@ -13,6 +13,11 @@ use crate::sink::web::PageSource as _;
 use crate::status::Status;
 use crate::testing::{IMAGE, Story, header, memfd, session};
 
+/// The journal of the boot of this number.
+fn journal(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{}.luoj", header(number).boot_id))
+}
+
 /// Records the boot that the update of this number brought.
 fn record(dir: &Path, number: u64, tell: impl FnOnce(&mut Story)) {
     record_as(dir, &header(number), tell);
@@ -124,7 +129,7 @@ fn an_update_is_judged_again_with_each_thing_that_happens() {
         "luo_invariant_status{invariant=\"kexec-sessions-conserved\"} 0",
     ]);
     // when it is retrieved and finished,
-    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    let path = journal(dir.path(), 1);
     fs::remove_file(path).unwrap();
     record(dir.path(), 1, |story| {
         arrives(story);
@@ -257,7 +262,7 @@ fn of_many_journals_the_boot_before_is_found_by_how_they_begin() {
     for number in [3, 0, 2, 1] {
         record(dir.path(), number, arrives_empty);
     }
-    let file = |number: u64| vec![dir.path().join(format!("{}.luoj", header(number).boot_id))];
+    let file = |number: u64| vec![journal(dir.path(), number)];
     let pair = |number: u64| Pair::find(dir.path(), &header(number).boot_id);
     assert_eq!((pair(2).own, pair(2).before), (file(2), file(1)));
     assert_eq!((pair(0).own, pair(0).before), (file(0), Vec::new()));
@@ -361,7 +366,7 @@ fn an_update_is_pushed_once_it_is_decided_as_the_trace_that_the_report_has() {
     assert_eq!(first.outcome(), "waiting");
     assert_eq!(pushed(), []);
     // when it is retrieved and finished,
-    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    let path = journal(dir.path(), 1);
     fs::remove_file(path).unwrap();
     record(dir.path(), 1, |story| {
         arrives(story);
@@ -405,7 +410,7 @@ fn a_decided_update_is_noted_and_outlives_its_journals() {
         ledger::read(dir.path()).unwrap().rows.is_empty(),
         "it is not decided yet"
     );
-    let path = dir.path().join(format!("{}.luoj", header(1).boot_id));
+    let path = journal(dir.path(), 1);
     fs::remove_file(&path).unwrap();
     record(dir.path(), 1, |story| {
         arrives(story);
@@ -432,7 +437,7 @@ fn a_decided_update_is_noted_and_outlives_its_journals() {
             .collect::<Vec<_>>()
     };
     // Of the kernel that left first; what the other tells of the update is only half of it.
-    fs::remove_file(dir.path().join(format!("{}.luoj", header(0).boot_id))).unwrap();
+    fs::remove_file(journal(dir.path(), 0)).unwrap();
     assert_eq!(outcomes(), [("completed".into(), true)]);
     let table = crate::report::table(&rows(dir.path()));
     assert!(table.contains("only in the ledger"), "{table}");

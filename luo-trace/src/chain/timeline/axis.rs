@@ -116,13 +116,12 @@ fn latest(boot: &Boot) -> &Clock {
 
 /// When the clock of `after` was zero on the clock of `before`, by the wall clock.
 fn by_wall_clock(before: &Boot, after: &Boot) -> (i128, Link) {
-    let zero = |clock: &Clock| i128::from(clock.realtime_ns) - i128::from(clock.monotonic_ns);
     let link = Link {
         basis: Basis::Realtime,
         promised: true,
         uncertainty: WALL_CLOCK,
     };
-    (zero(&after.clock) - zero(latest(before)), link)
+    (after.clock.zero_unix_ns() - latest(before).zero_unix_ns(), link)
 }
 
 /// When the clock of `after` was zero on the clock of `before`, by the CPU's counter; `None` where that cannot be told.

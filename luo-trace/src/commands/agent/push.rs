@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use crate::agent::live::Live;
 use crate::journal::Header;
 use crate::report::otlp::{resource, text};
+use crate::sink::metrics::is_label;
 use crate::sink::push::{Address, Plan, Pusher};
 
 /// How far apart metrics may be pushed at the least.
@@ -53,10 +54,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// Reads a label.
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a label is NAME=VALUE")?;
-    let begins = |c: char| c.is_ascii_alphabetic() || c == '_';
-    let goes_on = |c: char| begins(c) || c.is_ascii_digit();
     match name {
-        _ if !name.starts_with(begins) || !name.chars().all(goes_on) => Err(format!(
+        _ if !is_label(name) => Err(format!(
             "{name:?} is no name of a label: letters, digits and _ are, and no digit comes first"
         )),
         _ if name.starts_with("__") || RESERVED.contains(&name) => Err(format!(
@@ -141,7 +140,7 @@ impl Prepared {
             address: self.address,
             interval: self.interval,
             resource,
-            zero_unix_ns: clock.realtime_ns.saturating_sub(clock.monotonic_ns),
+            zero_unix_ns: u64::try_from(clock.zero_unix_ns()).unwrap_or(0),
             metrics: Box::new(move |now| of.export_metrics(told.clone(), began, now)),
             watch: live,
         };

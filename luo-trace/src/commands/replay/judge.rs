@@ -8,6 +8,7 @@ use crate::agent::updates::{Word, is_a_milestone};
 use crate::chain::Hosts;
 use crate::chain::case::{Case, Read};
 use crate::event::Event;
+use crate::report::Report;
 
 /// Joins the records of a boot and of the one before it, as its agent did.
 pub(super) struct Judge<'a> {
@@ -68,7 +69,8 @@ impl<'a> Judge<'a> {
         });
         let read = before.iter().cloned().chain(own);
         let case = Case::joined(read.collect(), Hosts::One);
-        live.set_updates(Word::of(&case, &self.boot_id, arrival_deadline, now), 0);
+        let word = Word::of(&case, &Report::of(&case), &self.boot_id, arrival_deadline, now);
+        live.set_updates(word, 0);
         self.judged = Some(now);
         Ok(())
     }

@@ -232,13 +232,12 @@ fn in_order(mut journals: Vec<Opened>) -> Result<Vec<Opened>> {
 
 /// When it was this time of a boot's `CLOCK_MONOTONIC`, in nanoseconds since 1970.
 fn unix(clock: &Clock, monotonic: u64) -> i128 {
-    i128::from(clock.realtime_ns) + i128::from(monotonic.max(clock.monotonic_ns)) - i128::from(clock.monotonic_ns)
+    clock.zero_unix_ns() + i128::from(monotonic.max(clock.monotonic_ns))
 }
 
 /// The other way round.
 fn monotonic(clock: &Clock, unix: i128) -> u64 {
-    let since = unix - i128::from(clock.realtime_ns) + i128::from(clock.monotonic_ns);
-    u64::try_from(since).unwrap_or(clock.monotonic_ns)
+    u64::try_from(unix - clock.zero_unix_ns()).unwrap_or(clock.monotonic_ns)
 }
 
 /// When what was recorded comes.
