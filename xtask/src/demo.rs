@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use luo_trace::journal::{Reader, serial::Serial};
@@ -38,11 +40,18 @@ pub(crate) struct Args {
 /// Something that is needed cannot be got, or the update does not come through.
 pub(crate) fn command(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Bpf, Need::Qemu, Need::KernelBuild])?;
-    let kernel = kernel::ensure(&Request {
-        source: Source::Newest,
-        flavour: Flavour::O2,
-    })?;
-    let guest = guest::build(&Agent::Built)?;
+    // Each has times in which it keeps one processor busy and no more.
+    let (kernel, guest) = thread::scope(|scope| {
+        let kernel = scope.spawn(|| {
+            kernel::ensure(&Request {
+                source: Source::Newest,
+                flavour: Flavour::O2,
+            })
+        });
+        let guest = guest::build(&Agent::Built);
+        (kernel.join(), guest)
+    });
+    let (kernel, guest) = (kernel.unwrap_or_else(|panic| resume_unwind(panic))?, guest?);
     match args.record {
         true => RECORDINGS
             .iter()
@@ -130,8 +139,8 @@ pub(crate) fn journals(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).with_context(context)? {
         let path = entry.with_context(context)?.path();
-        // An agent keeps its ledger of updates there, too.
-        if path.file_name().is_some_and(|name| name != "updates.jsonl") {
+        // An agent keeps its ledger of updates there, too, and in a directory what it pushes.
+        if path.is_file() && path.file_name().is_some_and(|name| name != "updates.jsonl") {
             paths.push(path);
         }
     }

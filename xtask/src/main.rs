@@ -48,6 +48,8 @@ enum Verb {
     Explore(explore::Args),
     /// Make up a fleet with known faults, and hold alerts and dashboards against them in real engines
     Fleet(fleet::Args),
+    /// Have two engines answer an operator's questions over the tables of a made-up fleet
+    Sql(fleet::sql::Args),
     /// Have luo-trace judge real kernels before they are loaded, and files that are none
     Preflight(kernel::Args),
     /// Check the documents, or bring their tables up to date
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(args) => fuzz::command(&args),
         Verb::Explore(args) => explore::command(args),
         Verb::Fleet(args) => fleet::command(&args),
+        Verb::Sql(args) => fleet::sql::command(&args),
         Verb::Preflight(args) => preflight::command(args),
         Verb::Docs(args) => docs::command(&args),
         Verb::Invariants(args) => invariants::command(&args),

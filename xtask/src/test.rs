@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -175,16 +175,11 @@ fn side_by_side(
     let jobs = thread::available_parallelism().map_or(1, NonZero::get);
     let jobs = args.jobs.map_or(jobs.min(MACHINES), NonZero::get);
     let (done, results) = mpsc::channel();
-    // What wants the host for itself writes, and everything else reads.
-    let host = RwLock::new(());
     thread::scope(|scope| {
         for _ in 0..jobs {
-            let (done, next, host) = (done.clone(), &next, &host);
+            let (done, next) = (done.clone(), &next);
             scope.spawn(move || {
                 while let Some(run) = next() {
-                    let alone = run.scenario.alone;
-                    let _alone = alone.then(|| host.write().unwrap_or_else(PoisonError::into_inner));
-                    let _beside = (!alone).then(|| host.read().unwrap_or_else(PoisonError::into_inner));
                     let start = Instant::now();
                     let mut stages = None;
                     let options = |output| Options {

@@ -162,7 +162,6 @@ fn scenario() -> Scenario {
         cmdline: vec!["kho_scratch=64M,64M,64M".into()],
         memory: (1 << 30).into(),
         deadline_seconds: 3600,
-        alone: false,
         allow_warnings: false,
         payload: Vec::new(),
         kexec: Kexec::None,

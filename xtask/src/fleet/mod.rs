@@ -5,7 +5,10 @@ mod alerts;
 mod engines;
 mod hosts;
 mod panels;
+mod pictures;
+pub(crate) mod sql;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -16,14 +19,15 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::engines::{Engine, Place, Span};
 use self::hosts::Host;
+use self::pictures::Painter;
 use crate::check::{cargo, run as done};
 use crate::dashboards;
 use crate::run;
-use crate::setup::{self, Need};
+use crate::setup::{self, Need, Tools};
 use crate::vm::guest::workspace;
 
 /// How many hosts' metrics are in one file: the tool that makes blocks of them holds what it reads in memory.
@@ -46,6 +50,9 @@ pub(crate) struct Args {
     /// What random numbers begin with: the same hosts come of the same
     #[arg(long, value_name = "N", default_value_t = 7)]
     seed: u64,
+    /// Draw both dashboards by Grafana's own components, a PNG file each in this directory, and see that each panel is drawn
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// Keep journals, metrics and what was put in here
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -62,21 +69,19 @@ pub(crate) fn command(args: &Args) -> Result<()> {
         hosts::LEAST
     );
     let begun = Instant::now();
-    let tools = setup::ensure(&[Need::Bpf, Need::Prometheus, Need::VictoriaMetrics])?;
+    let mut needs = vec![Need::Bpf, Need::Prometheus, Need::VictoriaMetrics];
+    needs.extend(args.pictures.as_ref().map(|_| Need::Pictures));
+    let tools = setup::ensure(&needs)?;
     done(cargo(&["build", "--quiet", "--release", "--bin", "luo-trace"]))?;
-    let own = std::env::temp_dir().join(format!("luo-trace-fleet-{}", std::process::id()));
-    let dir = args.out.clone().unwrap_or_else(|| own.clone());
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let own = tempfile::tempdir().context("no directory for the fleet")?;
+    let dir = args.out.as_deref().unwrap_or(own.path());
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let place = Place {
-        dir: &dir,
+        dir,
         tools: &tools,
         lookback: args.step * 60 + BUSY,
     };
-    let told = Fleet::make(args).and_then(|fleet| fleet.judge(args, &place));
-    if args.out.is_none() {
-        fs::remove_dir_all(&own).with_context(|| format!("cannot remove {}", own.display()))?;
-    }
-    let (figures, wrong) = told?;
+    let (figures, wrong) = Fleet::make(args)?.judge(args, &place)?;
     for sentence in &wrong {
         println!("{sentence}");
     }
@@ -140,6 +145,9 @@ impl Fleet {
                 println!("{}: no made-up host has the metric of {panel:?}", engine.name);
             }
             queries += answers.queries;
+            if let Some(dir) = args.pictures.as_ref().filter(|_| engine.name == prometheus.name) {
+                wrong.extend(self.draw(&answers.shown, place.tools, dir)?);
+            }
             wrong.extend(answers.wrong);
             slowest.push(format!(
                 "{} ({:.2} s)",
@@ -155,6 +163,23 @@ impl Fleet {
             slowest.join(" and "),
         );
         Ok((figures, wrong))
+    }
+
+    /// Draws the dashboards; gives what is wrong with them.
+    fn draw(&self, shown: &[(Value, BTreeMap<u64, Vec<Value>>)], tools: &Tools, dir: &Path) -> Result<Vec<String>> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir
+            .canonicalize()
+            .with_context(|| format!("cannot find {}", dir.display()))?;
+        let painter = Painter::new(tools)?;
+        let mut wrong = Vec::new();
+        for (name, (dashboard, answers)) in panels::DASHBOARDS.iter().zip(shown) {
+            let picture = dir.join(name).with_extension("png");
+            let troubles = painter.draw(dashboard, &json!(answers), self.span, &picture)?;
+            eprintln!("picture: {}", picture.display());
+            wrong.extend(troubles.map(|troubles| format!("the picture of {name} has {troubles}")));
+        }
+        Ok(wrong)
     }
 
     /// The host whose dashboard is looked at: one that was updated twice, and refused something.

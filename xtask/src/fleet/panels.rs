@@ -1,6 +1,6 @@
 //! Every query of the dashboards, asked as Grafana would for the whole time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::engines::{Engine, Span};
 use crate::dashboards::{directory, names};
 
+/// The dashboards, of a host and of a fleet.
+pub(crate) const DASHBOARDS: [&str; 2] = ["luo-trace.json", "luo-trace-fleet.json"];
 /// How many points a panel is drawn with.
 const POINTS: u64 = 1000;
 /// How long a query may take.
@@ -17,6 +19,8 @@ const MOST: Duration = Duration::from_secs(2);
 
 /// One query of a panel.
 struct Query {
+    /// The panel's id, and its title.
+    id: u64,
     panel: String,
     query: String,
     instant: bool,
@@ -32,6 +36,8 @@ pub(crate) struct Asked {
     pub(crate) without_metric: BTreeSet<String>,
     /// What is wrong, a sentence each.
     pub(crate) wrong: Vec<String>,
+    /// Each dashboard, and what its panels' queries gave: by the panel's id, a list for each of them.
+    pub(crate) shown: Vec<(Value, BTreeMap<u64, Vec<Value>>)>,
 }
 
 /// Asks them all, those of a host's dashboard for this host. `step` is how far apart its samples are, in seconds.
@@ -48,8 +54,16 @@ pub(crate) fn ask(engine: &Engine, host: &str, span: Span, step: u64) -> Result<
         .collect();
     let window = format!("{}s", 4 * step);
     let mut asked = Asked::default();
-    for dashboard in ["luo-trace.json", "luo-trace-fleet.json"] {
-        for Query { panel, query, instant } in queries(dashboard)? {
+    for dashboard in DASHBOARDS {
+        let definition = read(dashboard)?;
+        let mut answers: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
+        for query in queries(&definition) {
+            let Query {
+                id,
+                panel,
+                query,
+                instant,
+            } = query;
             let query = query
                 .replace("$__rate_interval", &window)
                 .replace("$instance", host)
@@ -63,6 +77,8 @@ pub(crate) fn ask(engine: &Engine, host: &str, span: Span, step: u64) -> Result<
             let took = begun.elapsed();
             let place = format!("{}: {panel:?} of {dashboard}", engine.name);
             asked.queries += 1;
+            let told = rows.as_ref().map(|rows| Value::from(rows.clone())).unwrap_or_default();
+            answers.entry(id).or_default().push(told);
             match rows {
                 Err(why) => asked.wrong.push(format!("{place}: {query} fails: {why:#}")),
                 Ok(rows) if !rows.is_empty() => {}
@@ -80,21 +96,26 @@ pub(crate) fn ask(engine: &Engine, host: &str, span: Span, step: u64) -> Result<
                 asked.slowest = (took, place);
             }
         }
+        asked.shown.push((definition, answers));
     }
     Ok(asked)
 }
 
-fn queries(dashboard: &str) -> Result<Vec<Query>> {
+fn read(dashboard: &str) -> Result<Value> {
     let text = fs::read_to_string(directory().join(dashboard)).with_context(|| format!("cannot read {dashboard}"))?;
-    let dashboard: Value = serde_json::from_str(&text).with_context(|| format!("{dashboard} is not JSON"))?;
+    serde_json::from_str(&text).with_context(|| format!("{dashboard} is not JSON"))
+}
+
+fn queries(dashboard: &Value) -> Vec<Query> {
     let panels = dashboard["panels"].as_array().into_iter().flatten();
     let targets = panels.flat_map(|panel| {
         let targets = panel["targets"].as_array().into_iter().flatten();
         targets.map(move |target| Query {
+            id: panel["id"].as_u64().unwrap_or_default(),
             panel: panel["title"].as_str().unwrap_or_default().into(),
             query: target["expr"].as_str().unwrap_or_default().into(),
             instant: target["instant"] == true,
         })
     });
-    Ok(targets.collect())
+    targets.collect()
 }

@@ -3,6 +3,7 @@
 
 mod crates;
 mod packages;
+pub(crate) mod python;
 mod rust;
 
 use std::path::PathBuf;
@@ -32,13 +33,17 @@ pub(crate) enum Need {
     Disk,
     /// Callgrind, which counts instructions.
     Valgrind,
+    /// Node.js' package manager and Chromium, which draw the dashboards.
+    Pictures,
+    /// Python, and what makes an environment for packages of its.
+    Python,
     /// cargo-deny, which looks at the licences and origins of crates.
     Deny,
 }
 
 impl Need {
     /// Everything that any verb needs.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Bpf,
         Self::Qemu,
         Self::KernelBuild,
@@ -48,6 +53,8 @@ impl Need {
         Self::Fuzzer,
         Self::Disk,
         Self::Valgrind,
+        Self::Pictures,
+        Self::Python,
         Self::Deny,
     ];
 }

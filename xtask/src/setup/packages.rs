@@ -10,8 +10,8 @@ use crate::{
     cache, run,
 };
 
-use Brings::{Header, Program, Service};
-use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Prometheus, Qemu, Valgrind, VictoriaMetrics};
+use Brings::{Header, Module, Program, Service};
+use Need::{Bpftrace, Disk, Fuzzer, KernelBuild, Pictures, Prometheus, Python, Qemu, Valgrind, VictoriaMetrics};
 
 /// One thing a package brings.
 #[derive(Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub(super) struct Package {
 enum Brings {
     Program(&'static str),
     Header(&'static str),
+    /// A module of Python's.
+    Module(&'static str),
     /// A program whose Debian package would start a service: it is unpacked into the cache instead.
     Service(&'static str),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Brings {
         match self {
             Program(name) | Service(name) => f.write_str(name),
             Header(name) => write!(f, "the header {name}"),
+            Module(name) => write!(f, "the Python module {name}"),
         }
     }
 }
@@ -67,6 +70,10 @@ const PACKAGES: &[Package] = &[
     Package { need: Disk, brings: Program("mmdebstrap"), debian: "mmdebstrap", fedora: "mmdebstrap", arch: "mmdebstrap" },
     Package { need: Disk, brings: Program("mkfs.ext4"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
     Package { need: Disk, brings: Program("debugfs"), debian: "e2fsprogs", fedora: "e2fsprogs", arch: "e2fsprogs" },
+    Package { need: Pictures, brings: Program("npm"), debian: "npm", fedora: "nodejs-npm", arch: "npm" },
+    Package { need: Pictures, brings: Program("chromium"), debian: "chromium", fedora: "chromium", arch: "chromium" },
+    Package { need: Python, brings: Program("python3"), debian: "python3", fedora: "python3", arch: "python" },
+    Package { need: Python, brings: Module("ensurepip"), debian: "python3-venv", fedora: "python3", arch: "python" },
     Package { need: Valgrind, brings: Program("valgrind"), debian: "valgrind", fedora: "valgrind", arch: "valgrind" },
 ];
 
@@ -74,6 +81,7 @@ impl Package {
     fn present(&self, tools: &Tools) -> bool {
         match self.brings {
             Program(name) | Service(name) => tools.program(name).is_ok(),
+            Module(name) => run::output(Command::new("python3").args(["-c", &format!("import {name}")])).is_ok(),
             // Debian keeps some headers in a directory of the architecture.
             Header(name) => ["", &format!("{ARCH}-linux-gnu")]
                 .iter()

@@ -72,6 +72,8 @@ impl Trouble {
 pub(super) enum End {
     /// The guest did everything and is gone.
     Done,
+    /// The kernel panicked that had to, and the machine is to boot cold.
+    Crashed,
     /// Why it failed.
     Failed(String),
     /// It was not done when its time was over: what was heard last.
@@ -84,9 +86,13 @@ pub(super) struct Watch {
     allow_warnings: bool,
     /// What the kernel after the last one that boots is to panic with.
     panics: Option<String>,
+    /// The number of the kernel that is left for the one that panics, or the last one.
+    leaves: u32,
     boot: u32,
-    /// Whether the last kernel that boots has been left.
+    /// Whether that kernel has been left.
     left: bool,
+    /// Whether the kernel has panicked after which the machine boots cold.
+    crashed: bool,
     progress: String,
     stage: Stage,
     done: bool,
@@ -101,7 +107,9 @@ impl Watch {
             boots: scenario.boots(),
             allow_warnings: scenario.allow_warnings,
             panics: scenario.next.panics.clone(),
+            leaves: scenario.boots() - u32::from(scenario.next.then_cold),
             left: false,
+            crashed: false,
             boot: 0,
             progress: "before the guest's init ran".into(),
             stage: Stage::Boot,
@@ -130,7 +138,8 @@ impl Watch {
             Line::Torn => Some(self.failed(format!("cannot read the guest's message {line:?}"))),
             Line::Trouble(Trouble::Warning) if self.allow_warnings => None,
             Line::Trouble(Trouble::Panic) if self.is_wanted(line) => {
-                self.done = true;
+                self.crashed = self.leaves < self.boots;
+                self.done = !self.crashed;
                 self.progress = "the panic that this scenario is about".into();
                 None
             }
@@ -144,7 +153,7 @@ impl Watch {
 
     /// Whether this panic is the one that the scenario ends in.
     fn is_wanted(&self, line: &str) -> bool {
-        self.left && self.panics.as_ref().is_some_and(|text| line.contains(text))
+        self.left && !self.crashed && self.panics.as_ref().is_some_and(|text| line.contains(text))
     }
 
     /// Whether lines that belong to a trouble are still coming, so that a short silence means the end.
@@ -165,6 +174,9 @@ impl Watch {
         }
         if self.done {
             return End::Done;
+        }
+        if self.crashed && self.boot == self.leaves {
+            return End::Crashed;
         }
         self.failed(format!(
             "the guest went away without a word; its last lines:\n{}",
@@ -205,7 +217,7 @@ impl Watch {
                 let expected = self.boot + 1;
                 self.boot = boot;
                 self.progress = format!("kernel {boot} ({release})");
-                if boot > self.boots && self.panics.is_some() {
+                if self.left && self.panics.is_some() && !self.crashed {
                     return Some(self.failed(format!("kernel {boot} booted, and it had to panic")));
                 }
                 (boot != expected).then(|| self.failed(format!("kernel {boot} booted instead of kernel {expected}")))
@@ -215,7 +227,7 @@ impl Watch {
                 None
             }
             Message::Kexec => {
-                self.left = self.boot == self.boots;
+                self.left = self.boot == self.leaves;
                 self.progress = format!("kernel {}, kexec", self.boot);
                 None
             }
@@ -224,7 +236,7 @@ impl Watch {
                 None
             }
             Message::Failed { why } => Some(End::Failed(why)),
-            Message::Done if self.boot == self.boots && self.panics.is_none() => {
+            Message::Done if self.boot == self.boots && (self.panics.is_none() || self.crashed) => {
                 self.done = true;
                 self.progress = "powering off".into();
                 None
@@ -314,7 +326,7 @@ mod tests {
     fn why(end: End) -> String {
         match end {
             End::Failed(why) | End::Late(why) => why,
-            End::Done => panic!("it passed"),
+            End::Done | End::Crashed => panic!("it passed"),
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use testbed_guest::scenario::{AgentIn, EventPattern, Expect, Scenario, Size, Verdict};
 
 use super::blackout::{self, Blackout};
-use super::{check, last_word, policy};
+use super::{check, last_word, policy, pushed};
 use crate::demo::journals;
 
 /// How many events of the right name a failure shows.
@@ -55,6 +55,9 @@ pub(super) fn compare(scenario: &Scenario, agent: Option<&Path>, output: &Path) 
         notes.push(format!(
             "the agent's last word on updates is that of its journals in {compared} kernels"
         ));
+        if scenario.expect.pushed {
+            failures.extend(pushed::compare(agent, &case, output)?);
+        }
         failures.extend(check::all(&scenario.expect.check, agent, &case, output)?);
         failures.extend(policy::tests(&scenario.expect.policy_test, agent, &case, output)?);
     }

@@ -12,6 +12,7 @@ mod initramfs;
 mod last_word;
 mod policy;
 mod product;
+mod pushed;
 mod qemu;
 pub(crate) mod scenario;
 pub(crate) mod stages;
@@ -54,6 +55,9 @@ const CMDLINE: [&str; 7] = [
     // QEMU's devices shut down in microseconds, where real ones leave userspace some time to write.
     "luo_testbed.grace_ms=2000",
 ];
+
+/// The example of a VMM, among what a scenario's guest needs; all else there are the kernel's selftests.
+const VMM: &str = "vmm";
 
 /// What a kernel that checks itself has besides: its account of its memory comes before KHO's scratch memory, which by default is
 /// twice of all that was reserved before.
@@ -276,7 +280,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         cmdline = format!("{cmdline} {DEBUG_CMDLINE}");
     }
     let serial = options.output.join(SERIAL);
-    let machine = Machine {
+    let mut machine = Machine {
         kernel: &image,
         initrd: (scenario.root == Root::Init).then_some(&initrd),
         disk: (scenario.root == Root::Systemd).then_some(&disk),
@@ -293,10 +297,20 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     };
     let mut stopwatch = Stopwatch::start(Stage::Boot);
     let mut starts = 1;
+    let mut console = Watch::new(scenario);
+    let cold = format!("{cmdline} luo_testbed.boot={}", scenario.boots());
     let end = loop {
-        match watch(scenario, machine.start()?, options, slowness, &mut stopwatch)? {
+        match watch(
+            scenario,
+            &mut console,
+            machine.start()?,
+            options,
+            slowness,
+            &mut stopwatch,
+        )? {
             None if starts < STARTS => starts += 1,
-            None => break End::Late(format!("the first kernel hung in {STARTS} boots, before its init ran")),
+            None => break End::Late(format!("a kernel hung in {STARTS} boots, before its init ran")),
+            Some(End::Crashed) => machine.cmdline = &cold,
             Some(end) => break end,
         }
     };
@@ -313,6 +327,8 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
             }
             expect::compare(scenario, options.guest.agent.as_deref(), &options.output)?
         }
+        // The loop above goes on after it.
+        End::Crashed => Compared::default(),
         End::Failed(why) | End::Late(why) => Compared {
             failures: vec![with_agents_last_words(why, scenario.boots(), &options.output)],
             notes: Vec::new(),
@@ -365,7 +381,11 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
         initramfs.directory("payload")?;
     }
     for name in &scenario.payload {
-        initramfs.file(&format!("payload/{name}"), &read(&upstream::program(kernel, name)?)?)?;
+        let program = match name.as_str() {
+            VMM => guest.init.with_file_name(VMM),
+            selftest => upstream::program(kernel, selftest)?,
+        };
+        initramfs.file(&format!("payload/{name}"), &read(&program)?)?;
     }
     for (place, path) in &options.files {
         initramfs.file_with_parents(place, &read(path)?)?;
@@ -374,9 +394,10 @@ fn pack(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Result<Vec<u
 }
 
 /// Follows the console to the scenario's end, and keeps every line, with the time it came, in `console.log`.
-/// Nothing, where the first kernel hangs before its init runs. On a kernel that is so many times as slow everything may take as much longer.
+/// Nothing, where a kernel that the machine boots itself hangs before its init runs. On a kernel that is so many times as slow everything may take as much longer.
 fn watch(
     scenario: &Scenario,
+    watch: &mut Watch,
     qemu: Qemu,
     options: &Options,
     slowness: u32,
@@ -384,8 +405,12 @@ fn watch(
 ) -> Result<Option<End>> {
     let seconds = scenario.deadline_seconds * u64::from(slowness);
     let deadline = Instant::now() + Duration::from_secs(seconds);
-    let mut log = File::create(options.output.join("console.log")).context("cannot write console.log")?;
-    let mut watch = Watch::new(scenario);
+    let log = options.output.join("console.log");
+    let mut log = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .context("cannot write console.log")?;
     let mut progress = String::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

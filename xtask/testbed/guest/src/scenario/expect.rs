@@ -32,6 +32,9 @@ pub struct Expect {
     /// `luo-trace updates` says of the journals.
     #[serde(default)]
     pub outcomes: Vec<String>,
+    /// Whether the collector has got all that the journals tell: each finding and each update, by their ids, and nothing else.
+    #[serde(default)]
+    pub pushed: bool,
     /// How far, in milliseconds, each blackout that luo-trace tells may be from the one by the host's clock.
     #[serde(default)]
     pub blackout_within_ms: Option<u32>,

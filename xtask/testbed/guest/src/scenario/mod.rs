@@ -14,7 +14,7 @@ pub use bench::{Bench, Call, Cost, How, Measured, Measurement, Operation, Progra
 pub use expect::{Check, EventPattern, Expect, PolicyTest, Verdict};
 pub use next::{Next, NextAgent};
 pub use steps::{
-    AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, CreateMisnamed, CreateSession,
+    AgentSays, AgentThreads, As, BothModes, Caller, Churn, CloseSession, Collected, CreateMisnamed, CreateSession,
     DeniedThroughout, DeviceFile, FailNth, Failing, FailingOperation, Fault, Finish, Load, LoadByI386, MakeAsStranger,
     ManySessions, Memfd, MountBpffs, Nothing, Open, PauseAgent, PortFloodedThroughout, Preserve, PreserveAgain,
     PreserveDevice, PreserveOther, Product, Reboot, Refill, RefusedThroughout, ReloadPolicy, ReloadSettings, Remove,
@@ -68,9 +68,6 @@ pub struct Scenario {
     /// When the scenario has failed, in seconds on the host's clock.
     #[serde(default = "a_quarter_of_an_hour")]
     pub deadline_seconds: u64,
-    /// Whether no other guest may run on the host beside it, since it wants the agent to be as fast as the kernel.
-    #[serde(default)]
-    pub alone: bool,
     /// Whether the kernel may warn (`WARN_ON`) without failing the scenario.
     #[serde(default)]
     pub allow_warnings: bool,
@@ -188,7 +185,10 @@ impl Scenario {
         if self.updates == 0 {
             return Err("`updates` is 1 or more; a scenario without one has kexec = \"none\"".into());
         }
-        if self.next.panics.is_some() && self.updates == 1 && !self.after.is_empty() {
+        if self.next.then_cold && (self.next.panics.is_none() || self.root == Root::Systemd) {
+            return Err("`then_cold` takes a kernel that `panics`, and root = \"init\"".into());
+        }
+        if self.next.panics.is_some() && !self.next.then_cold && self.updates == 1 && !self.after.is_empty() {
             return Err("`after` has steps, but the second kernel panics before it could run them".into());
         }
         if (self.agent_refuses.is_some() || self.agent_without.is_some()) && !self.agent {
@@ -208,7 +208,7 @@ impl Scenario {
 
     /// How many kernels this scenario boots to where steps can be done.
     pub fn boots(&self) -> u32 {
-        self.kernels() - u32::from(self.next.panics.is_some())
+        self.kernels() - u32::from(self.next.panics.is_some()) + u32::from(self.next.then_cold)
     }
 
     /// The number of the last kernel: they count from 1.

@@ -20,6 +20,9 @@ pub struct Next {
     /// The last kernel panics while it boots, and this text is in the panic's first line: so the scenario ends.
     #[serde(default)]
     pub panics: Option<String>,
+    /// After that panic the machine boots the first kernel anew, from nothing: it counts as the next one, with steps of its own.
+    #[serde(default)]
+    pub then_cold: bool,
 }
 
 /// What becomes of the agent in the kernels after the first.

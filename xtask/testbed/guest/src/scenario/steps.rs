@@ -55,6 +55,9 @@ pub enum Step {
     Churn(Churn),
     Run(Run),
     ScrapeMetrics(ScrapeMetrics),
+    /// Has a collector at `127.0.0.1:4318` take what the agent pushes, from now on.
+    Collect(Nothing),
+    Collected(Collected),
     StartAgent(StartAgent),
     StopAgent(StopAgent),
     ReloadPolicy(ReloadPolicy),
@@ -633,6 +636,21 @@ pub struct ScrapeMetrics {
     /// Ask again until each of these samples has this value.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shows: BTreeMap<String, f64>,
+}
+
+/// Waits until the collector has got so many requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collected {
+    /// With traces.
+    #[serde(default)]
+    pub traces: u32,
+    /// With logs.
+    #[serde(default)]
+    pub logs: u32,
+    /// With metrics.
+    #[serde(default)]
+    pub metrics: u32,
 }
 
 /// Starts the agent, with the scenario's arguments and more, and waits until it is ready.

@@ -16,6 +16,7 @@ use testbed_guest::scenario::{
 };
 
 use crate::agent::{Agent, PATIENCE};
+use crate::collector::Collector;
 use crate::crowd::Crowd;
 use crate::hands::Hands;
 use crate::{bench, bpf, callers, churn, faults, files, flood, guise, squat, sweep, system, without};
@@ -27,6 +28,7 @@ pub(crate) struct Driver<'a, 's> {
     bpf_at_boot: &'a bpf::Objects,
     hands: Hands,
     crowds: Vec<Crowd>,
+    collector: Option<Collector>,
 }
 
 impl<'a, 's> Driver<'a, 's> {
@@ -38,6 +40,7 @@ impl<'a, 's> Driver<'a, 's> {
             bpf_at_boot,
             hands: Hands::default(),
             crowds: Vec::new(),
+            collector: None,
         }
     }
 
@@ -105,6 +108,14 @@ impl<'a, 's> Driver<'a, 's> {
             Step::Churn(step) => self.churn(step),
             Step::Run(step) => self.run(step),
             Step::ScrapeMetrics(step) => self.agent.scrape(step),
+            Step::Collect(_) => {
+                self.collector = Some(Collector::start(self.boot)?);
+                Ok(())
+            }
+            Step::Collected(step) => {
+                let collector = self.collector.as_mut().context("no step has started the collector")?;
+                collector.wait_for(step)
+            }
             Step::StartAgent(step) => self.agent.start(step),
             Step::StopAgent(step) => self.agent.stop(step.exits),
             Step::ReloadPolicy(step) => self.agent.reload_policy(step),

@@ -9,6 +9,7 @@ mod bench;
 mod bpf;
 mod callers;
 mod churn;
+mod collector;
 mod crowd;
 mod driver;
 mod faults;
