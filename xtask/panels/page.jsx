@@ -56,9 +56,13 @@ function configured(panel, field, frame) {
   return field;
 }
 
-function frameOf(panel, fields) {
+// A frame of these fields, which has this number among a panel's: colours go by it.
+function frameOf(panel, fields, seriesIndex = 0) {
   const frame = createDataFrame({ fields });
-  frame.fields.forEach((field) => configured(panel, field, frame));
+  for (const field of frame.fields) {
+    field.state = { seriesIndex };
+    configured(panel, field, frame);
+  }
   return frame;
 }
 
@@ -68,17 +72,17 @@ function series(panel) {
   return panel.targets.flatMap((target, place) =>
     answers[panel.id][place].map(({ metric, values, value }) => {
       const samples = values ?? [value];
-      return frameOf(panel, [
+      const fields = [
         { name: 'Time', type: FieldType.time, values: samples.map(([time]) => time * 1000), config: {} },
         {
           name: 'Value',
           type: FieldType.number,
           values: samples.map(([, sample]) => Number(sample)),
           labels: metric,
-          state: { seriesIndex: number++ },
           config: { displayName: legend(target.legendFormat, metric) },
         },
-      ]);
+      ];
+      return frameOf(panel, fields, number++);
     }),
   );
 }
@@ -93,7 +97,10 @@ function table(panel) {
     ...labels.map((name) => ({ name, type: FieldType.string, values: rows.map(({ metric }) => metric[name] ?? ''), config: {} })),
     { name: 'Value', type: FieldType.number, values: rows.map(({ value }) => Number(value[1])), config: {} },
   ];
-  return frameOf(panel, fields.filter(({ name }) => keeps(name)));
+  const { indexByName = {}, renameByName = {} } = panel.transformations?.find(({ id }) => id === 'organize')?.options ?? {};
+  const place = ({ name }) => indexByName[name] ?? fields.length;
+  const shown = fields.filter(({ name }) => keeps(name)).sort((one, other) => place(one) - place(other));
+  return frameOf(panel, shown.map((field) => ({ ...field, name: renameByName[field.name] ?? field.name })));
 }
 
 // Each series' one value, as the panel's options reduce it.

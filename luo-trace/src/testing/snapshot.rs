@@ -36,6 +36,8 @@ impl Snapshot {
     pub fn new(walk: u64) -> Self {
         let begin = SnapshotBegin {
             walk,
+            // It is in the header of the record.
+            update_number: u64::MAX,
             ..SnapshotBegin::default()
         };
         Self {

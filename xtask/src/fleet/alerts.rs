@@ -10,6 +10,9 @@ use super::hosts::Host;
 
 /// How much is asked for at a time, in seconds.
 const PIECE: u64 = 86400;
+/// How much of the piece before is asked for once more, in seconds: VictoriaMetrics leaves out the first points of some series, whose last
+/// sample before them is older than most are apart.
+const OVERLAP: u64 = 3600;
 /// How many hosts of a cluster may lose something between two kernels, of the last 20: `luo:rollout_limit`.
 const ROLLOUT_LIMIT: usize = 3;
 
@@ -64,13 +67,14 @@ fn fires(engine: &Engine, rule: &Rule, time: u64, span: Span) -> Result<Firing> 
     let mut from = span.from;
     while from <= span.to {
         let to = (from + PIECE - EVERY).min(span.to);
-        for row in engine.range(&rule.query, Span { from, to }, EVERY)? {
+        let early = from.saturating_sub(OVERLAP).max(span.from);
+        for row in engine.range(&rule.query, Span { from: early, to }, EVERY)? {
             let times = row["values"].as_array().into_iter().flatten();
             let times = times.filter_map(|sample| Some(sample[0].as_f64()? as u64));
             let about = pending.entry(row["metric"].to_string()).or_insert((0, 0));
             for at in times {
                 *about = match *about {
-                    (begin, end) if end > 0 && at <= end + EVERY => (begin, at),
+                    (begin, end) if end > 0 && at <= end + EVERY => (begin, end.max(at)),
                     _ => (at, at),
                 };
                 if about.1 - about.0 >= time {
