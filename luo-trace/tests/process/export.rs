@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use arrow_json::writer::{LineDelimited, WriterBuilder};
 use luo_trace::testing::Story;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use serde_json::Value;
 
 use crate::support::{arrives, leaves, record_of, recorded, says};
@@ -98,17 +97,9 @@ fn hosts_stay_apart_and_a_violation_says_whose_it_is() {
 /// The rows of a table in Apache Parquet, as JSON has them.
 fn parquet(path: &Path) -> Vec<Value> {
     let file = fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
-    let mut text = Vec::new();
-    let mut lines = WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, LineDelimited>(&mut text);
-    for batch in batches {
-        lines.write(&batch.unwrap()).unwrap();
-    }
-    lines.finish().unwrap();
-    let text = String::from_utf8(text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let rows = SerializedFileReader::new(file).unwrap();
+    let rows = rows.get_row_iter(None).unwrap();
+    rows.map(|row| row.unwrap().to_json_value()).collect()
 }
 
 #[test]
