@@ -149,7 +149,8 @@ impl Place<'_> {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", self.dir.join("prometheus").display()))
             .arg(format!("--storage.tsdb.retention.time={FOR_EVER}"))
-            .arg("--query.max-samples=500000000")
+            // A rule over all of the time, and over thousands of hosts, is one query to promtool.
+            .args(["--query.max-samples=500000000", "--query.timeout=1h"])
             .arg(format!("--query.lookback-delta={}s", self.lookback))
             .arg(format!("--web.listen-address={address}"));
         Engine::start("Prometheus", &mut command, address, &self.dir.join("prometheus.log"))
