@@ -213,6 +213,7 @@ impl Place<'_> {
                 .arg(format!("-remoteWrite.url={url}"))
                 .args([
                     "-remoteWrite.flushInterval=200ms",
+                    "-remoteWrite.maxQueueSize=10000000",
                     "-replay.rulesDelay=1200ms",
                     "-replay.disableProgressBar",
                 ])
