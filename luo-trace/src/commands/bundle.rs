@@ -22,13 +22,12 @@ use crate::sink::log::tell;
 /// The name of the directory that everything is in.
 const INSIDE: &str = "luo-trace-bundle";
 /// What is asked of this very program, and in which file the answer is.
-const ASKED: [(&str, &[&str]); 6] = [
+const ASKED: [(&str, &[&str]); 5] = [
     ("version.txt", &["--version"]),
     ("doctor.txt", &["doctor"]),
     ("doctor.json", &["doctor", "--format", "json"]),
     ("status.json", &["status", "--format", "json"]),
     ("settings.txt", &["config", "show"]),
-    ("updates.json", &["updates", "--format", "json"]),
 ];
 /// Files of the kernel's that say what it is.
 const KERNEL: [&str; 4] = [
@@ -62,6 +61,8 @@ pub struct Args {
 /// Where the file is there already, or cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
     let cannot = || format!("cannot write {}", args.output.display());
+    // Before there is a bundle, which may lie among the journals.
+    let journals = plain_files(&args.journal);
     let mut options = File::options();
     let file = match options.write(true).create_new(true).mode(0o600).open(&args.output) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -76,6 +77,10 @@ pub fn run(args: &Args) -> Result<Exit> {
     for (name, words) in ASKED {
         bundle.answer(name, words).with_context(cannot)?;
     }
+    let dir = args.journal.display().to_string();
+    bundle
+        .answer("updates.json", &["updates", &dir, "--format", "json"])
+        .with_context(cannot)?;
     for path in KERNEL {
         let name = Path::new(path).file_name().unwrap_or_default().display();
         bundle
@@ -85,10 +90,11 @@ pub fn run(args: &Args) -> Result<Exit> {
     bundle
         .file("kernel/log.txt", "lines of the kernel's log", kernel_log())
         .with_context(cannot)?;
-    let own = fs::canonicalize(&args.output).with_context(cannot)?;
-    bundle
-        .journals(&args.journal, args.journal_max_size.as_u64(), &own)
-        .with_context(cannot)?;
+    match journals {
+        Ok(files) => bundle.journals(files, args.journal_max_size.as_u64()),
+        Err(why) => bundle.file("journal", &dir, Err(why)),
+    }
+    .with_context(cannot)?;
     let contents = bundle.end().with_context(cannot)?;
     let mut out = super::stdout();
     write!(
@@ -146,14 +152,9 @@ impl Bundle {
         self.tar.append_data(&mut header, format!("{INSIDE}/{name}"), bytes)
     }
 
-    /// Adds the ledger and so many bytes of journals, the newest first; the bundle itself, `own`, may lie among them.
-    fn journals(&mut self, dir: &Path, most: u64, own: &Path) -> io::Result<()> {
-        let mut files = match plain_files(dir) {
-            Ok(files) => files,
-            Err(why) => return self.file("journal", &dir.display().to_string(), Err(why)),
-        };
+    /// Adds the ledger and so many bytes of the journals among these files, the newest first.
+    fn journals(&mut self, mut files: Vec<(SystemTime, PathBuf)>, most: u64) -> io::Result<()> {
         let is_ledger = |path: &Path| path.file_name().is_some_and(|name| name == ledger::NAME);
-        files.retain(|(_, path)| fs::canonicalize(path).is_ok_and(|path| path != own));
         files.sort_by_key(|(time, path)| (is_ledger(path), *time));
         let (mut left, mut left_out) = (most, 0);
         while let Some((_, path)) = files.pop() {

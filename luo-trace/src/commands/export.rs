@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 
 use super::Deadline;
 use crate::chain::Hosts;
@@ -25,7 +25,7 @@ pub struct Args {
     journals: Vec<PathBuf>,
     /// In which form
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    format: Form,
     /// Into this directory, which is made or empty: a file for each table
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -34,15 +34,6 @@ pub struct Args {
     partition: bool,
     #[command(flatten)]
     deadline: Deadline,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A JSON object a line
-    #[default]
-    Jsonl,
-    /// Apache Parquet, packed with Snappy
-    Parquet,
 }
 
 /// Reads the journals host by host, and writes the tables.
@@ -56,11 +47,7 @@ pub fn run(args: &Args) -> Result<Exit> {
             args.output.display()
         );
     }
-    let form = match args.format {
-        Format::Jsonl => Form::Jsonl,
-        Format::Parquet => Form::Parquet,
-    };
-    let mut tables = Tables::new(&args.output, form, args.partition);
+    let mut tables = Tables::new(&args.output, args.format, args.partition);
     tables.exists::<EventRow>()?;
     tables.exists::<FindingRow>()?;
     tables.exists::<UpdateRow>()?;
@@ -116,7 +103,7 @@ fn by_host(paths: &[PathBuf]) -> Result<Vec<(Origin, Vec<PathBuf>)>> {
 fn origin(host: &Host) -> Origin {
     Origin {
         host: host.name.clone(),
-        host_id: host.ids().next().map(|(_, id)| id.to_owned()),
+        host_id: host.first_id().map(str::to_owned),
         boot_id: String::new(),
     }
 }

@@ -36,6 +36,11 @@ impl Host {
         }
     }
 
+    /// The id that tells it from others: one that an operator gave, else of the machine, else of its hardware.
+    pub fn first_id(&self) -> Option<&str> {
+        self.ids().next().map(|(_, id)| id)
+    }
+
     /// The ids that are known, each with its kind.
     pub fn ids(&self) -> impl Iterator<Item = (&'static str, &str)> {
         Self::KINDS.into_iter().filter_map(|kind| Some((kind, self.id(kind)?)))

@@ -71,7 +71,7 @@ fn kernel(chain: &Chain, axis: &Axis, place: usize, boot: &Boot, record: &Record
     let told = |line| session(axis, Known::of(Some((place, boot)), Some(line)), None);
     Kernel {
         host: clean(&boot.host.name),
-        host_id: boot.host.ids().next().map(|(_, id)| clean(id)),
+        host_id: boot.host.first_id().map(clean),
         release: clean(&boot.release),
         boot_id: clean(&boot.boot_id),
         update_number: boot.update_number,

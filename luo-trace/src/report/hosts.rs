@@ -6,7 +6,7 @@ use super::updates::{ARRIVAL_DEADLINE, Row, updates};
 use super::{Report, json};
 
 /// What one machine comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostLine {
     /// Its name; with its id where another one has the same name.
     pub name: String,
@@ -36,21 +36,14 @@ impl HostLine {
 pub fn hosts(report: &Report) -> Vec<HostLine> {
     let mut lines: BTreeMap<(&str, &str), HostLine> = BTreeMap::new();
     for kernel in &report.kernels {
-        lines.entry(machine(kernel)).or_insert_with(|| HostLine {
-            name: kernel.host.clone(),
-            kernels: 0,
-            updates: 0,
-            findings: 0,
-            last: None,
-        });
+        let line = lines.entry(machine(kernel)).or_default();
+        line.name.clone_from(&kernel.host);
+        line.kernels += 1;
     }
     if lines.len() < 2 {
         return Vec::new();
     }
     let of = |place: Option<usize>| Some(machine(report.kernels.get(place?)?));
-    for kernel in &report.kernels {
-        lines.entry(machine(kernel)).and_modify(|line| line.kernels += 1);
-    }
     for finding in report.findings.iter().filter_map(|finding| of(finding.kernel)) {
         lines.entry(finding).and_modify(|line| line.findings += 1);
     }

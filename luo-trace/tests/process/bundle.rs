@@ -39,6 +39,11 @@ fn a_bundle_has_diagnosis_settings_and_journals_and_says_what_it_lacks() {
     assert!(text("version.txt").contains(env!("CARGO_PKG_VERSION")));
     assert!(text("doctor.txt").contains("this host can"), "{}", text("doctor.txt"));
     assert!(text("settings.txt").contains("journal"));
+    assert!(
+        text("updates.json").contains("\"departed\""),
+        "{}",
+        text("updates.json")
+    );
     assert_eq!(files["journal/1.luoj"], fs::read(place.path().join("1.luoj")).unwrap());
     // Everything that is there is listed, and what is listed is there.
     let contents = text("CONTENTS");

@@ -105,7 +105,7 @@ impl Args {
     pub(super) fn about(&self, header: &Header) -> Vec<KeyValue> {
         let host = [
             ("host.name", Some(header.host.name.as_str())),
-            ("host.id", header.host.ids().next().map(|(_, id)| id)),
+            ("host.id", header.host.first_id()),
         ];
         let host = host
             .into_iter()

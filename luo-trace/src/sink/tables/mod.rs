@@ -8,18 +8,19 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use self::sheet::Sheet;
 use crate::report::rows::Row;
 use crate::report::when;
 
 /// The form of a table's files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Form {
-    /// A JSON object a line.
+    /// A JSON object a line
     #[default]
     Jsonl,
-    /// Apache Parquet, packed with Snappy.
+    /// Apache Parquet, packed with Snappy
     Parquet,
 }
 
