@@ -330,6 +330,35 @@ mod tests {
         }
     }
 
+    /// A first kernel that leaves for one that has to panic, after which the machine boots cold.
+    fn crashes() -> Watch {
+        let next = "next = { panics = 'no init', then_cold = true }\nkernels = [[], []]";
+        let mut watch = Watch::new(&scenario("file", next));
+        for line in [boot(1), say(Message::Kexec)] {
+            assert_eq!(watch.line(&line), None);
+        }
+        watch
+    }
+
+    #[test]
+    fn a_machine_that_boots_cold_after_a_wanted_panic_is_done() {
+        let mut watch = crashes();
+        assert_eq!(watch.line(&kernel("Kernel panic - not syncing: no init")), None);
+        assert_eq!(watch.closed(), End::Crashed);
+        assert_eq!(play(watch, [boot(2), say(Message::Done)]), End::Done);
+    }
+
+    #[test]
+    fn a_kernel_that_boots_where_it_had_to_panic_has_failed() {
+        assert!(why(play(crashes(), [boot(2)])).contains("it had to panic"));
+        // Nor may the machine that boots cold panic as well.
+        let mut watch = crashes();
+        let panic = kernel("Kernel panic - not syncing: no init");
+        assert_eq!(watch.line(&panic), None);
+        assert_eq!(watch.closed(), End::Crashed);
+        assert!(why(play(watch, [boot(2), panic])).contains("the kernel panicked"));
+    }
+
     #[test]
     fn two_kernels_that_say_what_they_should_are_done() {
         let step = say(Message::Step {

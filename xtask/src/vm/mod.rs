@@ -310,7 +310,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         )? {
             None if starts < STARTS => starts += 1,
             None => break End::Late(format!("a kernel hung in {STARTS} boots, before its init ran")),
-            Some(End::Crashed) => machine.cmdline = &cold,
+            Some(End::Crashed) if machine.cmdline == cmdline => machine.cmdline = &cold,
             Some(end) => break end,
         }
     };
@@ -327,8 +327,10 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
             }
             expect::compare(scenario, options.guest.agent.as_deref(), &options.output)?
         }
-        // The loop above goes on after it.
-        End::Crashed => Compared::default(),
+        End::Crashed => Compared {
+            failures: vec!["the machine ended anew before it had booted cold".into()],
+            notes: Vec::new(),
+        },
         End::Failed(why) | End::Late(why) => Compared {
             failures: vec![with_agents_last_words(why, scenario.boots(), &options.output)],
             notes: Vec::new(),
