@@ -12,6 +12,8 @@ use luo_trace_common::events::{Object, SessionRef, VERDICT_CARRIES};
 use luo_trace_common::policy::{Mode, Operation};
 use serde::Serialize;
 
+use super::engines::EVERY;
+
 /// When the first day begins, in seconds since 1970: 2026-09-21.
 pub(crate) const BEGINS: u64 = 1_789_948_800;
 const SECOND: u64 = 1_000_000_000;
@@ -263,7 +265,8 @@ impl Host {
                 takes(story, random.u64(5..200)).preserve(*kept, token, file(*kept, token));
             }
         }
-        story.wait(180 * SECOND);
+        // A rule that reads what another one records lags by an evaluation for each: it has to know of the load when the host falls silent.
+        story.wait(2 * EVERY * SECOND);
         story.passed(Operation::KexecReboot);
         let freezes = random.u64(100..400);
         story.reboot_with(IMAGE, |story| {
