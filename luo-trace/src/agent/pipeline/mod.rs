@@ -231,13 +231,20 @@ impl Pipeline {
             let ended = policy.tick(host::monotonic_ns());
             self.notes.extend(ended);
         }
-        self.drain(source);
+        if self.jump_is_near {
+            // Each of its events may be the last: they go before anything is asked.
+            self.drain(source);
+        }
+        // The count comes before the drain: what was lost by now was lost before what the drain leaves in the ring. Counted after it, a loss
+        // that comes behind events which are still there would be told before them, and they would be judged as if none came after.
         let losses = source.losses();
         let records = self.judge(Records::default(), losses);
+        self.hand_on(records);
+        self.drain(source);
         if let Some(gap) = self.decoder.lost_is_now(losses.dropped, self.last) {
             self.event(&gap);
         }
-        self.hand_on(records);
+        self.hand_on(Records::default());
         self.note_all();
         self.live.set_output_troubles(self.outputs.troubles());
         if !self.jump_is_near {

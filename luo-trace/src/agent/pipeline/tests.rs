@@ -375,6 +375,63 @@ fn an_agent_that_is_busy_for_long_still_shows_that_it_lives() {
     );
 }
 
+/// A kernel in which a burst overflows the ring between the agent's last look at it and its look at the counts.
+struct Overflow {
+    /// What the ring holds, and what comes with the burst.
+    ring: Vec<Event>,
+    burst: Vec<Event>,
+    /// Whether the ring was empty when it was last looked at.
+    empty: bool,
+    losses: Losses,
+}
+
+impl Source for Overflow {
+    fn take(&mut self, _limit: usize, mut consume: impl FnMut(&[u8])) -> usize {
+        self.empty = self.ring.is_empty();
+        let taken = std::mem::take(&mut self.ring);
+        taken.iter().for_each(|event| consume(&encode(event)));
+        taken.len()
+    }
+
+    fn losses(&mut self) -> Losses {
+        if self.empty && !self.burst.is_empty() {
+            self.ring = std::mem::take(&mut self.burst);
+            self.losses.dropped = self.ring.last().map_or(0, |event| event.header.lost);
+        }
+        self.losses
+    }
+}
+
+#[test]
+fn what_is_lost_behind_events_that_wait_is_told_behind_them() {
+    // Given a burst in which a session is made and gets a file: that this one is given back is lost before the release has room,
+    let (mut story, a) = (Story::new(), session(2, "a"));
+    story.create(session(1, "before"));
+    let before = story.events.len();
+    story.create(a).preserve(a, 1, memfd(1));
+    let kept = story.events.len();
+    story.release(a, 1, |_| ());
+    story.events[kept..].iter_mut().for_each(|event| event.header.lost = 3);
+    let released = story.events.last().map(|event| event.header.ktime);
+    let burst = story.events.split_off(before);
+    let mut source = Overflow {
+        ring: story.events,
+        burst,
+        empty: false,
+        losses: Losses::default(),
+    };
+    let live = Arc::new(Live::new(&Flood::header()).unwrap());
+    let mut pipeline = Pipeline::new(live.clone(), Outputs::default(), 0);
+    // when the burst comes between two looks,
+    (0..3).for_each(|_| pipeline.tick(&mut source));
+    assert!(source.burst.is_empty() && source.ring.is_empty());
+    // then the loss is told where the release is, which is judged after it, and no kernel is accused.
+    assert_eq!(Some(pipeline.lost_until), released);
+    let status = sink::StatusSource::status(&*live);
+    assert_eq!(status.losses.events, 3);
+    assert_eq!(status.findings, []);
+}
+
 /// A kernel in which events come faster than they are judged.
 struct Deluge {
     /// How often the ring may be looked at.
