@@ -1,7 +1,8 @@
-//! `luo-trace doctor`: can this host be traced, and if not, why and what to do.
+//! `luo-trace doctor`: can this host be traced, and if not, why; what it has; and what to do next.
+
+mod next;
 
 use std::io::{self, Write};
-use std::path::Path;
 
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
@@ -18,6 +19,7 @@ use crate::journal::HookState;
 use crate::kernel::preflight::{self, Check, Obstacle, Types};
 use crate::kernel::{AttachError, Tracer, Way, prospects};
 use crate::sink::control::client;
+use crate::status::{Session, Status};
 
 /// How much room a trial attachment needs: the smallest ring there is.
 const TRIAL_RING: u32 = 4096;
@@ -42,12 +44,19 @@ enum Format {
     /// For a person
     #[default]
     Text,
-    /// One JSON object: `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`, `loading`, `attach`, `hooks`
+    /// One JSON object, as for an inventory: `host`, `kernel`, `lockdown`, `can_trace`, `obstacle`, `reason`, `left_in_force`, `checks`,
+    /// `loading`, `attach`, `hooks`, `agent`, `next`
     Json,
 }
 
 #[derive(Serialize)]
 struct Diagnosis {
+    /// The host's name.
+    host: String,
+    /// `uname -r`.
+    kernel: String,
+    /// The mode in which the kernel is locked down, `none` too; null: it does not tell.
+    lockdown: Option<String>,
     can_trace: bool,
     obstacle: Option<Obstacle>,
     reason: Option<String>,
@@ -59,11 +68,76 @@ struct Diagnosis {
     /// How the hooks are attached: `multi`, by links to many functions at once, or `each`, one by one. Not known where none was.
     attach: Option<&'static str>,
     hooks: Vec<Report>,
+    /// What a running agent knows; null: none is running, or it may not be asked.
+    agent: Option<Known>,
+    /// What is to be done, a sentence each, in this order; empty: nothing.
+    next: Vec<String>,
+}
+
+/// What a running agent knows of the host.
+#[derive(Serialize)]
+struct Known {
+    /// As [`Status`] has them.
+    luo_format: Option<String>,
+    kho_format: Option<String>,
+    kho_scratch_bytes: Option<u64>,
+    image: Option<String>,
+    /// How many sessions a live update would take along, those of the recorder's own left out.
+    sessions: usize,
+    /// The mode of its policy; null: it has none.
+    policy: Option<String>,
+    /// The names of the sessions that a live update would lose now; null: no image is loaded, or it is not known what becomes of them.
+    would_lose: Option<Vec<String>>,
+    /// Why not everything is seen, a sentence each.
+    troubles: Vec<String>,
+}
+
+impl Known {
+    fn of(status: &Status) -> Self {
+        Self {
+            luo_format: status.luo_format.clone(),
+            kho_format: status.kho_format.clone(),
+            kho_scratch_bytes: status.kho_scratch_bytes,
+            image: status.image.as_deref().map(str::to_owned),
+            sessions: outgoing(status).count(),
+            policy: status.policy.as_ref().map(|policy| policy.mode.to_string()),
+            would_lose: would_lose(status).map(|names| names.into_iter().map(str::to_owned).collect()),
+            troubles: status.troubles.clone(),
+        }
+    }
+}
+
+/// The sessions that wait for a live update.
+fn outgoing(status: &Status) -> impl Iterator<Item = &Session> {
+    let sessions = status.sessions.iter();
+    sessions.filter(|session| session.direction == "outgoing" && !session.own)
+}
+
+/// Those that a jump into the loaded image would lose: all of them or none. `None` where that is not known, or none is loaded.
+fn would_lose(status: &Status) -> Option<Vec<&str>> {
+    let is_lost = match (status.image.as_deref(), &status.image_verdict) {
+        (Some("legacy" | "carries nothing"), _) => true,
+        (Some("carries"), Some(verdict)) => match verdict.word() {
+            "carries" => false,
+            "loses" | "panics" => true,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(
+        outgoing(status)
+            .filter(|_| is_lost)
+            .map(|session| &*session.name)
+            .collect(),
+    )
 }
 
 impl Diagnosis {
     fn new(reason: Option<String>, obstacle: Option<Obstacle>, hooks: &[HookState]) -> Self {
         Self {
+            host: host::name(),
+            kernel: host::release(),
+            lockdown: host::loading::lockdown(),
             can_trace: reason.is_none(),
             obstacle,
             reason,
@@ -72,6 +146,20 @@ impl Diagnosis {
             loading: objections(&host::loading::loading()),
             attach: None,
             hooks: Hook::ALL.iter().map(|&hook| Report::new(hook, hooks)).collect(),
+            agent: None,
+            next: Vec::new(),
+        }
+    }
+
+    /// The same with what the agent knows, and with what to do next.
+    fn with(self, agent: &Result<Option<Status>>) -> Self {
+        let obstacles = preflight::obstacles();
+        let status = agent.as_ref().ok().and_then(Option::as_ref);
+        Self {
+            left_in_force: left(status),
+            next: next::steps(&obstacles, self.reason.as_deref(), agent, &self.loading),
+            agent: status.map(Known::of),
+            ..self
         }
     }
 }
@@ -88,10 +176,8 @@ fn objections(loading: &Loading) -> Vec<String> {
 /// # Errors
 /// Where stdout cannot be written.
 pub fn run(args: &Args) -> Result<Exit> {
-    let diagnosis = Diagnosis {
-        left_in_force: left(&args.socket.path),
-        ..diagnose(args.kho, args.attach.way)
-    };
+    let agent = client::status(&args.socket.path);
+    let diagnosis = diagnose(args.kho, args.attach.way).with(&agent);
     let mut out = super::stdout();
     match args.format {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&diagnosis)?)?,
@@ -105,8 +191,8 @@ pub fn run(args: &Args) -> Result<Exit> {
 }
 
 /// What is in force of another agent's policy. One that runs with a policy knows its own.
-fn left(socket: &Path) -> Vec<String> {
-    let policy = client::status(socket).ok().flatten().and_then(|status| status.policy);
+fn left(agent: Option<&Status>) -> Vec<String> {
+    let policy = agent.and_then(|status| status.policy.as_ref());
     if policy.is_some_and(|policy| policy.generation != 0) {
         return Vec::new();
     }
@@ -173,7 +259,12 @@ fn print(out: &mut impl Write, diagnosis: &Diagnosis) -> io::Result<()> {
         writeln!(out, "policy: {line}")?;
     }
     match &diagnosis.reason {
-        Some(reason) => writeln!(out, "this host cannot be traced: {reason}"),
-        None => writeln!(out, "this host can be traced"),
+        Some(reason) => writeln!(out, "this host cannot be traced: {reason}")?,
+        None => writeln!(out, "this host can be traced")?,
     }
+    if !diagnosis.next.is_empty() {
+        writeln!(out, "\nNext:")?;
+    }
+    let mut steps = (1..).zip(&diagnosis.next);
+    steps.try_for_each(|(number, step)| writeln!(out, "{number}. {step}"))
 }
