@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::journal::{Limits, Pruned, prune};
+use crate::journal::{Limits, Pruned, newer, prune};
 use crate::sink::log::tell;
 use crate::text::units::bytes;
 
@@ -15,6 +15,18 @@ pub fn keep_within(dir: &Path, running: &str, limits: &Limits) {
             "the journals in {} cannot be looked through: {error}",
             dir.display()
         )),
+    }
+}
+
+/// Tells which journals in a directory a newer luo-trace has begun, as after a downgrade: they stay as they are.
+pub fn tell_newer(dir: &Path) {
+    // A directory that cannot be read is told of where it is looked through.
+    for unreadable in newer(dir).unwrap_or_default() {
+        tell(format_args!(
+            "{} is left as it is: {}",
+            unreadable.journal.display(),
+            unreadable.error
+        ));
     }
 }
 

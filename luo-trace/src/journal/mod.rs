@@ -46,7 +46,7 @@ pub use files::Files;
 pub use frame::{MAX_PAYLOAD, VERSION, kind};
 pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
-pub use opened::{Opened, Unreadable, directories, each, recordings};
+pub use opened::{Opened, Unreadable, directories, each, newer, recordings};
 pub use reader::{Damage, Frame, OpenError, Reader, Reason};
 #[cfg(feature = "agent")]
 pub use tty::Tty;

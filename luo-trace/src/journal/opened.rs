@@ -96,6 +96,19 @@ pub fn each(path: &Path, mut take: impl FnMut(Opened)) -> Result<Vec<Unreadable>
     }
 }
 
+/// The journals in a directory that a newer luo-trace has begun: this one neither reads them nor goes on with them.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn newer(directory: &Path) -> io::Result<Vec<Unreadable>> {
+    let beginnings = files::beginnings(directory)?.into_iter();
+    let newer = beginnings.filter_map(|journal| match Reader::open(&journal) {
+        Err(error @ OpenError::Newer { .. }) => Some(Unreadable { journal, error }),
+        _ => None,
+    });
+    Ok(newer.collect())
+}
+
 /// The directories in a directory, by their names.
 ///
 /// # Errors

@@ -484,7 +484,9 @@ fn a_file_that_cannot_be_gone_on_with_is_set_aside_not_overwritten() {
     let mut broken = journal_of(&[event(1, 0), event(2, 0)]);
     let first_length = frame_starts(&broken)[0];
     broken[first_length + 3] = 0xff;
-    for (n, found) in [b"somebody's notes".to_vec(), broken].iter().enumerate() {
+    // As after a downgrade within a boot.
+    let later = frame::preamble(frame::VERSION + 1).to_vec();
+    for (n, found) in [b"somebody's notes".to_vec(), broken, later].iter().enumerate() {
         fs::write(&path, found).unwrap();
         let (mut writer, _) = Writer::open(dir.path(), &header()).unwrap();
         append(&mut writer, &[event(1, 0)]).unwrap();
@@ -492,6 +494,16 @@ fn a_file_that_cannot_be_gone_on_with_is_set_aside_not_overwritten() {
         assert_eq!(&fs::read(aside).unwrap(), found);
         assert_eq!(read(&fs::read(&path).unwrap()).0, [event(1, 0)]);
     }
+    // Only of the last one it is known who reads it.
+    let told: Vec<_> = newer(dir.path()).unwrap().iter().map(ToString::to_string).collect();
+    let aside = dir.path().join(format!("{}.3.luoj", header().boot_id));
+    assert_eq!(
+        told,
+        [format!(
+            "{}: the journal has format version 3 and this luo-trace reads up to 2; use a newer luo-trace",
+            aside.display()
+        )]
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Args, Format};
-use crate::agent::keep::keep_within;
+use crate::agent::keep::{keep_within, tell_newer};
 use crate::agent::live::Live;
 use crate::agent::pipeline::Outputs;
 use crate::journal::serial::Serial;
@@ -56,6 +56,7 @@ pub(super) fn journal(place: &Path, header: &Header, limits: Option<Limits>) -> 
         if let Some(limits) = limits {
             keep_within(place, &header.boot_id, &limits);
         }
+        tell_newer(place);
         return Ok(Box::new(|| JournalSink::start(writer, QUEUE, KEPT, tell)));
     };
     let context = || {
