@@ -30,7 +30,7 @@ const HOOKS_ARE_MET: [&str; 9] = [
 pub(crate) enum Extent {
     /// All on every kernel.
     All,
-    /// All on the first kernel; on others what shows that nothing of luo-trace depends on the kernel's version.
+    /// All on the first kernel but for those of packages; on others what shows that nothing of luo-trace depends on the kernel's version.
     Plain,
     /// Those whose name contains this, on each kernel on which `Plain` or `All` would run any.
     Named(String),
@@ -81,7 +81,7 @@ pub(crate) fn plan<'a>(scenarios: &'a [Named], extent: &Extent, kernels: usize, 
             .iter()
             .filter(|(name, scenario)| match extent {
                 Extent::All => true,
-                Extent::Plain => kernel == 0 || essential.contains(name.as_str()),
+                Extent::Plain => (kernel == 0 && scenario.root != Root::Package) || essential.contains(name.as_str()),
                 Extent::Named(text) => name.contains(text.as_str()) && (kernel == 0 || !is_costly(scenario)),
             })
             .collect();
@@ -124,7 +124,7 @@ pub(crate) fn builds(scenario: &Scenario) -> impl Iterator<Item = Build> {
 /// About how long a scenario takes, in seconds of a machine with nothing else to do: what is measured changes from machine to machine,
 /// and only the order counts.
 fn weight(scenario: &Scenario) -> u64 {
-    let system = if scenario.root == Root::Systemd { 60 } else { 0 };
+    let system = if scenario.root.is_system() { 60 } else { 0 };
     // In scenarios with a policy the guest's CPUs take turns.
     let policy = if scenario.policies().is_empty() { 0 } else { 10 };
     let steps = scenario.all_steps().count();

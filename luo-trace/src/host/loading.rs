@@ -46,7 +46,7 @@ pub struct Objection {
 
 /// What this host's kernel has.
 pub fn loading() -> Loading {
-    let release = super::sysctl("osrelease").unwrap_or_default();
+    let release = super::release();
     Loading {
         disabled: super::sysctl("kexec_load_disabled").as_deref() == Some("1"),
         used_up: super::sysctl("kexec_load_limit_reboot").as_deref() == Some("0"),

@@ -25,7 +25,7 @@ use crate::status::Facts;
 pub fn header(host_id: Option<&str>) -> Result<Header> {
     Ok(Header {
         boot_id: boot_id()?,
-        kernel_release: sysctl("osrelease").unwrap_or_default(),
+        kernel_release: release(),
         kernel_version: sysctl("version").unwrap_or_default(),
         machine: std::env::consts::ARCH.into(),
         host: identity::host(host_id),
@@ -67,6 +67,11 @@ pub fn facts(kernel: String, boot_id: String) -> Facts {
         now_ns: monotonic_ns(),
         owners: owners::owners(),
     }
+}
+
+/// The running kernel's release, as `uname -r` has it; empty where `/proc` does not tell.
+pub fn release() -> String {
+    sysctl("osrelease").unwrap_or_default()
 }
 
 /// This machine's name; empty where `/proc` does not tell.

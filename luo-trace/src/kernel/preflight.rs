@@ -41,6 +41,16 @@ pub enum Obstacle {
     KhoFailed,
 }
 
+impl Obstacle {
+    /// Whether it is told by what comes before it: types tell of LUO, and LUO of its switch.
+    fn is_chained(self) -> bool {
+        matches!(
+            self,
+            Self::NoBtf | Self::UnknownBtf | Self::NoLuo | Self::KhoFailed | Self::LuoOff
+        )
+    }
+}
+
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -150,6 +160,24 @@ pub fn obstacle() -> Option<Obstacle> {
 pub fn obstacle_to(btf: Option<&Btf<'_>>) -> Option<Obstacle> {
     let missing = NEEDS.iter().find(|need| !(need.is_there)(btf));
     missing.map(|need| need.obstacle)
+}
+
+/// All obstacles there are, in the order in which an operator would see to them. Of those that hang on each other, from the kernel's type
+/// information to LUO's switch, it is the first: what comes after it cannot be told.
+pub fn obstacles() -> Vec<Obstacle> {
+    let types = Types::read();
+    let btf = types.btf().ok();
+    let mut missing: Vec<_> = NEEDS
+        .iter()
+        .filter(|need| !(need.is_there)(btf.as_ref()))
+        .map(|need| need.obstacle)
+        .collect();
+    let mut chained = 0;
+    missing.retain(|obstacle| {
+        chained += usize::from(obstacle.is_chained());
+        !obstacle.is_chained() || chained == 1
+    });
+    missing
 }
 
 /// The running kernel's type information, as it lies there: reading it costs the kernel a copy of some megabytes.

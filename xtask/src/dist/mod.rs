@@ -56,6 +56,16 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// This agent as two Debian packages: of this version, and of one that dpkg takes for later. `generated` is a directory for what it makes.
+///
+/// # Errors
+/// A file of the package is missing, or the agent does not make what it should.
+pub(crate) fn debian(agent: &Path, generated: &Path) -> Result<[Vec<u8>; 2]> {
+    let files = Files::gather(agent, generated)?;
+    let package = |version: &str| deb::package(&files, version, time()?);
+    Ok([package(VERSION)?, package(&format!("{VERSION}+later"))?])
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

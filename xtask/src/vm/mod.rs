@@ -163,7 +163,7 @@ pub(crate) fn command(args: Args) -> Result<()> {
     setup::ensure(&[Need::Qemu])?;
     let kernel = kernel::ensure(&args.kernel.into())?;
     let agent = match args.agent {
-        _ if !scenario.agent => Agent::None,
+        _ if !scenario.needs_agent() => Agent::None,
         Some(path) => Agent::Ready(path),
         None => Agent::Built,
     };
@@ -272,7 +272,11 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let disk = options.output.join("disk.ext4");
     match scenario.root {
         Root::Init => fs::write(&initrd, pack(scenario, first, options)?)?,
-        Root::Systemd => systemd::write_disk(&options.guest, &disk)?,
+        Root::Systemd => systemd::write_disk(&options.guest, systemd::SERVICE, &disk)?,
+        Root::Package => {
+            systemd::write_packages(&options.guest, &boot)?;
+            systemd::write_disk(&options.guest, systemd::PACKAGE, &disk)?;
+        }
     }
 
     let mut cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
@@ -283,7 +287,7 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
     let mut machine = Machine {
         kernel: &image,
         initrd: (scenario.root == Root::Init).then_some(&initrd),
-        disk: (scenario.root == Root::Systemd).then_some(&disk),
+        disk: scenario.root.is_system().then_some(&disk),
         cmdline: &cmdline,
         share: &options.output,
         accel: options.accel,

@@ -1,4 +1,4 @@
-//! The disk of a guest with systemd: a small Debian system, the agent as a service, and the testbed's own service.
+//! The disk of a guest with systemd: a small Debian system, the agent as a service or as a package beside it, and the testbed's own service.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use luo_trace::journal::VERSION;
 
 use super::guest::{self, Guest};
 use crate::setup::{self, Need};
-use crate::{apt, cache, run};
+use crate::{apt, cache, dist, run};
 
 /// The suite with a systemd that knows LUO.
 const SUITE: &str = "sid";
@@ -23,62 +24,117 @@ const PACKAGES: [&str; 4] = ["systemd", "systemd-sysv", "udev", "kexec-tools"];
 /// The disk's size: what is not used takes no room on the host.
 const SIZE: &str = "1G";
 
-/// The directories that the system lacks, and that are made for our own files.
-const DIRECTORIES: [&str; 2] = ["/usr/lib/luo-trace", "/etc/systemd/system/luo-trace.service.d"];
+/// What a disk has besides the system.
+#[derive(Clone, Copy)]
+pub(super) struct Added {
+    /// The directories that the system lacks.
+    directories: &'static [&'static str],
+    /// Files: each one's place in the guest, and where it is in the source tree.
+    files: &'static [(&'static str, &'static str)],
+    /// Programs of the testbed's, which go to `/usr/bin`.
+    programs: &'static [&'static str],
+    /// Whether the agent is there.
+    agent: bool,
+    /// Services that are started at boot: what `systemctl enable` would link, and where.
+    enabled: &'static [(&'static str, &'static str)],
+}
 
-/// Our own files: each one's place in the guest, and where it is in the source tree.
-const FILES: [(&str, &str); 5] = [
-    (
-        "/etc/systemd/system/luo-trace.service",
-        "luo-trace/systemd/luo-trace.service",
-    ),
-    ("/usr/lib/luo-trace/early-init", "luo-trace/systemd/early-init"),
-    (
-        "/etc/systemd/system/workload.service",
-        "xtask/testbed/systemd/workload.service",
-    ),
-    (
-        "/etc/systemd/system/luo-trace.service.d/set-aside.conf",
-        "xtask/testbed/systemd/set-aside.conf",
-    ),
-    (
-        "/etc/systemd/system/luo-trace.service.d/watchdog.conf",
-        "xtask/testbed/systemd/watchdog.conf",
-    ),
-];
+/// The agent as a service, and the testbed's workload.
+pub(super) const SERVICE: Added = Added {
+    directories: &["/usr/lib/luo-trace", "/etc/systemd/system/luo-trace.service.d"],
+    files: &[
+        (
+            "/etc/systemd/system/luo-trace.service",
+            "luo-trace/systemd/luo-trace.service",
+        ),
+        ("/usr/lib/luo-trace/early-init", "luo-trace/systemd/early-init"),
+        (
+            "/etc/systemd/system/workload.service",
+            "xtask/testbed/systemd/workload.service",
+        ),
+        (
+            "/etc/systemd/system/luo-trace.service.d/set-aside.conf",
+            "xtask/testbed/systemd/set-aside.conf",
+        ),
+        (
+            "/etc/systemd/system/luo-trace.service.d/watchdog.conf",
+            "xtask/testbed/systemd/watchdog.conf",
+        ),
+    ],
+    programs: &["workload"],
+    agent: true,
+    enabled: &[
+        ("/etc/systemd/system/sysinit.target.wants", "luo-trace.service"),
+        ("/etc/systemd/system/multi-user.target.wants", "workload.service"),
+    ],
+};
 
-/// Services that are started at boot: what `systemctl enable` would link, and where.
-const ENABLED: [(&str, &str); 2] = [
-    ("/etc/systemd/system/sysinit.target.wants", "luo-trace.service"),
-    ("/etc/systemd/system/multi-user.target.wants", "workload.service"),
-];
+/// No agent, and what installs one.
+pub(super) const PACKAGE: Added = Added {
+    directories: &[],
+    files: &[(
+        "/etc/systemd/system/package.service",
+        "xtask/testbed/systemd/package.service",
+    )],
+    programs: &["package"],
+    agent: false,
+    enabled: &[("/etc/systemd/system/multi-user.target.wants", "package.service")],
+};
 
 /// Writes a disk with everything on it, to be used once.
 ///
 /// # Errors
 /// The system on it is not in the cache and cannot be made, or the disk cannot be written.
-pub(super) fn write_disk(guest: &Guest, disk: &Path) -> Result<()> {
+pub(super) fn write_disk(guest: &Guest, added: Added, disk: &Path) -> Result<()> {
     let system = system()?;
     // `cp` leaves holes where the system's image has them.
     run::output(Command::new("cp").arg("--sparse=always").arg(&system).arg(disk))?;
-    let agent = guest
-        .agent
-        .clone()
-        .context("this scenario needs the agent, and none was built")?;
-    let workload = guest.init.with_file_name("workload");
-    let mut files = vec![("/usr/bin/luo-trace", agent), ("/usr/bin/workload", workload)];
-    files.extend(FILES.map(|(place, source)| (place, guest::workspace().join(source))));
-    debugfs(disk, &commands(&files))
+    let mut files = Vec::new();
+    if added.agent {
+        files.push(("/usr/bin/luo-trace".to_owned(), agent(guest)?.to_owned()));
+    }
+    for name in added.programs {
+        files.push((format!("/usr/bin/{name}"), guest.init.with_file_name(name)));
+    }
+    for (place, source) in added.files {
+        files.push(((*place).to_owned(), guest::workspace().join(source)));
+    }
+    debugfs(disk, &commands(added, &files))
+}
+
+fn agent(guest: &Guest) -> Result<&Path> {
+    let agent = guest.agent.as_deref();
+    agent.context("this scenario needs the agent, and none was built")
+}
+
+/// Writes what the guest installs: the agent as a package of this version and of a later one, and the beginning of a journal in a format
+/// that is not known yet.
+///
+/// # Errors
+/// A file of the package is missing, or cannot be written.
+pub(super) fn write_packages(guest: &Guest, directory: &Path) -> Result<()> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let [own, later] = dist::debian(agent(guest)?, &directory.join("generated"))?;
+    write("own.deb", &own)?;
+    write("later.deb", &later)?;
+    let mut newer = b"LUOJRNL\n".to_vec();
+    newer.extend((VERSION + 1).to_le_bytes());
+    newer.extend(crc32fast::hash(&newer).to_le_bytes());
+    write("newer.luoj", &newer)
 }
 
 /// What puts our files onto a disk: as its `ls -l` would show them, with their modes, owned by root.
-fn commands(files: &[(&str, PathBuf)]) -> String {
-    let mut commands: String = DIRECTORIES.map(|directory| format!("mkdir {directory}\n")).concat();
+fn commands(added: Added, files: &[(String, PathBuf)]) -> String {
+    let made = added.directories.iter().map(|directory| format!("mkdir {directory}\n"));
+    let mut commands: String = made.collect();
     for (place, source) in files {
         let (directory, name) = place.rsplit_once('/').unwrap_or(("", place));
         commands += &format!("cd {directory}\nwrite \"{}\" {name}\n", source.display());
     }
-    for (directory, unit) in ENABLED {
+    for (directory, unit) in added.enabled {
         commands += &format!("cd {directory}\nsymlink {unit} ../{unit}\n");
     }
     commands
@@ -190,18 +246,23 @@ mod tests {
 
     #[test]
     fn every_file_for_the_guest_is_in_the_source_tree_and_every_enabled_service_in_the_guest() {
-        for (_, source) in FILES {
-            assert!(guest::workspace().join(source).is_file(), "{source}");
-        }
-        for (_, unit) in ENABLED {
-            let place = format!("/etc/systemd/system/{unit}");
-            assert!(FILES.iter().any(|(installed, _)| *installed == place), "{unit}");
+        for added in [SERVICE, PACKAGE] {
+            for (_, source) in added.files {
+                assert!(guest::workspace().join(source).is_file(), "{source}");
+            }
+            for (_, unit) in added.enabled {
+                let place = format!("/etc/systemd/system/{unit}");
+                assert!(added.files.iter().any(|(installed, _)| *installed == place), "{unit}");
+            }
         }
     }
 
     #[test]
     fn files_are_written_by_their_names_into_directories_that_are_there() {
-        let commands = commands(&[("/usr/lib/luo-trace/own", PathBuf::from("/a place/own"))]);
+        let commands = commands(
+            SERVICE,
+            &[("/usr/lib/luo-trace/own".into(), PathBuf::from("/a place/own"))],
+        );
         let made = commands.find("mkdir /usr/lib/luo-trace\n").unwrap();
         let written = commands
             .find("cd /usr/lib/luo-trace\nwrite \"/a place/own\" own\n")

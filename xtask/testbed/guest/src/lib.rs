@@ -6,9 +6,10 @@
 //! - [`content`]: the bytes that memfds are filled with, made from a seed and compared after the kexec.
 //! - [`halt`]: a thread of another process that is stuck.
 //! - [`luo`]: the ioctls of `/dev/liveupdate`.
+//! - [`service`]: what drives a scenario in a guest with systemd.
 //!
 //! The binary `init` is PID 1 of both kernels: it mounts, starts the agent, and drives the scenario. In a guest with
-//! systemd the binary `workload` is a service that does.
+//! systemd a service does: the binary `workload`, or `package` where luo-trace comes as a package.
 
 pub mod clock;
 pub mod content;
@@ -16,3 +17,4 @@ pub mod halt;
 pub mod luo;
 pub mod protocol;
 pub mod scenario;
+pub mod service;

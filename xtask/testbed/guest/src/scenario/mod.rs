@@ -169,6 +169,15 @@ pub enum Root {
     Init,
     /// A Debian system with systemd, in which the agent and `workload` of this crate are services. It has no steps.
     Systemd,
+    /// The same system without the agent: `package` of this crate is a service, which installs it. It has no steps.
+    Package,
+}
+
+impl Root {
+    /// Whether it is a Debian system, on a disk.
+    pub fn is_system(self) -> bool {
+        self != Root::Init
+    }
 }
 
 impl Scenario {
@@ -185,7 +194,7 @@ impl Scenario {
         if self.updates == 0 {
             return Err("`updates` is 1 or more; a scenario without one has kexec = \"none\"".into());
         }
-        if self.next.then_cold && (self.next.panics.is_none() || self.root == Root::Systemd) {
+        if self.next.then_cold && (self.next.panics.is_none() || self.root.is_system()) {
             return Err("`then_cold` takes a kernel that `panics`, and root = \"init\"".into());
         }
         if self.next.panics.is_some() && !self.next.then_cold && self.updates == 1 && !self.after.is_empty() {
@@ -194,8 +203,8 @@ impl Scenario {
         if (self.agent_refuses.is_some() || self.agent_without.is_some()) && !self.agent {
             return Err("`agent_refuses` and `agent_without` need the agent, but agent = false".into());
         }
-        if self.root == Root::Systemd && !(self.before.is_empty() && self.after.is_empty()) {
-            return Err("with root = \"systemd\" no program does the steps of `before` and `after`".into());
+        if self.root.is_system() && !(self.before.is_empty() && self.after.is_empty()) {
+            return Err("without root = \"init\" no program does the steps of `before` and `after`".into());
         }
         let lists = self.kernels.len();
         if lists > 0 && (!(self.before.is_empty() && self.after.is_empty()) || lists != self.boots() as usize) {
@@ -204,6 +213,11 @@ impl Scenario {
             );
         }
         self.all_steps().try_for_each(Step::check)
+    }
+
+    /// Whether the guest gets the agent, running or to be installed.
+    pub fn needs_agent(&self) -> bool {
+        self.agent || self.root == Root::Package
     }
 
     /// How many kernels this scenario boots to where steps can be done.
