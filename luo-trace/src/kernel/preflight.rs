@@ -138,6 +138,9 @@ pub struct Check {
     pub what: &'static str,
     /// Whether it is there.
     pub ok: bool,
+    /// What is in the way where it is not.
+    #[serde(skip)]
+    pub obstacle: Obstacle,
 }
 
 /// Everything that tracing needs of a host, and whether it is there.
@@ -147,6 +150,7 @@ pub fn checks() -> Vec<Check> {
     let check = |need: &Need| Check {
         what: need.what,
         ok: (need.is_there)(btf.as_ref()),
+        obstacle: need.obstacle,
     };
     NEEDS.iter().map(check).collect()
 }
@@ -162,22 +166,14 @@ pub fn obstacle_to(btf: Option<&Btf<'_>>) -> Option<Obstacle> {
     missing.map(|need| need.obstacle)
 }
 
-/// All obstacles there are, in the order in which an operator would see to them. Of those that hang on each other, from the kernel's type
-/// information to LUO's switch, it is the first: what comes after it cannot be told.
-pub fn obstacles() -> Vec<Obstacle> {
-    let types = Types::read();
-    let btf = types.btf().ok();
-    let mut missing: Vec<_> = NEEDS
-        .iter()
-        .filter(|need| !(need.is_there)(btf.as_ref()))
-        .map(|need| need.obstacle)
-        .collect();
-    let mut chained = 0;
-    missing.retain(|obstacle| {
-        chained += usize::from(obstacle.is_chained());
-        !obstacle.is_chained() || chained == 1
-    });
+/// All obstacles that these checks met, in the order in which an operator would see to them. Of those that hang on each other, from the
+/// kernel's type information to LUO's switch, it is the first: what comes after it cannot be told.
+pub fn obstacles(checks: &[Check]) -> Vec<Obstacle> {
+    let mut chained = false;
+    let missing = checks.iter().filter(|check| !check.ok).map(|check| check.obstacle);
     missing
+        .filter(|obstacle| !(obstacle.is_chained() && std::mem::replace(&mut chained, true)))
+        .collect()
 }
 
 /// The running kernel's type information, as it lies there: reading it costs the kernel a copy of some megabytes.
@@ -248,6 +244,25 @@ mod tests {
         }
         let said = Obstacle::KhoFailed.to_string();
         assert!(said.contains("scratch memory") && said.contains("dmesg"), "{said}");
+    }
+
+    #[test]
+    fn of_what_hangs_on_each_other_the_first_is_in_the_way() {
+        // Given a kernel without type information, which then tells nothing of LUO, and a process without the privilege,
+        let missing = [
+            Obstacle::NoPrivilege,
+            Obstacle::NoBtf,
+            Obstacle::UnknownBtf,
+            Obstacle::NoLuo,
+            Obstacle::LuoOff,
+        ];
+        let checks = NEEDS.iter().map(|need| Check {
+            what: need.what,
+            ok: !missing.contains(&need.obstacle),
+            obstacle: need.obstacle,
+        });
+        let checks: Vec<_> = checks.collect();
+        assert_eq!(obstacles(&checks), [Obstacle::NoPrivilege, Obstacle::NoBtf]);
     }
 
     #[test]

@@ -80,6 +80,23 @@ pub struct Status {
     pub image_verdict: Option<ImageVerdict>,
 }
 
+impl Status {
+    /// What is known of the image that is loaded, in a word: as [`Digest::image_word`].
+    pub fn image_word(&self) -> &str {
+        image_word(self.image_verdict.as_ref(), self.image.as_deref())
+    }
+}
+
+fn image_word(verdict: Option<&ImageVerdict>, image: Option<&str>) -> &'static str {
+    match (verdict, image) {
+        (Some(verdict), _) => verdict.word(),
+        (None, Some("none")) => "none",
+        (None, Some("legacy" | "carries nothing")) => "loses",
+        (None, Some(_)) => "pending",
+        (None, None) => "unknown",
+    }
+}
+
 /// A live session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -381,13 +398,7 @@ impl Digest {
 
     /// What is known of the image that is loaded, in a word: `none`, `pending`, or as [`ImageVerdict::word`] says.
     pub fn image_word(&self) -> &str {
-        match (&self.image_verdict, self.image) {
-            (Some(verdict), _) => verdict.word(),
-            (None, Some("none")) => "none",
-            (None, Some("legacy" | "carries nothing")) => "loses",
-            (None, Some(_)) => "pending",
-            (None, None) => "unknown",
-        }
+        image_word(self.image_verdict.as_ref(), self.image)
     }
 
     fn count_at(&mut self, second: u64) {

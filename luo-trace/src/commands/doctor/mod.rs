@@ -115,13 +115,9 @@ fn outgoing(status: &Status) -> impl Iterator<Item = &Session> {
 
 /// Those that a jump into the loaded image would lose: all of them or none. `None` where that is not known, or none is loaded.
 fn would_lose(status: &Status) -> Option<Vec<&str>> {
-    let is_lost = match (status.image.as_deref(), &status.image_verdict) {
-        (Some("legacy" | "carries nothing"), _) => true,
-        (Some("carries"), Some(verdict)) => match verdict.word() {
-            "carries" => false,
-            "loses" | "panics" => true,
-            _ => return None,
-        },
+    let is_lost = match status.image_word() {
+        "carries" => false,
+        "loses" | "panics" => true,
         _ => return None,
     };
     Some(
@@ -153,7 +149,7 @@ impl Diagnosis {
 
     /// The same with what the agent knows, and with what to do next.
     fn with(self, agent: &Result<Option<Status>>) -> Self {
-        let obstacles = preflight::obstacles();
+        let obstacles = preflight::obstacles(&self.checks);
         let status = agent.as_ref().ok().and_then(Option::as_ref);
         Self {
             left_in_force: left(status),
