@@ -35,8 +35,8 @@ pub(super) const HEAD: usize = 6;
 /// Bytes of a frame after its payload.
 pub(super) const TAIL: usize = 4;
 
-/// What every file of a journal begins with.
-pub(super) fn preamble(version: u32) -> [u8; PREAMBLE] {
+/// What every file of a journal begins with that is in this version of the format.
+pub fn preamble(version: u32) -> [u8; PREAMBLE] {
     let mut bytes = [0; PREAMBLE];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&version.to_le_bytes());

@@ -43,7 +43,7 @@ mod tests;
 
 pub use events::{Events, Summary, events};
 pub use files::Files;
-pub use frame::{MAX_PAYLOAD, VERSION, kind};
+pub use frame::{MAX_PAYLOAD, VERSION, kind, preamble};
 pub use host::Host;
 pub use keep::{Keep, Limits, Pruned, Removed, prune};
 pub use opened::{Opened, Unreadable, directories, each, newer, recordings};

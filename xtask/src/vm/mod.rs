@@ -279,7 +279,11 @@ pub(crate) fn run(scenario: &Scenario, kernel: &Kernel, options: &Options) -> Re
         }
     }
 
-    let mut cmdline = changed_words(&CMDLINE.join(" "), &scenario.cmdline);
+    let mut cmdline = CMDLINE.join(" ");
+    if scenario.root.is_system() {
+        cmdline = format!("{cmdline} {}", systemd::CMDLINE);
+    }
+    cmdline = changed_words(&cmdline, &scenario.cmdline);
     if slowness > 1 {
         cmdline = format!("{cmdline} {DEBUG_CMDLINE}");
     }

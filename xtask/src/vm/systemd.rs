@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use luo_trace::journal::VERSION;
+use luo_trace::journal::{VERSION, preamble};
 
 use super::guest::{self, Guest};
 use crate::setup::{self, Need};
@@ -23,6 +23,9 @@ const PACKAGES: [&str; 4] = ["systemd", "systemd-sysv", "udev", "kexec-tools"];
 
 /// The disk's size: what is not used takes no room on the host.
 const SIZE: &str = "1G";
+
+/// What the kernel's command line has for such a guest. systemd's own words would come in between the kernel's lines.
+pub(super) const CMDLINE: &str = "root=/dev/vda rw systemd.show_status=false systemd.mask=serial-getty@ttyS0.service";
 
 /// What a disk has besides the system.
 #[derive(Clone, Copy)]
@@ -120,10 +123,7 @@ pub(super) fn write_packages(guest: &Guest, directory: &Path) -> Result<()> {
     let [own, later] = dist::debian(agent(guest)?, &directory.join("generated"))?;
     write("own.deb", &own)?;
     write("later.deb", &later)?;
-    let mut newer = b"LUOJRNL\n".to_vec();
-    newer.extend((VERSION + 1).to_le_bytes());
-    newer.extend(crc32fast::hash(&newer).to_le_bytes());
-    write("newer.luoj", &newer)
+    write("newer.luoj", &preamble(VERSION + 1))
 }
 
 /// What puts our files onto a disk: as its `ls -l` would show them, with their modes, owned by root.

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
@@ -129,6 +129,35 @@ pub fn another_than(first: u32) -> Result<u32> {
             _ => thread::sleep(Duration::from_millis(200)),
         }
     }
+}
+
+/// Sees that the agent, which was started so many times, knows these sessions, and that its record tells that none ran in between: what the
+/// one before had not written yet is gone with it.
+///
+/// # Errors
+/// It does not, or does not answer.
+pub fn goes_on(runs: u32, sessions: &[&str]) -> Result<()> {
+    let status = output_of(Command::new("luo-trace").arg("status"))?;
+    for name in sessions {
+        ensure!(
+            status.contains(name),
+            "the new agent does not know the session {name:?}: {status}"
+        );
+    }
+    let report = output_of(Command::new("luo-trace").args(["report", JOURNALS]))?;
+    ensure!(
+        report.contains(&format!("the agent ran {runs} times, and no agent ran in between")),
+        "the journal does not tell that the agent was started anew: {report}"
+    );
+    Ok(())
+}
+
+/// What the agent, and systemd of it, has logged in this boot.
+///
+/// # Errors
+/// systemd's journal cannot be read.
+pub fn agents_log() -> Result<String> {
+    output_of(Command::new("journalctl").args(["--no-pager", "--unit=luo-trace.service"]))
 }
 
 /// Has systemd keep a memfd, and waits until it has it.

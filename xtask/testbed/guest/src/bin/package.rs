@@ -86,7 +86,7 @@ fn change_versions() -> Result<()> {
         fs::read(&kept)? == fs::read(NEWER)?,
         "the journal in a newer format is not as it was"
     );
-    let log = output_of(Command::new("journalctl").args(["--no-pager", "--unit=luo-trace.service"]))?;
+    let log = service::agents_log()?;
     ensure!(
         log.contains("newer.luoj"),
         "the agent does not tell that it leaves a journal alone: {log}"
@@ -99,16 +99,7 @@ fn change_versions() -> Result<()> {
 /// The agent, which was started so many times, knows the session, its record tells that there was none in between, and the settings are the
 /// administrator's.
 fn goes_on(runs: u32) -> Result<()> {
-    let status = output_of(Command::new("luo-trace").arg("status"))?;
-    ensure!(
-        status.contains("vm"),
-        "the new agent does not know the session: {status}"
-    );
-    let report = output_of(Command::new("luo-trace").args(["report", JOURNALS]))?;
-    ensure!(
-        report.contains(&format!("the agent ran {runs} times, and no agent ran in between")),
-        "the journal does not tell that the agent was started anew: {report}"
-    );
+    service::goes_on(runs, &["vm"])?;
     ensure!(
         fs::read_to_string(SETTINGS)?.ends_with(CHANGE),
         "what was changed in {SETTINGS} is gone"

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use testbed_guest::halt::Halted;
 use testbed_guest::luo::Device;
-use testbed_guest::service::{self, JOURNALS, copy_files, output_of, run_program, step};
+use testbed_guest::service::{self, JOURNALS, copy_files, run_program, step};
 
 /// Where the previous kernel's journal goes, as it was on the disk.
 const FROM_DISK: &str = "/var/lib/from-disk";
@@ -72,21 +72,11 @@ fn outlast_a_stuck_agent() -> Result<()> {
         "ask the new agent, which was ready after {:?}",
         begun.elapsed()
     ));
-    let log = output_of(Command::new("journalctl").args(["--no-pager", "--unit=luo-trace.service"]))?;
+    let log = service::agents_log()?;
     if !log.contains("Watchdog timeout") {
         bail!("the agent ended for another reason than the watchdog: {log}");
     }
-    let status = output_of(Command::new("luo-trace").arg("status"))?;
-    for name in ["before", "meanwhile"] {
-        if !status.contains(name) {
-            bail!("the new agent does not know the session {name:?}: {status}");
-        }
-    }
-    // What the first agent had not written yet is gone with it, and the record says that there was none for a while.
-    let report = output_of(Command::new("luo-trace").args(["report", JOURNALS]))?;
-    if !report.contains("the agent ran 2 times, and no agent ran in between") {
-        bail!("the journal does not tell that the agent was started anew: {report}");
-    }
+    service::goes_on(2, &["before", "meanwhile"])?;
     drop((before, meanwhile));
     Ok(())
 }
